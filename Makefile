@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check lock clean
+
+run: $(VENV)/.run  ## start everything on the sample invoices; ANSWER=approve or ANSWER=reject answers by itself
+	@$(BIN)/standby up --demo $(if $(ANSWER),--answer $(ANSWER))
+
+test: $(VENV)/.dev  ## static checks, then every test
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup
+
+lock: $(VENV)/.dev  ## pin every dependency again, with hashes and without index addresses
+	$(BIN)/uv pip compile pyproject.toml --group agents --group build --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev -c requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .standby
+
+$(VENV)/.run: requirements.lock pyproject.toml
+	@echo "Installing into $(VENV); the first time this takes a minute or more."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	@touch $@

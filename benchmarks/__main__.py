@@ -1,0 +1,70 @@
+"""``python -m benchmarks`` lists the benchmarks; ``python -m benchmarks NAME [--json]`` runs one.
+
+Starts a Prefect server, and a child process that measures against it and prints a JSON line for each figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+
+from rich.console import Console
+
+from benchmarks.figures import Figure, Skipped, from_json, table
+from benchmarks.server import data_folder, prefect_server
+
+BENCHMARKS = {
+    "checkpoint": "what a completed step costs",
+    "replay": "what a recorded step costs a second attempt",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Standby beside stock Prefect.")
+    parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="which one; without it they are listed")
+    parser.add_argument("--json", action="store_true", help="one JSON line for each figure")
+    chosen = parser.parse_args()
+    if chosen.name is None:
+        for name, what in BENCHMARKS.items():
+            print(f"{name:12}{what}")
+        return
+    # Ended from outside, it still stops its server and deletes its data.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(_run(chosen.name, as_json=chosen.json))
+
+
+def _run(name: str, *, as_json: bool) -> int:
+    figures: list[Figure] = []
+    with data_folder() as folder, prefect_server(folder) as environment:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.measuring", name, str(folder)],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                reported = from_json(line)
+                if as_json:
+                    print(line, end="", flush=True)
+                elif isinstance(reported, Skipped):
+                    print(f"Skipped on {reported.database}: {reported.skipped}", file=sys.stderr)
+                else:
+                    figures.append(reported)
+        finally:
+            if child.poll() is None and sys.exc_info()[0] is not None:
+                child.send_signal(signal.SIGINT)  # it drops its databases
+            failed = child.wait()
+    if figures:
+        # Piped somewhere, the table keeps its lines.
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        console.print(table(f"{name}: {BENCHMARKS[name]}", figures))
+    return failed
+
+
+if __name__ == "__main__":
+    main()

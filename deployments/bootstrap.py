@@ -1,0 +1,72 @@
+"""Make what deployments need on a Prefect server: the work pool and the blocks. Safe to run again.
+
+    python -m deployments.bootstrap            then: prefect deploy --all
+    python -m deployments.bootstrap --deploy   does both
+
+Set ``PREFECT_API_URL`` to the server, and ``STANDBY_LEDGER_URL`` to the ledger its workers share; the address is saved
+in the block ``checkpoint-store/standby``, where workers on other machines find it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+
+from prefect import get_client
+from prefect.blocks.core import Block
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from pydantic import SecretStr
+
+from blocks.books import Books
+from blocks.payment_policy import PaymentPolicy
+from blocks.payment_provider import PaymentProvider
+from standby.checkpoints import STORE_NAME, CheckpointStore
+from standby.gateway.webhook_source import WebhookSource
+from standby.notices import NotificationChannels
+
+WORK_POOL = "agents"
+
+
+async def bootstrap() -> None:
+    """Create what is missing; leave what people have edited alone."""
+    async with get_client() as client:
+        try:
+            await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+            print(f"Work pool {WORK_POOL} made.")
+        except ObjectAlreadyExists:
+            print(f"Work pool {WORK_POOL} is there.")
+    ledger_url = os.environ.get("STANDBY_LEDGER_URL", "")
+    store = CheckpointStore(ledger_url=SecretStr(ledger_url))
+    await _save(store, STORE_NAME, overwrite=bool(ledger_url))
+    await _save(PaymentPolicy(), "default")
+    await _save(PaymentProvider(), "default")
+    # Its defaults are folders of the machine that runs the agent, so no document is saved, only the type.
+    await Books.aregister_type_and_schema()
+    await NotificationChannels.aregister_type_and_schema()
+    await WebhookSource.aregister_type_and_schema()
+
+
+async def _save(block: Block, name: str, *, overwrite: bool = False) -> None:
+    slug = f"{block.get_block_type_slug()}/{name}"
+    try:
+        await block.asave(name, overwrite=overwrite)
+        print(f"Block {slug} saved.")
+    except ValueError:
+        print(f"Block {slug} is there.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the work pool and the blocks on the Prefect server.")
+    parser.add_argument("--deploy", action="store_true", help="then deploy everything in prefect.yaml")
+    arguments = parser.parse_args()
+    asyncio.run(bootstrap())
+    if arguments.deploy:
+        sys.exit(subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]).returncode)
+
+
+if __name__ == "__main__":
+    main()

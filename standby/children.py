@@ -1,0 +1,90 @@
+"""Agents that agents start: each is started once for its wait, and its end is the wait's answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
+
+from standby.errors import UsageError
+from standby.faults import reach
+from standby.ledger import Ledger
+from standby.ledger.settling import Settled
+from standby.projection import states_of
+from standby.states import ENDED, RunState, WaitKind, WaitState
+
+log = logging.getLogger("standby.children")
+
+_ENDED = {StateType.COMPLETED: RunState.COMPLETED, StateType.FAILED: RunState.FAILED,
+          StateType.CANCELLED: RunState.CANCELLED}  # fmt: skip
+
+
+async def start_children(ledger: Ledger, waits: Iterable[Any], client: PrefectClient) -> list[Settled]:
+    """Start the agents that these waits (ledger rows) are for, unless they are; what has settled by that.
+
+    Raises ``UsageError`` when there is no such deployment.
+    """
+    settled = []
+    for wait in waits:
+        if wait.kind != WaitKind.AGENT or wait.state != WaitState.OPEN:
+            continue
+        run_id = wait.child_run_id or await _start(client, wait)
+        reach("child.created")
+        if (made := await ledger.children.started(wait, run_id)) is not None:
+            settled.append(made)
+    return settled
+
+
+async def _start(client: PrefectClient, wait: Any) -> str:
+    """Once for each opening of the wait, however often this is called: Prefect keeps the key."""
+    child = json.loads(wait.child)
+    try:
+        deployment = await client.read_deployment_by_name(child["deployment"])
+    except ObjectNotFound as error:
+        raise UsageError(
+            f"There is no deployment {child['deployment']!r} to start. `prefect deployment ls` lists them."
+        ) from error
+    flow_run = await client.create_flow_run_from_deployment(
+        deployment.id, parameters=child["parameters"], idempotency_key=f"{wait.id}-{wait.opening}"
+    )
+    return str(flow_run.id)
+
+
+async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since: datetime) -> list[Settled]:
+    """What a process that died left undone: start, settle by Prefect's word, cancel what nobody waits for any more."""
+    settled = []
+    for wait in await ledger.children.unstarted(unstarted_since):
+        try:
+            settled += await start_children(ledger, [wait], client)
+        except UsageError as error:
+            log.warning("%s", error)
+    awaited = await ledger.children.awaited()
+    states = await states_of(client, {wait.child_run_id for wait in awaited})
+    for wait in awaited:
+        run, state = await ledger.runs.get(wait.child_run_id), states.get(wait.child_run_id)
+        if run is not None:
+            # It tells its parent itself, unless it ended in the moment in which the parent wrote down that it is its.
+            if RunState(run.state) in ENDED and (made := await ledger.children.started(wait, run.id)) is not None:
+                settled.append(made)
+        elif state is not None and state.type in _ENDED:
+            # A flow that is no agent, or never got as far as the ledger.
+            ended = _ENDED[state.type]
+            settled += await ledger.children.ended_elsewhere(wait.child_run_id, ended, None, state.message)
+    abandoned = await ledger.children.abandoned()
+    states = await states_of(client, {wait.child_run_id for wait in abandoned})
+    for wait in abandoned:
+        seen = states.get(wait.child_run_id)
+        if seen is None or seen.is_final():
+            await ledger.children.let_go(wait.id)
+        elif seen.type is not StateType.CANCELLING:
+            log.info("Run %s is cancelled: nobody waits for it any more.", wait.child_run_id)
+            await client.set_flow_run_state(UUID(wait.child_run_id), Cancelling())
+    return settled

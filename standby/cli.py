@@ -1,0 +1,340 @@
+"""The terminal: ``standby up | ps | show | approve | reject | answer | signal | doctor | keeper`` and the gateway's."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from standby import doors, view
+from standby.cli_delegations import delegations_app
+from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
+from standby.connect import open_prefect
+from standby.errors import AnswerRefused, UnknownRun, UnknownWait
+from standby.ledger import Ledger
+from standby.policy import Policy
+from standby.states import NOBODY_ANSWERS, Disposition, Door, WaitKind
+from standby.tables import plain, runs_table
+from standby.terminal import Json, err, escaped, open_ledger, out, perform, tell
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="AI agents that wait: see them, answer them, run them.",
+)
+Target = Annotated[str, typer.Argument(help="A wait's or a run's id (its beginning will do), or a run's name.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A field of the form: name=value. The value is JSON, or text.")
+]
+
+app.add_typer(keys_app, name="keys")
+app.add_typer(signals_app, name="signals")
+app.add_typer(delegations_app, name="delegations")
+app.command()(gateway)
+
+
+@app.command()
+def ps(
+    all: Annotated[bool, typer.Option("--all", "-a", help="Also runs that have ended.")] = False, as_json: Json = False
+) -> None:
+    """Who is waiting, for what, since when."""
+
+    async def work() -> int:
+        async with open_ledger() as (ledger, place):
+            runs = await view.runs_view(ledger, place, ended=all)
+        if as_json:
+            print(json.dumps(runs, indent=2))
+        elif runs:
+            out.print(runs_table(runs))
+        else:
+            out.print("No agent is running or waiting here.")
+        return 0
+
+    perform(work())
+
+
+@app.command()
+def show(run: Target, as_json: Json = False) -> None:
+    """One run: its checkpoints, its waits with their evidence, and who decided what."""
+
+    async def work() -> int:
+        async with open_ledger() as (ledger, place):
+            row = await _one_run(ledger, run)
+            found = await view.run_view(ledger, place, row)
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            _print_run(found)
+        return 0
+
+    perform(work())
+
+
+@app.command()
+def approve(target: Target, set_: Set = None, comment: str = "", as_json: Json = False) -> None:
+    """Approve: answer the form with approved=true, the other fields as set or by their defaults."""
+    perform(_answer(target, lambda wait: _decision(wait, True, comment, set_), as_json))
+
+
+@app.command()
+def reject(target: Target, set_: Set = None, comment: str = "", as_json: Json = False) -> None:
+    """Reject: answer the form with approved=false."""
+    perform(_answer(target, lambda wait: _decision(wait, False, comment, set_), as_json))
+
+
+@app.command()
+def answer(target: Target, text: Annotated[str, typer.Argument(metavar="JSON")], as_json: Json = False) -> None:
+    """Answer a wait with JSON, whatever its form."""
+    perform(_answer(target, lambda _: text, as_json))
+
+
+@app.command()
+def signal(
+    topic: str,
+    payload: Annotated[str, typer.Argument(metavar="[JSON]")] = "null",
+    key: Annotated[str | None, typer.Option(help="The correlation key, such as an order number.")] = None,
+    delivery: Annotated[
+        str | None, typer.Option("--id", help="Delivery id: the same one again changes nothing.")
+    ] = None,
+    source: Annotated[str, typer.Option(help="Who sends it.")] = "terminal",
+    as_json: Json = False,
+) -> None:
+    """Send a signal to the run that waits for this topic and key, or keep it for the one that will."""
+
+    async def work() -> int:
+        async with open_ledger() as (ledger, place):
+            made = await doors.signal(
+                ledger, topic=topic, key=key, payload=payload, source=source, delivery_id=delivery,
+                api_url=place.api_url,
+            )  # fmt: skip
+        sentences = {
+            Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
+            Disposition.BUFFERED: "No run waits for it yet: it is kept for seven days.",
+            Disposition.DUPLICATE: "This delivery was taken before; nothing changed.",
+            Disposition.LATE: "Too late: its wait was settled or closed, or its run has ended.",
+            Disposition.REJECTED: f"Refused, the run is still waiting. {made.said}",
+        }
+        tell(
+            as_json,
+            {"disposition": made.disposition, "signal_id": made.signal_id,
+             "wait_id": made.wait_id, "run_id": made.run_id, "problems": made.problems},
+            sentences[made.disposition],
+        )  # fmt: skip
+        return 1 if made.disposition is Disposition.REJECTED else 0
+
+    perform(work())
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look for what must not be: in the ledger, and between it and Prefect. Exit code 1 if anything is found."""
+
+    async def work() -> int:
+        from contextlib import AsyncExitStack
+
+        import httpx
+
+        from standby.doctor import audit
+
+        async with open_ledger() as (ledger, place), AsyncExitStack() as stack:
+            client = await stack.enter_async_context(open_prefect(place.api_url)) if place.api_url else None
+            try:
+                findings = await audit(ledger, client)
+            except httpx.HTTPError as error:
+                raise ConnectionError(
+                    f"The Prefect server at {place.api_url} cannot be asked: {error}. Start it, or set PREFECT_API_URL."
+                ) from error
+        if as_json:
+            print(json.dumps([finding._asdict() for finding in findings], indent=2))
+        elif findings:
+            for finding in findings:
+                whose = f"Run {finding.run_id} " if finding.run_id else ""
+                out.print(f"{whose}{escaped(finding.problem)}. {escaped(finding.remedy)}")
+        else:
+            out.print("All is well.")
+        return 1 if findings else 0
+
+    perform(work())
+
+
+@app.command()
+def keeper() -> None:
+    """Keep watch beside stock workers: fire deadlines, rescue runs whose process died, wake what was missed."""
+
+    async def work() -> int:
+        import logging
+
+        from standby.keeper import Keeper
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        async with open_ledger() as (ledger, place):
+            if place.api_url is None:
+                raise ConnectionError("No Prefect server is known. Set PREFECT_API_URL, or start `standby up`.")
+            api_url = place.api_url
+            out.print(f"Keeping watch over {ledger.database.shown} and {api_url}. Ctrl-C stops.")
+            await Keeper(ledger, lambda: open_prefect(api_url)).run()
+        return 0
+
+    perform(work())
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the Prefect server.", min=1, max=65535)] = 4200,
+    gateway_port: Annotated[
+        int, typer.Option(help="Port of the gateway.", envvar=PORT_VARIABLE, min=1, max=65535)
+    ] = GATEWAY_PORT,
+    demo: Annotated[bool, typer.Option(help="Start the project's demo, and stop when it is done.")] = False,
+    answer: Annotated[str | None, typer.Option(help="With --demo: answer every question, approve or reject.")] = None,
+) -> None:
+    """Start everything on this machine: Prefect server, ledger, worker, keeper, gateway, the project's processes."""
+    if answer not in (None, "approve", "reject"):
+        err.print(f"[red]--answer is approve or reject, not {escaped(repr(answer))}.[/red]")
+        raise typer.Exit(2)
+    if answer is not None and not demo:
+        err.print("[red]--answer goes with --demo: without it, questions are answered one by one.[/red]")
+        raise typer.Exit(2)
+    from standby.up.stack import run_stack
+
+    perform(run_stack(port=port, gateway_port=gateway_port, demo=demo, auto_answer=answer))
+
+
+async def _answer(target: str, text_for: Callable[[Any], str], as_json: bool) -> int:
+    async with open_ledger() as (ledger, place):
+        wait = await _one_wait(ledger, target)
+        run = await ledger.runs.get(wait.run_id)
+        if wait.kind in NOBODY_ANSWERS:
+            raise UnknownWait(target, f"it waits for {'a time' if wait.kind == WaitKind.TIMER else 'an agent'}, which "
+                                      "nobody answers")  # fmt: skip
+        try:
+            made = await doors.answer(
+                ledger, wait, text_for(wait), door=Door.TERMINAL, actor=getpass.getuser(), api_url=place.api_url
+            )
+        except AnswerRefused as refused:
+            fields = ", ".join(json.loads(wait.answer_schema or "{}").get("properties", {}))
+            if as_json:
+                print(json.dumps({"accepted": False, "wait_id": wait.id, "problems": refused.problems}))
+                return 1
+            raise AnswerRefused(f"wait {wait.id[:8]}", [*refused.problems, ("the form has", fields)]) from refused
+    report: dict[str, Any] = {"accepted": made.won, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken}
+    report["counted"] = made.counted
+    if made.counted:
+        sentence = f"Counted. The wait asks for more: {Policy.model_validate_json(wait.policy).said}."
+    elif made.won:
+        taken_up = " as soon as a worker takes it up" if run is not None and run.deployment_id else ""
+        sentence = f"Answered. Run {wait.run_id} goes on{taken_up}."
+    elif made.winner is not None:
+        who = made.winner.actor or made.winner.door
+        report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
+                            "answer": json.loads(made.winner.answer or "null")}  # fmt: skip
+        sentence = f"Too late: {who} was first, with {made.winner.answer}."
+    else:
+        sentence = "Too late: the wait is closed."
+    tell(as_json, report, sentence)
+    return 0 if made.won or made.counted else 1
+
+
+def _decision(wait: Any, approved: bool, comment: str, fields: list[str] | None) -> str:
+    schemas = json.loads(wait.answer_schema or "{}").get("properties", {})
+    made: dict[str, Any] = {"approved": approved}
+    if comment:
+        made["comment"] = comment
+    for item in fields or []:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set takes name=value, not {item!r}.")
+        made[name] = _field(value, schemas.get(name, {}))
+    return json.dumps(made)
+
+
+def _field(text: str, schema: dict[str, Any]) -> Any:
+    """A field as typed: JSON, else text; a ledger account such as 4930 is text where the form asks for text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
+    fits = isinstance(value, str) or (value is None and "null" in kinds)
+    return text if kinds <= {"string", "null"} and not fits else value
+
+
+async def _one_wait(ledger: Ledger, target: str) -> Any:
+    """The wait that a person means: by its id, or as the one open wait of a run."""
+    if not target:
+        raise UnknownWait("''", "give its id, or its run's id or name")
+    waits = await ledger.waits.find(target)
+    if not waits:
+        runs = await ledger.runs.find(target)
+        if not runs:
+            raise UnknownWait(target, "no wait or run begins with that")
+        waits = [
+            wait for wait in await ledger.waits.open_ones([run.id for run in runs]) if wait.kind not in NOBODY_ANSWERS
+        ]
+        if not waits:
+            raise UnknownWait(target, f"run {runs[0].name} is {runs[0].state} and waits for nobody")
+    if len(waits) > 1:
+        listed = ", ".join(f"{wait.id[:8]} ({wait.reason})" for wait in waits)
+        raise UnknownWait(target, f"it could be any of {listed}; give the wait's id")
+    return waits[0]
+
+
+async def _one_run(ledger: Ledger, target: str) -> Any:
+    if not target:
+        raise UnknownRun("''")
+    runs = await ledger.runs.find(target)
+    if not runs:
+        waits = await ledger.waits.find(target)
+        runs = [run for wait in waits[:1] if (run := await ledger.runs.get(wait.run_id)) is not None]
+    if not runs:
+        raise UnknownRun(target)
+    if len(runs) > 1:
+        raise UnknownRun(target, f"it could be any of {', '.join(run.id for run in runs)}")
+    return runs[0]
+
+
+def _print_run(run: dict[str, Any]) -> None:
+    out.print(
+        f"[bold]{escaped(run['flow'])}[/bold] {escaped(run['name'])}  {run['run_id']}  [bold]{run['state']}[/bold]"
+    )
+    if run["ui"]:
+        out.print(run["ui"])
+    if run["error"]:
+        out.print(f"[red]{escaped(run['error'])}[/red]")
+    if run["result"] is not None:
+        out.print_json(plain(json.dumps(run["result"], ensure_ascii=False)))
+    steps = Table("checkpoint", "kind", "state", box=None, pad_edge=False, header_style="bold")
+    for entry in run["checkpoints"]:
+        steps.add_row(escaped(entry["key"]), entry["kind"], entry["state"])
+    out.print(steps)
+    for wait in run["waits"]:
+        deadline = f", until {wait['deadline']}" if wait["deadline"] else ""
+        out.print(
+            f"\n[bold]{escaped(wait['reason'])}[/bold]  {wait['state']}, {view.age(wait['age_seconds'])}{deadline}"
+        )
+        if wait["refused"]:
+            out.print(f"[red]The last answer was refused: {escaped(wait['refused'])}[/red]")
+        if wait["evidence"]:
+            from rich.markdown import Markdown
+
+            out.print(Markdown(plain(wait["evidence"])))
+        if wait["state"] == "open" and wait["command"]:
+            fields = ", ".join(wait["form"].get("properties", {}))
+            out.print(escaped(f"{wait['command']}    fields: {fields}" if fields else wait["command"]))
+    for decision in run["decisions"]:
+        who = f"{decision['actor']} ({decision['door']})" if decision["actor"] else decision["door"]
+        said = f"{decision['verdict']}  {escaped(decision['key'] or '')}  {escaped(who)}"
+        out.print(f"{decision['at']}  {said}  {escaped(json.dumps(decision['answer']))}")
+
+
+def main() -> None:
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(141)

@@ -1,0 +1,60 @@
+"""Which ledger and which Prefect server the terminal talks to.
+
+Prefect: ``PREFECT_API_URL``, else the server that ``standby up`` started in this folder. Ledger:
+``STANDBY_LEDGER_URL``; else, with ``PREFECT_API_URL`` set, what the ``CheckpointStore`` block of that server says; else
+the data folder's.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from standby import settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+
+class Place(NamedTuple):
+    """Addresses; ``api_url`` is None where no Prefect server is known."""
+
+    ledger_url: str
+    api_url: str | None
+
+    @property
+    def ui_url(self) -> str | None:
+        return self.api_url.removesuffix("/").removesuffix("/api") if self.api_url else None
+
+
+async def here() -> Place:
+    told_api = os.environ.get("PREFECT_API_URL")
+    running = settings.running()
+    ledger_url = settings.told_ledger_url()
+    if ledger_url is None and told_api is not None:
+        ledger_url = await _asked(told_api)
+    if ledger_url is None and told_api is None:
+        ledger_url = running.get("ledger_url")
+    return Place(ledger_url or settings.default_ledger_url(), told_api or running.get("api_url"))
+
+
+async def _asked(api_url: str) -> str | None:
+    """What the server's block says; None where there is no such block, or it leaves the address to the process."""
+    from prefect.exceptions import ObjectNotFound
+
+    from standby.checkpoints import STORE_NAME, CheckpointStore
+
+    async with open_prefect(api_url) as client:
+        try:
+            document = await client.read_block_document_by_name(STORE_NAME, CheckpointStore.get_block_type_slug())
+        except ObjectNotFound:
+            return None
+    return str(document.data.get("ledger_url") or "") or None
+
+
+def open_prefect(api_url: str) -> PrefectClient:
+    """A client of the Prefect server at this address, with the key or password that Prefect's settings hold."""
+    from prefect.client.orchestration import PrefectClient
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    return PrefectClient(api_url, auth_string=PREFECT_API_AUTH_STRING.value(), api_key=PREFECT_API_KEY.value())

@@ -1,0 +1,100 @@
+"""The auditor: looks for what must never be in the ledger, and for where the ledger and Prefect disagree."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+
+from standby import clock
+from standby.ledger import Ledger
+from standby.projection import states_of
+from standby.states import ENDED, RunState
+
+LATE = timedelta(seconds=60)
+"""What the keeper has not done by then is a finding."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong: the run it concerns (or None), what it is, and what to do."""
+
+    run_id: str | None
+    problem: str
+    remedy: str
+
+
+async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Finding]:
+    """All findings; empty when all is well. Without a client Prefect is not compared."""
+    runs = {run.id: run for run in await ledger.runs.all(ended=True)}
+    waits = await ledger.waits.open_ones()
+    findings = [
+        *_about_runs(runs, waits),
+        *_about_waits(runs, waits),
+        *await _about_decisions(ledger),
+    ]
+    if client is not None:
+        away = await client.api_healthcheck()
+        if away is None:
+            findings += await _about_prefect(client, runs)
+        else:
+            findings.append(Finding(None, f"Prefect at {client.api_url} cannot be reached: {away}", "Start it."))
+    return findings
+
+
+def _about_runs(runs: dict[str, Any], waits: list[Any]) -> list[Finding]:
+    now = clock.utcnow()
+    groups: dict[str, set[str]] = defaultdict(set)
+    for wait in waits:
+        groups[wait.run_id].add(wait.group_key)
+    found = []
+    for run in runs.values():
+        opened = groups.get(run.id, set())
+        if run.state == RunState.PARKED and len(opened) != 1:
+            what = f"is parked with {len(opened)} open waits {sorted(opened)}, not one"
+            found.append(Finding(run.id, what, "Resume it in Prefect: it replays and opens the wait it stands at."))
+        if run.state == RunState.RUNNING and (run.holder is None or run.lease_expires_at < now - LATE):
+            local = run.deployment_id is None
+            remedy = "Run the same command again." if local else "Start a keeper (`standby up` or `standby keeper`)."
+            found.append(Finding(run.id, "is running, but its process is gone", remedy))
+        if run.state == RunState.READY and run.holder is None and run.ready_at < now - LATE:
+            what = "has its answer and nobody has taken it up"
+            found.append(Finding(run.id, what, "Is a worker running on its work pool? `prefect worker start -p POOL`."))
+    return found
+
+
+def _about_waits(runs: dict[str, Any], waits: list[Any]) -> list[Finding]:
+    now = clock.utcnow()
+    found = []
+    for wait in waits:
+        run = runs.get(wait.run_id)
+        if run is None or RunState(run.state) in ENDED:
+            found.append(Finding(wait.run_id, f"has ended with wait {wait.id} open", "Report this as a bug."))
+        if wait.deadline is not None and wait.deadline < now - LATE:
+            what = f"wait {wait.id} is overdue since {wait.deadline.isoformat(timespec='seconds')}"
+            found.append(Finding(wait.run_id, what, "Start a keeper (`standby up` or `standby keeper`)."))
+    return found
+
+
+async def _about_decisions(ledger: Ledger) -> list[Finding]:
+    found = []
+    for wait_id, run_id, count in await ledger.waits.decided_more_than_once():
+        found.append(Finding(run_id, f"wait {wait_id} was decided {count} times", "Report this as a bug."))
+    return found
+
+
+async def _about_prefect(client: PrefectClient, runs: dict[str, Any]) -> list[Finding]:
+    now = clock.utcnow()
+    living = [run for run in runs.values() if RunState(run.state) not in ENDED and run.deployment_id is not None]
+    states = await states_of(client, (run.id for run in living))
+    found = []
+    for run in living:
+        state = states.get(run.id)
+        if state is None:
+            found.append(Finding(run.id, "is in the ledger and not on the Prefect server", "Restore or cancel it."))
+        elif run.state == RunState.PARKED and state.type is not StateType.PAUSED and now - state.timestamp > LATE:
+            what = f"is parked in the ledger and {state.name} in Prefect"
+            found.append(Finding(run.id, what, "Is a worker running on its work pool? If so, report this."))
+    return found

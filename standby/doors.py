@@ -1,0 +1,121 @@
+"""What every door does with an answer or a signal: check it, write it to the ledger, then wake the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from standby.connect import open_prefect
+from standby.errors import AnswerRefused, NotAllowed
+from standby.faults import reach
+from standby.ledger import Ledger
+from standby.ledger.signals import Delivery
+from standby.states import Door, Outcome
+from standby.waits import checked_answer
+from standby.wakeups import call
+
+log = logging.getLogger("standby.doors")
+
+
+class Answered(NamedTuple):
+    """What became of an answer.
+
+    ``won``: it is the wait's answer. ``counted``: it counts, and the wait's policy asks for more. Else ``winner`` is
+    the decision that was first. ``woken`` tells whether the run was woken at once; if not, it either needs no waking
+    or the keeper does it.
+    """
+
+    won: bool
+    wait: Any
+    winner: Any | None
+    woken: bool
+    counted: bool = False
+
+
+async def answer(
+    ledger: Ledger, wait: Any, text: str, *, door: Door, actor: str | None, api_url: str | None
+) -> Answered:
+    """Answer a wait (its ledger row) with a JSON text.
+
+    Raises ``AnswerRefused`` for what does not fit and ``NotAllowed`` for who may not decide; the run then waits on.
+    """
+    checked = checked_answer(wait, text)
+    settled = await ledger.waits.settle(wait.id, outcome=Outcome.ANSWERED, answer=checked, door=door, actor=actor)
+    assert settled is not None
+    if settled.refused is not None:
+        raise NotAllowed(f"Not counted, the wait is as it was: {settled.refused}.")
+    woken = settled.won and settled.wake and await wake_run(wait.run_id, settled.wake_address, api_url)
+    return Answered(settled.won, settled.wait, settled.winner, woken, settled.counted)
+
+
+async def signal(
+    ledger: Ledger,
+    *,
+    topic: str,
+    key: str | None,
+    payload: str,
+    source: str,
+    delivery_id: str | None,
+    api_url: str | None,
+) -> Delivery:
+    """Take a signal in. ``payload`` is JSON text; without a delivery id each call is a delivery of its own.
+
+    A payload that the wait for it cannot take is rejected, and the run waits on.
+    """
+    try:
+        plain = json.dumps(json.loads(payload), allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        raise AnswerRefused(f"signal {topic}", [("payload", f"it is not JSON: {error}")]) from error
+    reach("signal.delivering")
+    delivery = await ledger.signals.deliver(
+        source=source,
+        delivery_id=delivery_id or uuid4().hex,
+        topic=topic,
+        correlation=key,
+        payload=plain,
+        misfit=misfit,
+    )
+    reach("signal.delivered")
+    if delivery.wake and delivery.run_id is not None:
+        await wake_run(delivery.run_id, delivery.wake_address, api_url)
+    return delivery
+
+
+async def redrive(ledger: Ledger, signal_id: str, api_url: str | None) -> Delivery | None:
+    """Send a signal that reached nobody on its way again; None if it is not one of those."""
+    delivery = await ledger.signals.redrive(signal_id, misfit)
+    if delivery is not None and delivery.wake and delivery.run_id is not None:
+        await wake_run(delivery.run_id, delivery.wake_address, api_url)
+    return delivery
+
+
+def misfit(wait: Any, payload: str) -> list[tuple[str, str]]:
+    """What is wrong with a signal's payload for a wait, as far as can be told here."""
+    try:
+        checked_answer(wait, payload)
+    except AnswerRefused as refused:
+        return refused.problems
+    return []
+
+
+async def wake_run(run_id: str, wake_address: str | None, api_url: str | None) -> bool:
+    """Wake a run whose wait has settled. False when Prefect cannot be reached: the keeper will do it."""
+    if wake_address is not None:
+        call(wake_address)
+        return True
+    if api_url is None:
+        return False
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    from standby.parking import wake
+
+    try:
+        async with open_prefect(api_url) as client:
+            await wake(client, run_id)
+    except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
+        log.warning("Run %s could not be woken now, the keeper will: %s", run_id, error)
+        return False
+    return True

@@ -1,0 +1,149 @@
+"""Every error Standby raises, drawn once.
+
+    StandbyError
+    ├── LedgerUnavailable (ConnectionError)    the ledger's database cannot be reached or written
+    ├── UnknownRun (LookupError)               no run with this id in the ledger
+    ├── UnknownWait (LookupError)              no wait with this id, or none open for this run
+    ├── AnswerRefused (ValueError)             an answer does not fit what the wait asks for
+    ├── NotAllowed (PermissionError)           somebody may not decide this wait
+    ├── AgentFailed                            an agent that was started and waited for did not complete
+    ├── WaitTimedOut (TimeoutError)            a deadline passed and the wait has no default answer
+    ├── StepError
+    │   ├── NotStorable (TypeError)            a step's value cannot be stored as JSON and read back
+    │   ├── CheckpointNotWritten               the step ran, its checkpoint could not be written
+    │   ├── CheckpointDamaged                  a stored checkpoint does not match its digest
+    │   ├── CheckpointUnreadable (ValueError)  a stored value no longer fits the step's return type
+    │   └── StepFailed                         stands in, on a replay, for an error whose class is gone
+    ├── JournalMismatch                        the code asks for other steps than the journal holds
+    └── UsageError (RuntimeError)              Standby is used in a way that cannot be made durable
+
+``runs.Fenced`` is not an error but a stop signal, and lives with the runs.
+"""
+
+from __future__ import annotations
+
+
+class StandbyError(Exception):
+    """Base of all errors of this library."""
+
+
+class LedgerUnavailable(StandbyError, ConnectionError):
+    def __init__(self, url: str, reason: object) -> None:
+        super().__init__(
+            f"The ledger at {url} cannot be used: {reason}. "
+            "Check STANDBY_LEDGER_URL, that the database runs, and that its disk has room."
+        )
+
+
+class UnknownRun(StandbyError, LookupError):
+    def __init__(self, run_id: object, detail: str = "") -> None:
+        super().__init__(
+            f"There is no one agent run {run_id}: {detail}; give the run's id. `standby ps --all` lists all runs."
+            if detail
+            else f"There is no agent run {run_id} in the ledger. `standby ps --all` lists the ones it has."
+        )
+
+
+class UnknownWait(StandbyError, LookupError):
+    def __init__(self, wait: object, detail: str = "") -> None:
+        super().__init__(
+            f"There is no wait to answer at {wait}{f': {detail}' if detail else ''}. `standby ps` lists the open waits."
+        )
+
+
+class NotAllowed(StandbyError, PermissionError):
+    """Somebody may not decide a wait, or not once more. The text says why."""
+
+
+class AgentFailed(StandbyError):
+    """An agent that was started and waited for ended without a result.
+
+    ``run_id``: its run. ``state``: ``failed`` or ``cancelled``. ``error``: what it failed with.
+    """
+
+    def __init__(self, run_id: str, state: str, error: str | None) -> None:
+        self.run_id, self.state, self.error = run_id, state, error
+        super().__init__(f"Run {run_id}, which this one waited for, {state}: {error or 'no reason is known'}")
+
+
+class AnswerRefused(StandbyError, ValueError):
+    """An answer that does not fit.
+
+    ``problems`` holds one ``(field, reason)`` pair for each thing that is wrong; the field is dotted, or ``answer``
+    for the whole.
+    """
+
+    def __init__(self, wait: object, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        listed = "; ".join(f"{field}: {reason}" for field, reason in problems)
+        super().__init__(f"The answer to {wait} was refused, the run is still waiting. {listed}")
+
+
+class WaitTimedOut(StandbyError, TimeoutError):
+    """A wait's deadline passed and it has no default answer. Catch it to branch.
+
+    Attributes: ``key`` is the wait's key in its run, ``reason`` what was waited for.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        self.key, self.reason = key, reason
+        super().__init__(f"Nobody answered {key!r} ({reason}) before its deadline.")
+
+
+class StepError(StandbyError):
+    """Base of what can go wrong with a step's checkpoint."""
+
+
+class NotStorable(StepError, TypeError):
+    def __init__(self, what: str, reason: object) -> None:
+        super().__init__(
+            f"The value of {what} cannot be stored as JSON and read back the same: {reason}. "
+            "Return plain JSON values, dataclasses or Pydantic models, and annotate the return type."
+        )
+
+
+class CheckpointNotWritten(StepError):
+    def __init__(self, run_id: object, key: str, reason: object) -> None:
+        super().__init__(
+            f"Step {key!r} of run {run_id} ran, but its checkpoint could not be written: {reason}. "
+            "The run stops here rather than go on with a step it would forget; retry it when the ledger is well."
+        )
+
+
+class CheckpointDamaged(StepError):
+    def __init__(self, run_id: object, key: str, reason: object) -> None:
+        super().__init__(
+            f"The checkpoint {key!r} of run {run_id} is damaged: {reason}. It is not recomputed silently. "
+            "Restore the ledger from a backup, or cancel the run and start a new one."
+        )
+
+
+class CheckpointUnreadable(StepError, ValueError):
+    def __init__(self, run_id: object, key: str, reason: object) -> None:
+        super().__init__(
+            f"The checkpoint {key!r} of run {run_id} no longer fits the return type in the code: {reason}. "
+            "Let the type accept what older code stored (a default for a new field), then retry the run."
+        )
+
+
+class StepFailed(StepError):
+    """The error of a step that the agent had caught, on a replay, when its own class can no longer be made."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(f"{kind}: {message}")
+
+
+class JournalMismatch(StandbyError):
+    """The code of a run changed, while it was parked, before the point it had reached."""
+
+    def __init__(self, run_id: object, detail: str) -> None:
+        super().__init__(
+            f"Run {run_id} cannot go on with this code: {detail}. It stopped before doing anything new. "
+            "Deploy code that keeps the steps the run has passed in their order, then retry the run; "
+            "or cancel it and start a new one."
+        )
+
+
+class UsageError(StandbyError, RuntimeError):
+    """A use that cannot be made durable; the message says what to write instead."""

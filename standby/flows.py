@@ -1,0 +1,168 @@
+"""``@agent``: a Prefect flow whose steps and waits survive anything."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, get_type_hints, overload
+
+from prefect import Flow
+from prefect.context import FlowRunContext
+from prefect.exceptions import Pause
+from pydantic import ValidationError
+
+from standby.checkpoints import load_store
+from standby.errors import CheckpointUnreadable, UsageError
+from standby.faults import reach
+from standby.parking import calm_logs, scheduled_after, wake_parents
+from standby.runs import AgentRun, Ended, Fenced, attach, current_run, release_quietly
+from standby.states import Hold, RunState
+from standby.values import Codec, summary
+from standby.waiting import ask_outcome
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger("standby.flows")
+
+
+@overload
+def agent(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Flow[P, Coroutine[Any, Any, R]]: ...
+@overload
+def agent(
+    *, name: str | None = None, hold: str | None = None, **flow_options: Any
+) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Flow[P, Coroutine[Any, Any, R]]]: ...
+def agent(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    hold: str | None = None,
+    **flow_options: Any,
+) -> Any:
+    """Make an async function an agent: a Prefect flow, deployed and scheduled like any other.
+
+    ``name``: the flow's name, by default the function's with dashes. ``hold``: what stays while it waits: ``"suspend"``
+    (nothing; the default for deployed runs) or ``"pause"`` (the process; the default, and the only one, for runs
+    without a deployment). Other options go to ``prefect.flow``.
+
+    Raises ``UsageError`` for a sync function, and for ``retries``: put those on steps.
+    """
+
+    def mark(function: Callable[..., Any]) -> Flow[..., Any]:
+        if not inspect.iscoroutinefunction(function):
+            raise UsageError(f"Agent {function.__name__!r} must be async: async def {function.__name__}(...).")
+        if flow_options.get("retries"):
+            raise UsageError(
+                f"Agent {function.__name__!r} has flow retries, which forget what was paused. Put retries on steps."
+            )
+        chosen = Hold(hold) if hold is not None else None
+        result: Codec[Any] = Codec(lambda: get_type_hints(function, include_extras=True).get("return", Any))
+
+        @wraps(function)
+        async def body(*args: Any, **kwargs: Any) -> Any:
+            return await _run(function, args, kwargs, chosen, result)
+
+        options: dict[str, Any] = {
+            "persist_result": True,
+            "result_serializer": "json",
+            "cache_result_in_memory": False,
+        } | flow_options
+        options["name"] = name or function.__name__.replace("_", "-")
+        return Flow(body, **options)
+
+    return mark if fn is None else mark(fn)
+
+
+async def _run(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], hold: Hold | None, codec: Codec[Any]
+) -> Any:
+    """One attempt: from the claim to a park, a crash or the end."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise UsageError("An agent runs as a Prefect flow: call the decorated function.")
+    if current_run.get() is not None:
+        raise UsageError("An agent cannot call another agent in its own run, which could then not wait. Deploy it.")
+    if "STANDBY_CRASH_AT" in os.environ:
+        from standby.testing.crash import arm
+
+        arm(os.environ["STANDBY_CRASH_AT"])
+    calm_logs()
+    flow_run = context.flow_run
+    store = await load_store(str(context.client.api_url))
+    # The flow's own result store, so that all its tasks keep their results in the ledger.
+    context.result_store.result_storage = store
+    context.result_store.cache_result_in_memory = False
+    deployed = flow_run.deployment_id is not None
+
+    async def is_retry(failed_at: datetime) -> bool:
+        return not deployed or await scheduled_after(flow_run.id, failed_at)
+
+    try:
+        async with attach(
+            str(flow_run.id),
+            flow=context.flow.name if context.flow else function.__name__,
+            name=flow_run.name,
+            deployment_id=str(flow_run.deployment_id) if deployed else None,
+            hold=hold or (Hold.SUSPEND if deployed else Hold.PAUSE),
+            store=store,
+            is_retry=is_retry,
+        ) as run:
+            run.ask_outcome = ask_outcome
+            reach("run.attached")
+            text, value = await _attempt(run, function, args, kwargs, codec)
+            if not await run.ledger.runs.end(run.id, run.attempt, RunState.COMPLETED, result=text):
+                run.stop()
+            reach("run.ended")
+            await wake_parents(run)
+            return value
+    except Ended as ended:
+        try:
+            return codec.decode(ended.result or "null")
+        except ValidationError as error:
+            raise CheckpointUnreadable(flow_run.id, "the run's result", summary(error)) from error
+
+
+async def _attempt(
+    run: AgentRun, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], codec: Codec[Any]
+) -> tuple[str, Any]:
+    """The agent's result: as JSON text and as it will be read back."""
+    what = f"agent {function.__name__!r}"
+    try:
+        codec.check(what)
+        try:
+            value = await function(*args, **kwargs)
+        finally:
+            run.over = True
+        run.check_all_met()
+        return codec.encode(value, what)
+    except Fenced:
+        raise
+    except asyncio.CancelledError:
+        if run.fenced:
+            raise Fenced(run.id, run.attempt) from None
+        await release_quietly(run)
+        raise
+    except Pause:
+        # Ours has parked the run already; one from Prefect's own Pause button only ends the attempt.
+        await release_quietly(run)
+        raise
+    except Exception as error:
+        try:
+            if not await run.ledger.runs.end(
+                run.id, run.attempt, RunState.FAILED, error=f"{type(error).__name__}: {error}"
+            ):
+                raise Fenced(run.id, run.attempt) from error
+            await wake_parents(run)
+        except Exception as away:
+            # What the agent failed with is what must be seen; the keeper brings the ledger in line with Prefect.
+            log.warning("The end of run %s could not be recorded: %s", run.id, away)
+        raise
+    except BaseException:
+        await release_quietly(run)
+        raise

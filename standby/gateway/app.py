@@ -1,0 +1,151 @@
+"""The gateway's HTTP application. It answers 2xx only after the ledger's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Body, Depends, FastAPI, Path, Query
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from standby import doors, view
+from standby.connect import Place
+from standby.errors import UnknownWait
+from standby.gateway.keys import Allow, Caller
+from standby.gateway.limits import Limits
+from standby.gateway.names import Name
+from standby.gateway.refusals import Refusal, Refused, answer_refusals
+from standby.gateway.webhooks import Inbox, webhooks
+from standby.ledger import Ledger
+from standby.states import Disposition, Door, Role, WaitKind
+
+
+class SignalIn(BaseModel):
+    """A signal for the run that waits for its topic and key, or will."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: Name | None = Field(default=None, description="The correlation, such as an order number.")
+    delivery_id: Name | None = Field(
+        default=None, description="The same one again from the same sender changes nothing: send it when you retry."
+    )
+    payload: JsonValue = Field(default=None, description="The message.")
+
+
+class SignalOut(BaseModel):
+    """What became of the signal."""
+
+    disposition: Disposition
+    signal_id: str
+    wait_id: str | None = None
+    run_id: str | None = None
+
+
+class AnswerOut(BaseModel):
+    """The answer counts. ``decided`` is false while the wait's policy asks for more people.
+
+    ``woken``: the run was told at once; else the keeper tells it within seconds.
+    """
+
+    wait_id: str
+    run_id: str
+    decided: bool
+    woken: bool
+
+
+def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncContextManager[Inbox | None]]) -> FastAPI:
+    """The application on an open ledger. ``inbox`` opens what webhooks need; it gives None without a Prefect server."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with inbox() as opened:
+            app.state.inbox = opened
+            yield
+
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: {"model": Refusal} for status in (400, 401, 403, 404, 408, 409, 413, 422, 503)
+    }
+    app = FastAPI(
+        title="Standby gateway",
+        description="Where signals and answers come in for agents that wait.",
+        version="1",
+        lifespan=lifespan,
+        responses=refusals,
+    )
+    app.state.ledger, app.state.place = ledger, place
+    answer_refusals(app)
+    app.include_router(webhooks)
+    app.add_middleware(Limits)
+
+    @app.get("/health", tags=["health"])
+    async def health() -> dict[str, str]:
+        """200 while the ledger answers."""
+        await ledger.answers()
+        return {"status": "ok"}
+
+    @app.post("/signals/{topic}", tags=["signals"])
+    async def signal(
+        topic: Annotated[Name, Path()], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
+    ) -> SignalOut:
+        """Send a signal. Its disposition tells what became of it; a 2xx is sent when the ledger has it."""
+        made = await doors.signal(
+            ledger, topic=topic, key=body.key, payload=json.dumps(body.payload), source=f"key:{caller.name}",
+            delivery_id=body.delivery_id, api_url=place.api_url,
+        )  # fmt: skip
+        if Disposition.REJECTED in (made.disposition, made.first):
+            raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
+        return SignalOut(
+            disposition=made.disposition, signal_id=made.signal_id, wait_id=made.wait_id, run_id=made.run_id
+        )
+
+    @app.get("/waits", tags=["waits"])
+    async def waits(
+        _: Annotated[Caller, Depends(Allow(Role.VIEWER, Role.APPROVER))],
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[dict[str, Any]]:
+        """What is waited for, the oldest first."""
+        return [view.wait_view(wait) for wait in await ledger.waits.open_ones(limit=limit)]
+
+    @app.get("/waits/{wait_id}", tags=["waits"])
+    async def wait(
+        wait_id: Annotated[Name, Path()], _: Annotated[Caller, Depends(Allow(Role.VIEWER, Role.APPROVER))]
+    ) -> dict[str, Any]:
+        """One wait: what is asked, the evidence, and the form as JSON Schema."""
+        return view.wait_view(await _found(ledger, wait_id))
+
+    @app.post("/waits/{wait_id}/answer", tags=["waits"])
+    async def answer(
+        wait_id: Annotated[Name, Path()],
+        body: Annotated[JsonValue, Body()],
+        caller: Annotated[Caller, Depends(Allow(Role.APPROVER))],
+    ) -> AnswerOut:
+        """Answer a wait with what its form asks for. 422 names the fields that do not fit; the run then waits on."""
+        found = await _found(ledger, wait_id)
+        if found.kind != WaitKind.APPROVAL:
+            raise Refused(409, f"Wait {wait_id} waits for a {found.kind}, which nobody answers.")
+        if not caller.may_answer_for(found.party):
+            raise Refused(403, f"{caller.name} does not answer for {found.party}, who is asked here.")
+        made = await doors.answer(
+            ledger, found, json.dumps(body), door=Door.GATEWAY, actor=caller.name, api_url=place.api_url
+        )
+        if made.won or made.counted:
+            return AnswerOut(wait_id=found.id, run_id=found.run_id, decided=made.won, woken=made.woken)
+        if made.winner is None:
+            raise Refused(409, "The wait is closed: its run ended, or something else it waited for came first.")
+        winner = {
+            "actor": made.winner.actor,
+            "door": made.winner.door,
+            "answer": json.loads(made.winner.answer or "null"),
+        }
+        raise Refused(409, f"{made.winner.actor or made.winner.door} was first.", winner=winner)
+
+    return app
+
+
+async def _found(ledger: Ledger, wait_id: str) -> Any:
+    found = await ledger.waits.get(wait_id)
+    if found is None:
+        raise UnknownWait(wait_id)
+    return found

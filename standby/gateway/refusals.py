@@ -1,0 +1,88 @@
+"""What the gateway answers when it does not do what it was asked: one shape for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed, UnknownWait
+
+
+class Problem(BaseModel):
+    """One thing that is wrong: where, and why."""
+
+    field: str
+    reason: str
+
+
+class Refusal(BaseModel):
+    """Nothing was done. ``error`` says why in a sentence, ``problems`` names the fields."""
+
+    error: str
+    problems: list[Problem] = []
+
+
+class Refused(Exception):
+    """Ends a request with this status and a ``Refusal``. ``more`` is added to its body."""
+
+    def __init__(self, status: int, error: str, problems: Sequence[tuple[str, str]] = (), **more: Any) -> None:
+        super().__init__(error)
+        self.status, self.error, self.problems, self.more = status, error, problems, more
+
+
+def answer_refusals(app: FastAPI) -> None:
+    """Have everything that is refused answered in the shape of ``Refusal``."""
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        return _response(error.status, error.error, error.problems, error.more)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [(".".join(map(str, one["loc"])), str(one["msg"])) for one in error.errors()]
+        return _response(422, "The request does not fit.", problems)
+
+    @app.exception_handler(HTTPException)
+    async def by_starlette(_: Request, error: HTTPException) -> JSONResponse:
+        response = _response(error.status_code, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(AnswerRefused)
+    async def unfit(_: Request, error: AnswerRefused) -> JSONResponse:
+        return _response(422, str(error), error.problems)
+
+    @app.exception_handler(NotAllowed)
+    async def not_allowed(_: Request, error: NotAllowed) -> JSONResponse:
+        return _response(403, str(error))
+
+    @app.exception_handler(UnknownWait)
+    async def unknown(_: Request, error: UnknownWait) -> JSONResponse:
+        return _response(404, str(error))
+
+    @app.exception_handler(LedgerUnavailable)
+    async def away(_: Request, error: LedgerUnavailable) -> JSONResponse:
+        response = _response(503, "The ledger cannot be reached; nothing was taken. Try again.")
+        response.headers["Retry-After"] = "2"
+        return response
+
+
+def _response(
+    status: int, error: str, problems: Sequence[tuple[str, str]] = (), more: dict[str, Any] | None = None
+) -> JSONResponse:
+    listed = [{"field": field, "reason": reason} for field, reason in problems]
+    # ASCII: half a surrogate pair in what was sent must not break the answer that names it.
+    return _Ascii({"error": error, "problems": listed} | (more or {}), status)
+
+
+class _Ascii(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        import json
+
+        return json.dumps(content, ensure_ascii=True).encode()

@@ -1,0 +1,19 @@
+"""GitHub's webhooks: ``X-Hub-Signature-256`` over the body, ``X-GitHub-Delivery``, ``X-GitHub-Event``.
+
+They carry no timestamp; that a delivery counts once is its id's.
+"""
+
+from __future__ import annotations
+
+from standby.gateway.sources.base import Incoming, Received, Unverified, text_at
+
+
+def receive(incoming: Incoming) -> Received:
+    scheme, _, signature = incoming.header("x-hub-signature-256").partition("=")
+    if scheme != "sha256":
+        raise Unverified("x-hub-signature-256 does not begin with sha256=")
+    incoming.check_hmac(incoming.body, [signature])
+    data = incoming.json()
+    action = text_at(data, "action")
+    event = incoming.headers.get("x-github-event")
+    return Received(incoming.header("x-github-delivery"), f"{event}.{action}" if event and action else event, data)

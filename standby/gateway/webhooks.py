@@ -1,0 +1,88 @@
+"""``POST /webhooks/{source}``: what other systems send in their own way, verified and taken in as a signal."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, NamedTuple
+
+import httpx
+from fastapi import APIRouter, Path, Request
+from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from standby import clock, doors
+from standby.connect import Place
+from standby.gateway.names import Name
+from standby.gateway.refusals import Refused
+from standby.gateway.sources import Incoming, receiver
+from standby.gateway.sources.base import Malformed, Unverified
+from standby.gateway.webhook_source import Mapped, WebhookSource, WebhookSources
+from standby.ledger import Ledger
+from standby.states import Disposition
+from standby.values import problems_of
+
+webhooks = APIRouter(tags=["webhooks"])
+_name: TypeAdapter[str] = TypeAdapter(Name)
+
+
+class Inbox(NamedTuple):
+    """What webhooks need beside the ledger: the blocks that say how their senders sign."""
+
+    sources: WebhookSources
+
+
+class WebhookOut(BaseModel):
+    """What became of the webhook. A sender need look at nothing but the 2xx."""
+
+    disposition: Disposition
+    signal_id: str
+
+
+@webhooks.post("/webhooks/{source}")
+async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookOut:
+    """Take a webhook in, if its signature fits one of the secrets of the block `webhook-source/{source}`."""
+    ledger: Ledger = request.app.state.ledger
+    place: Place = request.app.state.place
+    block = await _block(request.app.state.inbox, source)
+    if block is None:
+        raise Refused(404, f"There is no source {source!r}: save a block webhook-source/{source} first.")
+    incoming = Incoming(
+        headers=dict(request.headers.items()),
+        body=await request.body(),
+        secrets=tuple(secret.get_secret_value() for secret in block.secrets),
+        now=clock.utcnow(),
+        tolerance=block.tolerance_seconds,
+    )
+    try:
+        meant = block.read(receiver(block.scheme)(incoming))
+    except Unverified as error:
+        raise Refused(401, f"This was not verified as sent by {source}: {error}.") from None
+    except Malformed as error:
+        raise Refused(422, "The webhook does not fit.", [(error.field, error.reason)]) from None
+    _check(meant)
+    made = await doors.signal(
+        ledger, topic=meant.topic, key=meant.key, payload=json.dumps(meant.payload), source=f"webhook:{source}",
+        delivery_id=meant.delivery_id, api_url=place.api_url,
+    )  # fmt: skip
+    if Disposition.REJECTED in (made.disposition, made.first):
+        raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
+    return WebhookOut(disposition=made.disposition, signal_id=made.signal_id)
+
+
+async def _block(inbox: Inbox | None, source: str) -> WebhookSource | None:
+    if inbox is None:
+        raise Refused(503, "No Prefect server is known to this gateway, so no source is. Set PREFECT_API_URL.")
+    try:
+        return await inbox.sources.find(source)
+    except (httpx.HTTPError, PrefectHTTPStatusError):
+        raise Refused(503, "The Prefect server that knows the sources cannot be asked. Try again.") from None
+
+
+def _check(meant: Mapped) -> None:
+    named: dict[str, Any] = {"topic": meant.topic, "key": meant.key, "delivery id": meant.delivery_id}
+    for field, value in named.items():
+        if value is not None:
+            try:
+                _name.validate_python(value)
+            except ValidationError as error:
+                raise Refused(422, "The webhook does not fit.", [(field, problems_of(error)[0][1])]) from None

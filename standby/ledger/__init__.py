@@ -1,0 +1,66 @@
+"""The ledger: the database of runs, checkpoints, waits, signals and decisions. Every SQL statement lives here."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from standby.ledger.chases import Chases
+from standby.ledger.checkpoints import Checkpoints
+from standby.ledger.children import Children
+from standby.ledger.database import Database
+from standby.ledger.delegations import Delegations
+from standby.ledger.keys import Keys
+from standby.ledger.leases import Leases
+from standby.ledger.migrations import migrate
+from standby.ledger.notices import Notices
+from standby.ledger.polls import Polls
+from standby.ledger.runs import Runs
+from standby.ledger.signals import Signals
+from standby.ledger.waits import Waits
+
+
+class Ledger:
+    """An open ledger. Made by ``Ledger.connect``; belongs to the event loop that made it.
+
+    ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``delegations`` and ``notices``
+    hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
+    ``children`` those of agents that wait for agents.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.runs = Runs(database)
+        self.checkpoints = Checkpoints(database)
+        self.waits = Waits(database)
+        self.signals = Signals(database)
+        self.leases = Leases(database)
+        self.keys = Keys(database)
+        self.delegations = Delegations(database)
+        self.notices = Notices(database)
+        self.chases = Chases(database)
+        self.polls = Polls(database)
+        self.children = Children(database)
+
+    @classmethod
+    async def connect(cls, url: str) -> Ledger:
+        """Open the ledger at ``url`` (``sqlite:///file`` or ``postgresql://...``), making or migrating its tables.
+
+        Raises ``LedgerUnavailable`` when the database cannot be reached or is newer than this library.
+        """
+        database = Database(url)
+        try:
+            await migrate(database)
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database)
+
+    async def answers(self) -> None:
+        """Return when the database has answered. Raises ``LedgerUnavailable``."""
+        await self.database.read(select(1))
+
+    async def close(self) -> None:
+        await self.database.close()
+
+
+__all__ = ["Ledger"]

@@ -1,0 +1,191 @@
+"""Statements on checkpoints: the journal of a run, intents, and fenced records."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.ledger.database import Database
+from standby.ledger.tables import Blob, Checkpoint, Run, table_of
+from standby.states import CheckpointKind, CheckpointState
+
+runs = table_of(Run)
+checkpoints = table_of(Checkpoint)
+blobs = table_of(Blob)
+
+
+class Entry(NamedTuple):
+    """One line of a run's journal."""
+
+    key: str
+    position: int | None
+    kind: str
+    state: str
+    value: str | None
+    spill: str | None
+    digest: str | None
+    attempt: int = 0  # the one that wrote it
+
+
+_journal = select(
+    checkpoints.c.key,
+    checkpoints.c.position,
+    checkpoints.c.kind,
+    checkpoints.c.state,
+    checkpoints.c.value,
+    checkpoints.c.spill,
+    checkpoints.c.digest,
+    checkpoints.c.attempt,
+).where(checkpoints.c.run_id == bindparam("run"))
+
+_columns = ["run_id", "key", "position", "kind", "state", "attempt", "value", "spill", "digest", "written_at"]
+
+# The row of the run is locked (PostgreSQL; SQLite has one writer anyway), so a takeover cannot commit between
+# this statement's look at the attempt number and its own commit.
+_fenced_row = (
+    select(
+        runs.c.id,
+        bindparam("key", type_=checkpoints.c.key.type),
+        bindparam("position", type_=checkpoints.c.position.type),
+        bindparam("kind", type_=checkpoints.c.kind.type),
+        bindparam("state", type_=checkpoints.c.state.type),
+        runs.c.attempt,
+        bindparam("value", type_=checkpoints.c.value.type),
+        bindparam("spill", type_=checkpoints.c.spill.type),
+        bindparam("digest", type_=checkpoints.c.digest.type),
+        bindparam("written_at", type_=checkpoints.c.written_at.type),
+    )
+    .where(runs.c.id == bindparam("run"), runs.c.attempt == bindparam("fence"))
+    .with_for_update(read=True, key_share=False)
+)
+
+
+class Checkpoints:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        insert = sqlite_insert if database.sqlite else postgres_insert
+        self._insert = insert
+        statement = insert(checkpoints).from_select(_columns, _fenced_row)
+        recorded = {
+            "state": statement.excluded.state,
+            "value": statement.excluded.value,
+            "spill": statement.excluded.spill,
+            "digest": statement.excluded.digest,
+            "attempt": statement.excluded.attempt,
+            "written_at": statement.excluded.written_at,
+        }
+        # Only an intent may be overwritten: what was recorded stays.
+        self._record = database.prepared(
+            statement.on_conflict_do_update(
+                index_elements=["run_id", "key"],
+                set_=recorded,
+                where=checkpoints.c.state == CheckpointState.INTENDED,
+            )
+        )
+
+    async def journal(self, run_id: str) -> list[Entry]:
+        """All of a run's checkpoints, in one query."""
+        return [Entry(*row) for row in await self._db.read(_journal, {"run": run_id})]
+
+    async def write(
+        self,
+        run_id: str,
+        attempt: int,
+        key: str,
+        position: int | None,
+        state: CheckpointState,
+        *,
+        value: str | None = None,
+        spill: str | None = None,
+        digest: str | None = None,
+    ) -> bool:
+        """Record a step's intent or value, if the attempt still has the run. False when it does not, or when the
+        key is recorded already."""
+        return bool(
+            await self._db.write(
+                self._record,
+                {
+                    "run": run_id,
+                    "fence": attempt,
+                    "key": key,
+                    "position": position,
+                    "kind": CheckpointKind.STEP,
+                    "state": state,
+                    "value": value,
+                    "spill": spill,
+                    "digest": digest,
+                    "written_at": clock.utcnow(),
+                },
+            )
+        )
+
+    async def count(self, run_id: str) -> int:
+        rows = await self._db.read(
+            select(func.count())
+            .select_from(checkpoints)
+            .where(checkpoints.c.run_id == run_id, checkpoints.c.state == CheckpointState.RECORDED)
+        )
+        return int(rows[0][0])
+
+    async def latest(self, run_ids: list[str]) -> dict[str, str]:
+        """The key each run has written last: the step it has done, or the wait it stands at."""
+        rows = await self._db.read(
+            select(checkpoints.c.run_id, checkpoints.c.key)
+            .where(checkpoints.c.run_id.in_(run_ids))
+            .order_by(checkpoints.c.written_at, checkpoints.c.position)
+        )
+        return {row.run_id: row.key for row in rows}
+
+    async def find(self, run_id: str, key: str) -> Entry | None:
+        rows = await self._db.read(_journal.where(checkpoints.c.key == key), {"run": run_id})
+        return Entry(*rows[0]) if rows else None
+
+    async def put_blob(self, key: str, content: str) -> None:
+        """Store what Prefect persists beside checkpoints; the last write wins, as on a file system."""
+        statement = self._insert(blobs).values(key=key, content=content, written_at=clock.utcnow())
+        await self._db.write(
+            statement.on_conflict_do_update(
+                index_elements=["key"],
+                set_={"content": statement.excluded.content, "written_at": statement.excluded.written_at},
+            )
+        )
+
+    async def get_blob(self, key: str) -> str | None:
+        rows = await self._db.read(select(blobs.c.content).where(blobs.c.key == key))
+        return str(rows[0][0]) if rows else None
+
+
+async def intend_wait(connection: AsyncConnection, run_id: str, attempt: int, key: str, position: int | None) -> None:
+    """The checkpoint of a wait that opens, inside a transaction that has locked the run and checked the attempt."""
+    await connection.execute(
+        checkpoints.insert().values(
+            run_id=run_id,
+            key=key,
+            position=position,
+            kind=CheckpointKind.WAIT,
+            state=CheckpointState.INTENDED,
+            attempt=attempt,
+            written_at=clock.utcnow(),
+        )
+    )
+
+
+async def record_wait(
+    connection: AsyncConnection, run_id: str, attempt: int, key: str, value: str, digest: str
+) -> bool:
+    """Store the answers as the wait's checkpoint, inside such a transaction. False when they are stored already."""
+    changed = await connection.execute(
+        update(checkpoints)
+        .where(
+            checkpoints.c.run_id == run_id,
+            checkpoints.c.key == key,
+            checkpoints.c.state == CheckpointState.INTENDED,
+        )
+        .values(state=CheckpointState.RECORDED, value=value, digest=digest, attempt=attempt, written_at=clock.utcnow())
+    )
+    return bool(changed.rowcount)

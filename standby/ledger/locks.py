@@ -1,0 +1,35 @@
+"""A run's row, locked to the end of a transaction, and what is decided under that lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby.ledger.tables import Run, Wait, table_of
+from standby.states import ENDED, RunState, WaitState
+
+runs = table_of(Run)
+waits = table_of(Wait)
+
+
+async def locked_run(connection: AsyncConnection, run_id: str) -> Row[Any] | None:
+    """The run's row, locked to the end of the transaction (SQLite: the transaction already has the write lock)."""
+    return (await connection.execute(select(runs).where(runs.c.id == run_id).with_for_update())).first()
+
+
+async def run_of_attempt(connection: AsyncConnection, run_id: str, attempt: int) -> Row[Any] | None:
+    """The run's row, locked, if the attempt still has the run: no other has taken it, and it has not ended."""
+    run = await locked_run(connection, run_id)
+    if run is None or run.attempt != attempt or RunState(run.state) in ENDED:
+        return None
+    return run
+
+
+async def group_ready(connection: AsyncConnection, run_id: str, group_key: str) -> bool:
+    """Whether enough waits of the group have settled. One settled wait closes the rest where one is enough."""
+    states = (
+        await connection.execute(select(waits.c.state).where(waits.c.run_id == run_id, waits.c.group_key == group_key))
+    ).scalars()
+    return WaitState.OPEN not in set(states)

@@ -1,0 +1,76 @@
+"""Numbered steps from an empty database to the tables of today; each runs once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateColumn
+
+from standby.errors import LedgerUnavailable
+from standby.ledger.database import Database
+from standby.ledger.tables import metadata
+
+# Any fixed number: processes that start together take turns on it (PostgreSQL advisory lock).
+_MIGRATION_LOCK = 7_262_396
+
+
+async def _first_tables(connection: AsyncConnection) -> None:
+    await connection.run_sync(metadata.create_all)
+
+
+async def _keys(connection: AsyncConnection) -> None:
+    """The gateway's keys; a new ledger has the table already."""
+    await connection.run_sync(metadata.tables["api_keys"].create, checkfirst=True)
+
+
+async def _waits_of_more_kinds(connection: AsyncConnection) -> None:
+    """Policies, delegations, notices, polls and children; a new ledger has them already."""
+    for name in ("delegations", "notices"):
+        await connection.run_sync(metadata.tables[name].create, checkfirst=True)
+    kinds = ("policy", "chased", "chase_at", "child", "child_run_id", "poll", "polls", "poll_at", "poll_note")
+    await _add_columns(connection, "waits", *kinds)
+    await _add_columns(connection, "decisions", "place", "opening")
+    for index in metadata.tables["waits"].indexes:
+        await connection.run_sync(index.create, checkfirst=True)
+
+
+async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
+    """Columns that today's table has and an older one may not."""
+    there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
+    for name in names:
+        if name not in there:
+            column = CreateColumn(metadata.tables[table].c[name]).compile(dialect=connection.dialect)
+            await connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column}"))
+
+
+MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [_first_tables, _keys, _waits_of_more_kinds]
+
+
+async def migrate(database: Database) -> None:
+    """Bring the database to today's tables. Safe to call from any number of processes at once."""
+    if await _version(database) == len(MIGRATIONS):
+        return
+    async with database.transaction() as connection:
+        if not database.sqlite:
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        await connection.execute(text("CREATE TABLE IF NOT EXISTS ledger_version (version INTEGER NOT NULL)"))
+        current = (await connection.execute(text("SELECT max(version) FROM ledger_version"))).scalar() or 0
+        if current > len(MIGRATIONS):
+            raise LedgerUnavailable(
+                database.shown,
+                f"it has version {current}, this Standby knows up to {len(MIGRATIONS)}; upgrade it",
+            )
+        for number, migration in enumerate(MIGRATIONS[current:], start=current + 1):
+            await migration(connection)
+            await connection.execute(text("INSERT INTO ledger_version VALUES (:n)"), {"n": number})
+
+
+async def _version(database: Database) -> int | None:
+    """The version of the database; None when it has no tables yet. Takes no lock."""
+    async with database.reading() as connection:
+        if not await connection.run_sync(lambda sync: inspect(sync).has_table("ledger_version")):
+            return None
+        version: int | None = (await connection.execute(text("SELECT max(version) FROM ledger_version"))).scalar()
+        return version

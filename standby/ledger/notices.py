@@ -1,0 +1,65 @@
+"""What parties have to be told of waits: written in the transaction that makes it so, sent afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.ledger.database import Database
+from standby.ledger.tables import Notice, table_of
+from standby.states import NoticeKind, WaitKind
+
+notices = table_of(Notice)
+
+FIRST_RETRY = timedelta(seconds=10)
+"""After a channel failed; each further try comes twice as late, at most ``LAST_RETRY`` later."""
+LAST_RETRY = timedelta(hours=1)
+
+
+async def notify(connection: AsyncConnection, waiting: Iterable[Row[Any]], kind: NoticeKind) -> None:
+    """Have the party of each approval among these waits told."""
+    now = clock.utcnow()
+    rows = [
+        {"id": uuid4().hex, "wait_id": wait.id, "kind": kind, "party": wait.party, "created_at": now,
+         "next_try_at": now, "tries": 0}
+        for wait in waiting
+        if wait.kind == WaitKind.APPROVAL
+    ]  # fmt: skip
+    if rows:
+        await connection.execute(notices.insert(), rows)
+
+
+class Notices:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def due(self, limit: int = 100) -> list[Row[Any]]:
+        """Notices to be sent now, the oldest first."""
+        return await self._db.read(
+            select(notices)
+            .where(notices.c.done_at.is_(None), notices.c.next_try_at <= clock.utcnow())
+            .order_by(notices.c.next_try_at)
+            .limit(limit)
+        )
+
+    async def done(self, notice_id: str, note: str | None = None) -> None:
+        """It was sent, or needs no sending; ``note`` says why."""
+        await self._db.write(update(notices).where(notices.c.id == notice_id).values(done_at=clock.utcnow(), note=note))
+
+    async def failed(self, notice: Row[Any], why: str) -> None:
+        """A channel did not take it: it is tried again later."""
+        pause = min(FIRST_RETRY * 2 ** min(notice.tries, 16), LAST_RETRY)
+        await self._db.write(
+            update(notices)
+            .where(notices.c.id == notice.id)
+            .values(tries=notice.tries + 1, next_try_at=clock.utcnow() + pause, note=why)
+        )
+
+    async def of_wait(self, wait_id: str) -> list[Row[Any]]:
+        return await self._db.read(select(notices).where(notices.c.wait_id == wait_id).order_by(notices.c.created_at))

@@ -1,0 +1,48 @@
+"""Statements on conditions that are polled."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from standby import clock
+from standby.ledger.database import Database
+from standby.ledger.tables import Run, Wait, table_of
+from standby.states import ENDED, WaitState
+
+runs = table_of(Run)
+waits = table_of(Wait)
+
+
+def first_poll(poll: str | None, opened_at: datetime) -> datetime | None:
+    """When the source of a wait that opens is asked for the first time."""
+    return opened_at + timedelta(seconds=json.loads(poll)["every"]) if poll is not None else None
+
+
+class Polls:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def due(self, run_id: str | None = None, limit: int = 200) -> list[Row[Any]]:
+        """Open waits whose source is to be asked now, the most overdue first; of one run, or of all."""
+        statement = (
+            select(waits)
+            .join(runs, runs.c.id == waits.c.run_id)
+            .where(waits.c.state == WaitState.OPEN, waits.c.poll_at <= clock.utcnow(), runs.c.state.not_in(ENDED))
+            .order_by(waits.c.poll_at)
+            .limit(limit)
+        )
+        return await self._db.read(statement if run_id is None else statement.where(waits.c.run_id == run_id))
+
+    async def not_yet(self, wait: Row[Any], note: str | None = None) -> None:
+        """The source had no answer; ``note`` says why, if it could not be asked. The next poll comes later."""
+        spec = json.loads(wait.poll)
+        pause = min(spec["every"] * 2 ** min(wait.polls + 1, 32), spec["at_most"])
+        await self._db.write(
+            update(waits)
+            .where(waits.c.id == wait.id, waits.c.opening == wait.opening, waits.c.polls == wait.polls)
+            .values(polls=wait.polls + 1, poll_at=clock.utcnow() + timedelta(seconds=pause), poll_note=note)
+        )

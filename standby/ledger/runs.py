@@ -1,0 +1,294 @@
+"""Statements on runs: claim, renew, park, end, and what the keeper looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, and_, case, literal, null, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.ledger.children import tell_parents
+from standby.ledger.database import Database
+from standby.ledger.locks import group_ready, locked_run, run_of_attempt
+from standby.ledger.tables import Checkpoint, Run, Wait, table_of
+from standby.states import ENDED, Hold, RunState, WaitState
+
+runs = table_of(Run)
+waits = table_of(Wait)
+checkpoints = table_of(Checkpoint)
+
+
+class Claim(NamedTuple):
+    """What a claim found. ``attempt`` is 0 when the run could not be claimed because ``holder`` works on it."""
+
+    attempt: int
+    was: RunState | None  # its state before, None for a run the ledger had not seen
+    result: str | None
+    holder: str | None = None
+    lease_expires_at: datetime | None = None
+    error: str | None = None
+    ended_at: datetime | None = None
+
+
+class Runs:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._insert = sqlite_insert if database.sqlite else postgres_insert
+
+    async def claim(
+        self,
+        run_id: str,
+        *,
+        flow: str,
+        name: str,
+        deployment_id: str | None,
+        holder: str,
+        lease: timedelta,
+        presumed_dead: str | None = None,
+        retried: bool = True,
+    ) -> Claim:
+        """Take the run for a new attempt, unless another attempt's lease on it is alive.
+
+        ``presumed_dead`` is a holder the caller knows to be dead, whose lease need not be waited for. A completed
+        run is not claimed: the claim has attempt 0 and its result. Nor is a failed one unless it is ``retried``: the
+        claim then has attempt 0, what it failed with and when.
+        """
+        now = clock.utcnow()
+        async with self._db.transaction() as connection:
+            await connection.execute(
+                self._insert(runs)
+                .values(
+                    id=run_id,
+                    flow=flow,
+                    name=name,
+                    deployment_id=deployment_id,
+                    attempt=0,
+                    state=RunState.READY,
+                    started_at=now,
+                    confirmed=False,
+                )
+                .on_conflict_do_nothing()
+            )
+            row = await self._locked(connection, run_id)
+            assert row is not None
+            was = RunState(row.state) if row.attempt else None
+            if was is RunState.COMPLETED:
+                return Claim(0, was, row.result)
+            if was is RunState.FAILED and not retried:
+                return Claim(0, was, None, error=row.error, ended_at=row.ended_at)
+            alive = row.holder is not None and row.lease_expires_at > now and row.holder != presumed_dead
+            if alive:
+                return Claim(0, was, None, row.holder, row.lease_expires_at)
+            await connection.execute(
+                update(runs)
+                .where(runs.c.id == run_id)
+                .values(
+                    state=RunState.RUNNING,
+                    attempt=row.attempt + 1,
+                    holder=holder,
+                    name=name,
+                    deployment_id=deployment_id,
+                    lease_expires_at=now + lease,
+                    hold=None,
+                    wake_address=None,
+                    error=None,
+                    ended_at=None,
+                    confirmed=False,
+                )
+            )
+            return Claim(row.attempt + 1, was, None)
+
+    async def renew(self, run_id: str, attempt: int, lease: timedelta) -> bool:
+        """Keep the lease, if the attempt has not let it go. False when the run is another attempt's."""
+        kept = case(
+            (runs.c.holder.is_(None), null()), else_=literal(clock.utcnow() + lease, runs.c.lease_expires_at.type)
+        )
+        return bool(
+            await self._db.write(
+                update(runs).where(runs.c.id == run_id, runs.c.attempt == attempt).values(lease_expires_at=kept)
+            )
+        )
+
+    async def park(
+        self, run_id: str, attempt: int, group_key: str, hold: Hold, wake_address: str | None = None
+    ) -> RunState | None:
+        """The attempt stops for the group of waits: PARKED, or READY if they settled meanwhile; None when fenced.
+
+        With ``suspend`` the lease is let go; with ``pause`` the attempt keeps it.
+        """
+        now = clock.utcnow()
+        async with self._db.transaction() as connection:
+            if await run_of_attempt(connection, run_id, attempt) is None:
+                return None
+            ready = await group_ready(connection, run_id, group_key)
+            state = RunState.READY if ready else RunState.PARKED
+            values: dict[str, Any] = {
+                "state": state,
+                "hold": hold,
+                "parked_at": now,
+                "ready_at": now if ready else None,
+                "wake_address": wake_address,
+            }
+            if hold is Hold.SUSPEND:
+                values |= {"holder": None, "lease_expires_at": None}
+            await connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+            return state
+
+    async def unpark(self, run_id: str, attempt: int) -> bool:
+        """The attempt that paused in its process goes on. False when fenced."""
+        return bool(
+            await self._db.write(
+                update(runs)
+                .where(
+                    runs.c.id == run_id,
+                    runs.c.attempt == attempt,
+                    runs.c.state.in_([RunState.PARKED, RunState.READY, RunState.RUNNING]),
+                )
+                .values(state=RunState.RUNNING, hold=None, wake_address=None)
+            )
+        )
+
+    async def release(self, run_id: str, attempt: int) -> bool:
+        """The attempt ends without having parked or finished, and lets its lease go. False when fenced."""
+        return bool(
+            await self._db.write(
+                update(runs)
+                .where(runs.c.id == run_id, runs.c.attempt == attempt)
+                .values(holder=None, lease_expires_at=None)
+            )
+        )
+
+    async def end(
+        self,
+        run_id: str,
+        attempt: int,
+        state: RunState,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """The attempt ends the run; its open waits are closed. False when fenced."""
+        async with self._db.transaction() as connection:
+            if await run_of_attempt(connection, run_id, attempt) is None:
+                return False
+            await _end(connection, run_id, state, result, error)
+            return True
+
+    async def end_from_outside(self, run_id: str, state: RunState, error: str | None = None) -> bool:
+        """Someone ended the run on Prefect's side. The attempt number goes up, so that a live attempt stops."""
+        async with self._db.transaction() as connection:
+            row = await self._locked(connection, run_id)
+            if row is None or RunState(row.state) in ENDED:
+                return False
+            await _end(connection, run_id, state, None, error)
+            await connection.execute(
+                update(runs).where(runs.c.id == run_id).values(attempt=row.attempt + 1, confirmed=True)
+            )
+            return True
+
+    async def rescue(self, run_id: str, attempt: int, holder: str | None) -> RunState | None:
+        """Take the run from a dead attempt, which is fenced off. What it is now: PARKED or READY; None if it moved on.
+
+        READY means that somebody should work on it: it was running, or its wait has settled.
+        """
+        now = clock.utcnow()
+        async with self._db.transaction() as connection:
+            row = await self._locked(connection, run_id)
+            if row is None or row.attempt != attempt or row.holder != holder or RunState(row.state) in ENDED:
+                return None
+            state = RunState(row.state)
+            if state is RunState.RUNNING or row.hold == Hold.PAUSE:
+                state = RunState.READY
+            await connection.execute(
+                update(runs)
+                .where(runs.c.id == run_id)
+                .values(
+                    state=state,
+                    attempt=attempt + 1,
+                    holder=None,
+                    lease_expires_at=None,
+                    wake_address=None,
+                    ready_at=now if state is RunState.READY else row.ready_at,
+                )
+            )
+            return state
+
+    async def confirm(self, run_ids: Iterable[str]) -> None:
+        """Prefect has been seen to know the end of these runs."""
+        await self._db.write(update(runs).where(runs.c.id.in_(list(run_ids))).values(confirmed=True))
+
+    async def get(self, run_id: str) -> Row[Any] | None:
+        rows = await self._db.read(select(runs).where(runs.c.id == run_id))
+        return rows[0] if rows else None
+
+    async def find(self, prefix: str) -> list[Row[Any]]:
+        """Runs whose id starts with ``prefix`` or whose name is ``prefix``."""
+        return await self._db.read(
+            select(runs).where(or_(runs.c.id.startswith(prefix, autoescape=True), runs.c.name == prefix))
+        )
+
+    async def all(self, *, ended: bool) -> list[Row[Any]]:
+        """Runs, oldest first; with ``ended`` those that ended, too."""
+        statement = select(runs).order_by(runs.c.started_at, runs.c.id)
+        if not ended:
+            statement = statement.where(runs.c.state.not_in(ENDED))
+        return await self._db.read(statement)
+
+    async def held(self) -> list[Row[Any]]:
+        """Runs that some attempt holds, or should hold: RUNNING ones, and ones that pause in a process."""
+        return await self._db.read(
+            select(runs).where(
+                or_(
+                    runs.c.state == RunState.RUNNING,
+                    and_(runs.c.state == RunState.PARKED, runs.c.hold == Hold.PAUSE),
+                    and_(runs.c.holder.is_not(None), runs.c.state.not_in(ENDED)),
+                )
+            )
+        )
+
+    async def ready_since(self, before: datetime) -> list[Row[Any]]:
+        """Runs that should have been taken up by now: READY, held by none, since before ``before``."""
+        return await self._db.read(
+            select(runs).where(runs.c.state == RunState.READY, runs.c.holder.is_(None), runs.c.ready_at <= before)
+        )
+
+    async def unconfirmed(self, before: datetime) -> list[Row[Any]]:
+        """Runs that ended before ``before`` and whose end Prefect has not been seen to know."""
+        return await self._db.read(
+            select(runs).where(runs.c.state.in_(ENDED), runs.c.confirmed.is_(False), runs.c.ended_at <= before)
+        )
+
+    async def _locked(self, connection: AsyncConnection, run_id: str) -> Row[Any] | None:
+        return await locked_run(connection, run_id)
+
+
+async def _end(
+    connection: AsyncConnection, run_id: str, state: RunState, result: str | None, error: str | None
+) -> None:
+    now = clock.utcnow()
+    await connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(
+            state=state,
+            result=result,
+            error=error,
+            ended_at=now,
+            holder=None,
+            lease_expires_at=None,
+            hold=None,
+            wake_address=None,
+            confirmed=False,
+        )
+    )
+    await connection.execute(
+        update(waits)
+        .where(waits.c.run_id == run_id, waits.c.state == WaitState.OPEN)
+        .values(state=WaitState.CLOSED, settled_at=now)
+    )
+    await tell_parents(connection, run_id, state, result, error)

@@ -1,0 +1,120 @@
+"""Giving a wait its one answer, inside a transaction that has locked the run."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.ledger.locks import group_ready
+from standby.ledger.tables import Decision, Run, Wait, table_of
+from standby.ledger.text import digest_of
+from standby.states import ENDED, Door, Hold, Need, Outcome, RunState, Verdict, WaitState
+
+runs = table_of(Run)
+waits = table_of(Wait)
+decisions = table_of(Decision)
+
+
+class Settled(NamedTuple):
+    """What became of an attempt to settle a wait.
+
+    ``won`` tells whether this answer is the wait's answer; ``wait`` is its row afterwards, ``wake`` whether the run
+    is now READY and has to be woken; ``wake_address`` is where an attempt that paused in its process listens.
+    """
+
+    won: bool
+    wait: Row[Any]
+    wake: bool
+    wake_address: str | None
+    winner: Row[Any] | None = None
+    counted: bool = False  # it counts, and the wait's policy asks for more
+    refused: str | None = None  # why its actor may not decide
+
+
+async def settle_in(
+    connection: AsyncConnection,
+    run: Row[Any],
+    wait: Row[Any],
+    *,
+    outcome: Outcome,
+    answer: str | None,
+    door: Door,
+    actor: str | None,
+    note: str | None = None,
+    place: str | None = None,
+) -> Settled:
+    """Settle inside a transaction that has locked the run."""
+    if wait.state != WaitState.OPEN or RunState(run.state) in ENDED:
+        if door is not Door.DEADLINE:
+            await decide(connection, wait, Verdict.LOST, answer, door, actor, note)
+        return Settled(False, wait, False, None, await winner_of(connection, wait))
+    now = clock.utcnow()
+    await connection.execute(
+        update(waits)
+        .where(waits.c.id == wait.id, waits.c.state == WaitState.OPEN)
+        .values(state=WaitState.SETTLED, outcome=outcome, answer=answer, settled_at=now, refused=None)
+    )
+    await decide(connection, wait, Verdict.WON, answer, door, actor, note, place)
+    if wait.need == Need.ANY:
+        await connection.execute(
+            update(waits)
+            .where(
+                waits.c.run_id == wait.run_id,
+                waits.c.group_key == wait.group_key,
+                waits.c.state == WaitState.OPEN,
+            )
+            .values(state=WaitState.CLOSED, settled_at=now)
+        )
+    wake = False
+    if run.state == RunState.PARKED and await group_ready(connection, wait.run_id, wait.group_key):
+        await connection.execute(
+            update(runs).where(runs.c.id == wait.run_id).values(state=RunState.READY, ready_at=now)
+        )
+        wake = True
+    settled = (await connection.execute(select(waits).where(waits.c.id == wait.id))).one()
+    address = run.wake_address if run.hold == Hold.PAUSE else None
+    return Settled(True, settled, wake, address)
+
+
+async def decide(
+    connection: AsyncConnection,
+    wait: Row[Any],
+    verdict: Verdict,
+    answer: str | None,
+    door: Door,
+    actor: str | None,
+    note: str | None,
+    place: str | None = None,
+) -> None:
+    await connection.execute(
+        decisions.insert().values(
+            id=uuid4().hex,
+            wait_id=wait.id,
+            run_id=wait.run_id,
+            door=door,
+            actor=actor,
+            place=place if place != actor else None,
+            opening=wait.opening,
+            verdict=verdict,
+            answer=answer,
+            note=note,
+            decided_at=clock.utcnow(),
+            evidence_digest=digest_of(wait.evidence) if wait.evidence is not None else None,
+        )
+    )
+
+
+async def winner_of(connection: AsyncConnection, wait: Row[Any]) -> Row[Any] | None:
+    """The decision that won the wait, or where one of several is enough the one that closed it."""
+    candidates: Any = [wait.id]
+    if wait.need == Need.ANY:
+        candidates = select(waits.c.id).where(waits.c.run_id == wait.run_id, waits.c.group_key == wait.group_key)
+    return (
+        await connection.execute(
+            select(decisions).where(decisions.c.wait_id.in_(candidates), decisions.c.verdict == Verdict.WON)
+        )
+    ).first()

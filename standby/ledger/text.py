@@ -1,0 +1,10 @@
+"""The digest the ledger keeps of stored text."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+
+def digest_of(text: str) -> str:
+    """BLAKE2b with 128 bits of the UTF-8 text, hexadecimal (32 characters)."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()

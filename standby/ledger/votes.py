@@ -1,0 +1,93 @@
+"""Approvals with a policy: each decision is counted, inside a transaction that has locked the run."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.errors import NotAllowed
+from standby.ledger.settling import Settled, decide, settle_in
+from standby.ledger.tables import Decision, Delegation, table_of
+from standby.policy import Policy, Standing, Vote, disagreement, next_due, place_of, standing
+from standby.states import ENDED, Door, Outcome, RunState, Verdict, WaitState
+
+decisions = table_of(Decision)
+delegations = table_of(Delegation)
+
+
+async def vote_in(
+    connection: AsyncConnection,
+    run: Row[Any],
+    wait: Row[Any],
+    *,
+    answer: str,
+    door: Door,
+    actor: str | None,
+    note: str | None,
+) -> Settled:
+    """Count a decision; it settles the wait when its policy is met, or cannot be met any more."""
+    how: dict[str, Any] = {"outcome": Outcome.ANSWERED, "answer": answer, "door": door, "actor": actor, "note": note}
+    if wait.state != WaitState.OPEN or RunState(run.state) in ENDED:
+        return await settle_in(connection, run, wait, **how)
+    policy = Policy.model_validate_json(wait.policy)
+    counted = await counted_for(connection, wait)
+    votes = [Vote(one.actor, one.place or one.actor, _approves(one.answer)) for one in counted]
+    try:
+        place = place_of(policy, actor, votes, await _delegates(connection, policy))
+        if _approves(answer):
+            _must_agree(answer, [one for one in counted if _approves(one.answer)])
+    except NotAllowed as refused:
+        await decide(connection, wait, Verdict.REFUSED, answer, door, actor, str(refused))
+        return Settled(False, wait, False, None, refused=str(refused))
+    if standing(policy, [*votes, Vote(actor or "", place, _approves(answer))]) is Standing.OPEN:
+        await decide(connection, wait, Verdict.COUNTED, answer, door, actor, note, place)
+        return Settled(False, wait, False, None, counted=True)
+    return await settle_in(connection, run, wait, **how, place=place or None)
+
+
+async def counted_for(connection: AsyncConnection, wait: Row[Any]) -> list[Row[Any]]:
+    """The decisions that count for the wait as it is open now: another opening asks everybody anew."""
+    return list(
+        await connection.execute(
+            select(decisions)
+            .where(
+                decisions.c.wait_id == wait.id,
+                decisions.c.opening == wait.opening,
+                decisions.c.verdict == Verdict.COUNTED,
+            )
+            .order_by(decisions.c.decided_at)
+        )
+    )
+
+
+def next_chase(policy: str | None, opened_at: datetime, done: int) -> datetime | None:
+    """When the next reminder or escalation is due."""
+    return next_due(Policy.model_validate_json(policy), opened_at, done) if policy is not None else None
+
+
+async def _delegates(connection: AsyncConnection, policy: Policy) -> dict[str, str]:
+    rows = await connection.execute(
+        select(delegations.c.giver, delegations.c.taker).where(
+            delegations.c.giver.in_(policy.approvers),
+            or_(delegations.c.until.is_(None), delegations.c.until > clock.utcnow()),
+        )
+    )
+    return {row.giver: row.taker for row in rows}
+
+
+def _approves(answer: str | None) -> bool:
+    plain = json.loads(answer or "null")
+    return isinstance(plain, dict) and plain.get("approved") is True
+
+
+def _must_agree(answer: str, earlier: list[Row[Any]]) -> None:
+    for one in earlier:
+        theirs = json.loads(one.answer)
+        if fields := disagreement(json.loads(answer), theirs):
+            said = ", ".join(f"{name}={json.dumps(theirs.get(name))}" for name in fields)
+            raise NotAllowed(f"{one.actor} has approved {said}: approve the same, or reject")

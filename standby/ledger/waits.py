@@ -1,0 +1,338 @@
+"""Statements on waits: open, settle (first write wins), consume, refuse, and the deadlines that are due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import Row, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.ledger.checkpoints import intend_wait, record_wait
+from standby.ledger.database import Database
+from standby.ledger.locks import group_ready, locked_run, run_of_attempt
+from standby.ledger.notices import notify
+from standby.ledger.polls import first_poll
+from standby.ledger.settling import Settled, decide, settle_in
+from standby.ledger.signals import lock_topics, mark_signal, take_buffered
+from standby.ledger.tables import Decision, Run, Wait, table_of
+from standby.ledger.votes import next_chase, vote_in
+from standby.states import BY_SIGNAL, Disposition, Door, Need, NoticeKind, Outcome, Verdict, WaitKind, WaitState
+
+runs = table_of(Run)
+waits = table_of(Wait)
+decisions = table_of(Decision)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRow:
+    """What a wait is when it opens. JSON is text; ``deadline`` is aware."""
+
+    key: str
+    kind: WaitKind
+    reason: str
+    party: str | None = None
+    topic: str | None = None
+    correlation: str | None = None
+    evidence: str | None = None
+    answer_type: str | None = None
+    answer_schema: str | None = None
+    has_default: bool = False
+    default_answer: str | None = None
+    deadline: datetime | None = None
+    policy: str | None = None
+    poll: str | None = None
+    child: str | None = None
+
+
+class Group(NamedTuple):
+    """The waits that one ``wait_for``, ``wait_any`` or ``wait_all`` opened, in their order."""
+
+    ready: bool
+    waits: list[Row[Any]]
+
+
+class Waits:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def open(
+        self, run_id: str, attempt: int, key: str, position: int | None, need: Need, rows: list[WaitRow]
+    ) -> Group | None:
+        """Open the group ``key``, or find it as an earlier attempt left it. None when fenced.
+
+        A wait for a signal takes the oldest one that was kept for it, in the same transaction.
+        """
+        async with self._db.transaction() as connection:
+            await lock_topics(connection, self._db, _topics(rows))
+            run = await run_of_attempt(connection, run_id, attempt)
+            if run is None:
+                return None
+            found = await _group(connection, run_id, key)
+            if not found:
+                now = clock.utcnow()
+                await connection.execute(
+                    waits.insert(),
+                    [
+                        {
+                            "id": uuid4().hex,
+                            "run_id": run_id,
+                            "group_key": key,
+                            "member": member,
+                            "need": need,
+                            "state": WaitState.OPEN,
+                            "opened_at": now,
+                            "chase_at": next_chase(row.policy, now, 0),
+                            "poll_at": first_poll(row.poll, now),
+                            **{name: getattr(row, name) for name in WaitRow.__slots__},
+                        }
+                        for member, row in enumerate(rows)
+                    ],
+                )
+                await intend_wait(connection, run_id, attempt, key, position)
+                found = await _group(connection, run_id, key)
+                await notify(connection, found, NoticeKind.OPENED)
+            else:
+                if need is Need.ALL or not any(wait.state == WaitState.SETTLED for wait in found):
+                    # The run ended (failed, cancelled) with these waits open and is being retried.
+                    await _reopen(connection, run_id, key)
+                await _ask_in_todays_form(connection, run_id, rows)
+                found = await _group(connection, run_id, key)
+            await _take_early(connection, run, key)
+            return Group(await group_ready(connection, run_id, key), await _group(connection, run_id, key))
+
+    async def settle(
+        self,
+        wait_id: str,
+        *,
+        outcome: Outcome,
+        answer: str | None,
+        door: Door,
+        actor: str | None = None,
+        note: str | None = None,
+        not_before_deadline: bool = False,
+    ) -> Settled | None:
+        """Give the wait its one answer, unless it has one: the first write wins. None when there is no such wait.
+
+        ``not_before_deadline`` settles only if the deadline has passed by the ledger's clock (for the keeper).
+        """
+        async with self._db.transaction() as connection:
+            run_id = (await connection.execute(select(waits.c.run_id).where(waits.c.id == wait_id))).scalar()
+            if run_id is None:
+                return None
+            run = await locked_run(connection, run_id)
+            wait = await _wait(connection, wait_id)
+            assert run is not None
+            if not_before_deadline and (wait.deadline is None or wait.deadline > clock.utcnow()):
+                return Settled(False, wait, False, None)
+            if wait.policy is not None and outcome is Outcome.ANSWERED:
+                return await vote_in(connection, run, wait, answer=answer or "null", door=door, actor=actor, note=note)
+            return await settle_in(
+                connection, run, wait, outcome=outcome, answer=answer, door=door, actor=actor, note=note
+            )
+
+    async def expire(self, wait: Row[Any]) -> Settled | None:
+        """Settle a wait whose deadline has passed: with its default answer, or as timed out."""
+        return await self.settle(
+            wait.id,
+            outcome=Outcome.DEFAULTED if wait.has_default else Outcome.TIMED_OUT,
+            answer=wait.default_answer,
+            door=Door.DEADLINE,
+            not_before_deadline=True,
+        )
+
+    async def consume(self, run_id: str, attempt: int, key: str, value: str, digest: str) -> bool:
+        """The run has taken the answers of the group in: store them as its checkpoint. False when fenced, or when
+        that was done before."""
+        async with self._db.transaction() as connection:
+            if await run_of_attempt(connection, run_id, attempt) is None:
+                return False
+            return await record_wait(connection, run_id, attempt, key, value, digest)
+
+    async def refuse(self, run_id: str, attempt: int, wait_id: str, reason: str) -> bool:
+        """An answer that came unchecked does not fit: the wait is open again and says why. False when fenced.
+
+        A signal that was kept since takes its place.
+        """
+        async with self._db.transaction() as connection:
+            wait = await _wait(connection, wait_id)
+            await lock_topics(connection, self._db, _topics(await _group(connection, run_id, wait.group_key)))
+            run = await run_of_attempt(connection, run_id, attempt)
+            if run is None:
+                return False
+            if (await _wait(connection, wait_id)).state != WaitState.SETTLED:
+                return True  # refused before
+            await _reopen(connection, run_id, wait.group_key, only=wait_id, refused=reason)
+            await connection.execute(
+                update(decisions)
+                .where(decisions.c.wait_id == wait_id, decisions.c.verdict == Verdict.WON)
+                .values(verdict=Verdict.REFUSED, note=reason)
+            )
+            await mark_signal(connection, wait_id, Disposition.REJECTED, reason)
+            await _take_early(connection, run, wait.group_key)
+            return True
+
+    async def note_refusal(self, run_id: str, attempt: int, wait_id: str, answer: str, reason: str) -> bool:
+        """An answer from Prefect's own form did not fit and never settled the wait: write it down."""
+        async with self._db.transaction() as connection:
+            if await run_of_attempt(connection, run_id, attempt) is None:
+                return False
+            wait = await _wait(connection, wait_id)
+            await decide(connection, wait, Verdict.REFUSED, answer, Door.PREFECT, None, reason)
+            await connection.execute(update(waits).where(waits.c.id == wait_id).values(refused=reason))
+            return True
+
+    async def group(self, run_id: str, key: str) -> Group:
+        rows = await self._db.read(_group_query(run_id, key))
+        return Group(all(row.state != WaitState.OPEN for row in rows), rows)
+
+    async def get(self, wait_id: str) -> Row[Any] | None:
+        rows = await self._db.read(select(waits).where(waits.c.id == wait_id))
+        return rows[0] if rows else None
+
+    async def find(self, prefix: str) -> list[Row[Any]]:
+        """Waits whose id starts with ``prefix``."""
+        return await self._db.read(select(waits).where(waits.c.id.startswith(prefix, autoescape=True)))
+
+    async def open_ones(self, run_ids: list[str] | None = None, *, limit: int | None = None) -> list[Row[Any]]:
+        """Open waits, oldest first; of the runs given, or of all; at most ``limit``."""
+        statement = select(waits).where(waits.c.state == WaitState.OPEN).order_by(waits.c.opened_at, waits.c.member)
+        if run_ids is not None:
+            statement = statement.where(waits.c.run_id.in_(run_ids))
+        return await self._db.read(statement.limit(limit))
+
+    async def of_run(self, run_id: str) -> list[Row[Any]]:
+        return await self._db.read(
+            select(waits).where(waits.c.run_id == run_id).order_by(waits.c.opened_at, waits.c.member)
+        )
+
+    async def decisions_of(self, run_id: str) -> list[Row[Any]]:
+        """Every attempt to decide a wait of the run, in order."""
+        return await self._db.read(
+            select(decisions).where(decisions.c.run_id == run_id).order_by(decisions.c.decided_at, decisions.c.id)
+        )
+
+    async def decided_more_than_once(self) -> list[tuple[str, str, int]]:
+        """``(wait, run, count)`` of waits with more than one winning decision, which must not be."""
+        times = func.count()
+        rows = await self._db.read(
+            select(decisions.c.wait_id, decisions.c.run_id, times)
+            .where(decisions.c.verdict == Verdict.WON)
+            .group_by(decisions.c.wait_id, decisions.c.run_id)
+            .having(times > 1)
+        )
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    async def due(self, limit: int = 500) -> list[Row[Any]]:
+        """Open waits whose deadline has passed, most overdue first."""
+        return await self._db.read(
+            select(waits)
+            .where(waits.c.state == WaitState.OPEN, waits.c.deadline <= clock.utcnow())
+            .order_by(waits.c.deadline)
+            .limit(limit)
+        )
+
+    async def unannounced(self, limit: int = 200) -> list[Row[Any]]:
+        """Open waits that nobody has been told of, oldest first."""
+        return await self._db.read(
+            select(waits)
+            .where(waits.c.announced_at.is_(None), waits.c.state == WaitState.OPEN)
+            .order_by(waits.c.opened_at)
+            .limit(limit)
+        )
+
+    async def announced(self, told_of: list[Row[Any]]) -> None:
+        """These waits, as they were read, have been announced. One that was opened anew since has not."""
+        now = clock.utcnow()
+        for wait in told_of:
+            # One by one: a settling of several takes their locks in another order.
+            same = waits.c.opening == wait.opening
+            await self._db.write(update(waits).where(waits.c.id == wait.id, same).values(announced_at=now))
+
+
+def _topics(waiting: Iterable[WaitRow | Row[Any]]) -> list[tuple[str, str | None]]:
+    return [(wait.topic, wait.correlation) for wait in waiting if wait.topic is not None]
+
+
+def _group_query(run_id: str, key: str) -> Any:
+    return select(waits).where(waits.c.run_id == run_id, waits.c.group_key == key).order_by(waits.c.member)
+
+
+async def _wait(connection: AsyncConnection, wait_id: str) -> Row[Any]:
+    return (await connection.execute(select(waits).where(waits.c.id == wait_id))).one()
+
+
+async def _group(connection: AsyncConnection, run_id: str, key: str) -> list[Row[Any]]:
+    return list((await connection.execute(_group_query(run_id, key))).all())
+
+
+async def _ask_in_todays_form(connection: AsyncConnection, run_id: str, rows: list[WaitRow]) -> None:
+    """The code may have another form than when the waits were opened: an answer must fit the one it has now."""
+    for row in rows:
+        todays = {
+            name: getattr(row, name)
+            for name in ("answer_type", "answer_schema", "has_default", "default_answer", "policy", "poll")
+        }
+        await connection.execute(
+            update(waits)
+            .where(
+                waits.c.run_id == run_id,
+                waits.c.key == row.key,
+                waits.c.state == WaitState.OPEN,
+                or_(*(waits.c[name].is_distinct_from(value) for name, value in todays.items())),
+            )
+            .values(**todays)
+        )
+
+
+async def _take_early(connection: AsyncConnection, run: Row[Any], key: str) -> None:
+    """Settle the waits of a group that has just opened with the oldest signals kept for them, if there are any."""
+    for wait in await _group(connection, run.id, key):
+        if wait.kind not in BY_SIGNAL or wait.state != WaitState.OPEN:
+            continue
+        signal = await take_buffered(connection, wait.topic, wait.correlation, wait.id)
+        if signal is None:
+            continue
+        await settle_in(
+            connection,
+            run,
+            wait,
+            outcome=Outcome.ANSWERED,
+            answer=signal.payload,
+            door=Door.SIGNAL,
+            actor=signal.source,
+            note=f"signal {signal.id}, kept since {signal.received_at.isoformat()}",
+        )
+        if wait.need == Need.ANY:
+            return  # the others are closed now
+
+
+async def _reopen(
+    connection: AsyncConnection, run_id: str, key: str, only: str | None = None, refused: str | None = None
+) -> None:
+    """Open a wait again, and the ones of its group that were closed and have no answer. All are announced anew."""
+    which = waits.c.state == WaitState.CLOSED
+    if only is not None:
+        which = or_(which, waits.c.id == only)
+    again = (
+        await connection.execute(select(waits).where(waits.c.run_id == run_id, waits.c.group_key == key, which))
+    ).all()
+    await notify(connection, again, NoticeKind.OPENED)
+    await connection.execute(
+        update(waits)
+        .where(waits.c.run_id == run_id, waits.c.group_key == key, which)
+        .values(
+            state=WaitState.OPEN,
+            outcome=None,
+            answer=None,
+            settled_at=None,
+            opening=waits.c.opening + 1,
+            announced_at=None,
+        )
+    )
+    if only is not None:
+        await connection.execute(update(waits).where(waits.c.id == only).values(refused=refused))

@@ -1,0 +1,70 @@
+"""Run an agent in this very process, without a deployment: for trying things, scripts and notebooks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from prefect import Flow, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.flow_engine import run_flow_async
+from prefect.settings import (
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+
+from standby import holder
+from standby.checkpoints import load_store, shared_ledger
+from standby.states import ENDED, RunState
+
+
+async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
+    """Run the agent with these parameters here and return its result; it waits in Prefect's own pause.
+
+    If an earlier process that did the same was killed on the way, its run goes on from its checkpoints. Without
+    ``PREFECT_API_URL`` Prefect starts a temporary server; its data, and the ledger, are kept.
+    """
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # Prefect gives its temporary server 20 seconds, which a slow machine needs for the imports alone.
+    patience = max(120, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+    with temporary_settings(
+        {PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: patience}
+    ):
+        async with get_client():  # one temporary server for all that follows
+            found = await _interrupted(agent, agent.serialize_parameters(parameters))
+            if found is not None:
+                return await run_flow_async(agent, flow_run=found, parameters=parameters)
+            return await agent(**parameters)
+
+
+async def _interrupted(agent: Flow[..., Any], parameters: dict[str, Any]) -> FlowRun | None:
+    """The latest run of this agent with these parameters whose process died, if there is one."""
+    unfinished = [StateType.PAUSED, StateType.RUNNING, StateType.CRASHED]
+    async with get_client() as client:
+        candidates = await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[agent.name])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished))),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=200,
+        )
+        same = [run for run in candidates if run.deployment_id is None and run.parameters == parameters]
+        if not same:
+            return None
+        store = await load_store(str(client.api_url))
+    async with shared_ledger(store.resolved_url()) as ledger:
+        for flow_run in same:
+            run = await ledger.runs.get(str(flow_run.id))
+            if run is None or RunState(run.state) in ENDED:
+                continue
+            if run.holder is None or holder.is_dead(run.holder):
+                return flow_run
+    return None

@@ -1,0 +1,76 @@
+"""Points in time that a wait can name: a span from now, a date, working days, the next time of a cron expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from standby import clock
+from standby.errors import UsageError
+
+SATURDAY, SUNDAY = 5, 6
+
+
+@dataclass(frozen=True)
+class BusinessDays:
+    """So many working days from now, at the same time of day.
+
+    ``days``: at least 1. ``tz``: where the days begin and end, an IANA name ("UTC"). ``holidays``: days that do not
+    count; ``weekend``: weekdays that do not, Monday is 0 (Saturday and Sunday). A day in which something opens counts
+    from the next one: what opens on Friday with one day is due on Monday.
+    """
+
+    days: int
+    tz: str = "UTC"
+    holidays: frozenset[date] = frozenset()
+    weekend: frozenset[int] = frozenset({SATURDAY, SUNDAY})
+
+    def __post_init__(self) -> None:
+        if self.days < 1:
+            raise UsageError(f"BusinessDays counts from 1, not {self.days}.")
+        if self.weekend >= set(range(7)):
+            raise UsageError("BusinessDays with a weekend of seven days never ends.")
+        zone(self.tz)
+
+    def after(self, now: datetime) -> datetime:
+        local = now.astimezone(zone(self.tz))
+        day, left = local.date(), self.days
+        while left:
+            day += timedelta(days=1)
+            if day.weekday() not in self.weekend and day not in self.holidays:
+                left -= 1
+        return datetime.combine(day, local.time(), tzinfo=local.tzinfo).astimezone(UTC)
+
+
+Moment = timedelta | datetime | date | BusinessDays
+
+
+def point_in_time(moment: Moment, *, tz: str = "UTC", what: str = "A wait's deadline") -> datetime:
+    """The moment as an aware datetime in UTC. A date is its beginning in ``tz``. Raises ``ValueError`` when naive."""
+    if isinstance(moment, BusinessDays):
+        return moment.after(clock.utcnow())
+    if isinstance(moment, timedelta):
+        return clock.utcnow() + moment
+    if isinstance(moment, datetime):
+        return clock.require_aware(moment, what)
+    return datetime.combine(moment, time(), tzinfo=zone(tz)).astimezone(UTC)
+
+
+def next_of(expression: str, *, tz: str = "UTC") -> datetime:
+    """The next time after now that a cron expression (five fields) names, in UTC. Raises ``UsageError``."""
+    try:
+        return next(CronSim(expression, clock.utcnow().astimezone(zone(tz)))).astimezone(UTC)
+    except CronSimError as error:
+        raise UsageError(f"{expression!r} is not a cron expression: {error}. Example: '0 9 * * MON'.") from error
+    except StopIteration as error:
+        raise UsageError(f"The cron expression {expression!r} names no time that ever comes.") from error
+
+
+def zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UsageError(f"There is no time zone {name!r}. Give an IANA name, such as Europe/Berlin.") from error

@@ -1,0 +1,168 @@
+"""Tells parties what is asked of them, through Prefect's own notification blocks.
+
+What has to be told is in the ledger; it is sent at least once. A channel that is slow or down keeps nothing else
+waiting: each notice is a task of its own, and one that fails is tried again, ever more slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from time import monotonic
+from typing import Any, ClassVar
+
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient
+from pydantic import Field
+
+from standby.connect import Place
+from standby.errors import LedgerUnavailable, UsageError
+from standby.ledger import Ledger
+from standby.policy import Policy
+from standby.states import NoticeKind, WaitState
+from standby.waits import command_for
+
+log = logging.getLogger("standby.notices")
+
+CHANNELS_NAME = "default"
+EVERYBODY = "*"
+
+SEND_SECONDS = 30.0
+"""How long a channel may take for one notice."""
+
+AT_ONCE = 20
+"""Notices on their way at the same time."""
+
+KEPT_SECONDS = 15.0
+"""How long the block is used before it is looked up again."""
+
+EVIDENCE_CHARS = 2000
+
+
+class NotificationChannels(Block):
+    """Who is told of an open question, through which notification blocks."""
+
+    _block_type_name: ClassVar[str] = "Notification Channels"
+    _block_type_slug: ClassVar[str] = "notification-channels"
+
+    channels: dict[str, list[str]] = Field(
+        default_factory=dict,
+        title="Channels",
+        description='For each party the notification blocks that reach it, such as {"finance": '
+        '["slack-webhook/finance"]}. The party * stands for every party that has none of its own.',
+    )
+
+    def of(self, party: str | None) -> list[str]:
+        """The notification blocks, ``type/name``, for a party."""
+        return self.channels.get(party or EVERYBODY, self.channels.get(EVERYBODY, []))
+
+
+class Notifier:
+    """Sends what is due."""
+
+    def __init__(self, ledger: Ledger, client: Callable[[], AbstractAsyncContextManager[PrefectClient]]) -> None:
+        self._ledger, self._client = ledger, client
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._channels: tuple[float, NotificationChannels] | None = None
+
+    async def tick(self) -> None:
+        """Start to send what is due, and wait for none of it."""
+        for notice in await self._ledger.notices.due():
+            if len(self._sending) >= AT_ONCE:
+                return
+            if notice.id not in self._sending:
+                task = asyncio.create_task(self._send(notice))
+                self._sending[notice.id] = task
+                task.add_done_callback(lambda _, key=notice.id: self._sending.pop(key))  # type: ignore[misc]
+
+    async def finish(self) -> None:
+        """Return when what is being sent was sent, or was not taken."""
+        await asyncio.gather(*self._sending.values(), return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop; what was not acknowledged is sent again by the next one."""
+        sending = list(self._sending.values())
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+    async def _send(self, notice: Any) -> None:
+        try:
+            why_not = await self._try(notice)
+        except LedgerUnavailable as error:
+            log.warning("%s", error)
+            return
+        except Exception as error:  # whatever a channel's library raises
+            log.warning("Notice of wait %s was not sent and is tried again: %s", notice.wait_id, _said(error))
+            try:
+                await self._ledger.notices.failed(notice, _said(error))
+            except LedgerUnavailable as away:
+                log.warning("%s", away)
+        else:
+            await self._ledger.notices.done(notice.id, why_not)
+
+    async def _try(self, notice: Any) -> str | None:
+        """Send it through every channel of its party; None, or why there was nothing to send."""
+        wait = await self._ledger.waits.get(notice.wait_id)
+        if wait is None or wait.state != WaitState.OPEN:
+            return "the wait is not open any more"
+        async with asyncio.timeout(SEND_SECONDS), self._client() as client:
+            blocks = (await self._known_channels(client)).of(notice.party)
+            if not blocks:
+                return "the party has no channel"
+            subject, body = message(wait, notice.kind, Place("", str(client.api_url)).ui_url)
+            for slug in blocks:
+                await _through(slug, subject, body, client)
+        return None
+
+    async def _known_channels(self, client: PrefectClient) -> NotificationChannels:
+        if self._channels is None or monotonic() - self._channels[0] > KEPT_SECONDS:
+            try:
+                found = await NotificationChannels.aload(CHANNELS_NAME, client=client)
+            except ValueError:  # nobody has made the block
+                found = NotificationChannels()
+            self._channels = (monotonic(), found)
+        return self._channels[1]
+
+
+async def _through(slug: str, subject: str, body: str, client: PrefectClient) -> None:
+    import prefect.blocks.notifications  # noqa: F401  # its types are known by their names then
+
+    block: Any = await Block.aload(slug, client=client)
+    if not isinstance(block, NotificationBlock):
+        raise UsageError(f"The block {slug} in notification-channels/{CHANNELS_NAME} is not a notification block.")
+    # Raised then, and not only logged.
+    with block.raise_on_failure():
+        send = getattr(block, "anotify", block.notify)
+        await send(body, subject)
+
+
+def message(wait: Any, kind: str, ui_url: str | None) -> tuple[str, str]:
+    """Subject and body (Markdown) of what a party is told about a wait (its ledger row)."""
+    opening = {
+        NoticeKind.OPENED: "An agent waits for your answer.",
+        NoticeKind.REMINDER: "An agent still waits for your answer.",
+        NoticeKind.ESCALATED: "An agent waits, nobody has answered, and now you are asked.",
+    }[NoticeKind(kind)]
+    parts = [opening, wait.reason]
+    if wait.party:
+        parts.append(f"Asked: {wait.party}")
+    if wait.policy is not None and (said := Policy.model_validate_json(wait.policy).said):
+        parts.append(f"Decided by: {said}")
+    if wait.deadline is not None:
+        parts.append(f"Until: {wait.deadline:%Y-%m-%d %H:%M} UTC")
+    if wait.evidence:
+        cut = len(wait.evidence) > EVIDENCE_CHARS
+        parts.append(wait.evidence[:EVIDENCE_CHARS] + ("\n... (cut)" if cut else ""))
+    if ui_url is not None:
+        parts.append(f"Its run: {ui_url}/runs/flow-run/{wait.run_id}")
+    if command := command_for(wait):
+        parts.append(f"In a terminal: {command}")
+    return " ".join(wait.reason.split())[:200], "\n\n".join(parts)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

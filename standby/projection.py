@@ -1,0 +1,28 @@
+"""Prefect's state of many runs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import FlowRunSort
+
+BATCH = 200
+"""How many runs one call asks about: the Prefect API's own limit."""
+
+
+async def states_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, State[Any]]:
+    """Prefect's state of each run it knows, by run id; one call for every ``BATCH`` runs."""
+    left = iter(run_ids)
+    states: dict[str, State[Any]] = {}
+    while some := [UUID(run_id) for run_id in islice(left, BATCH)]:
+        found = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=some)), sort=FlowRunSort.ID_DESC, limit=BATCH
+        )
+        states |= {str(flow_run.id): flow_run.state for flow_run in found if flow_run.state is not None}
+    return states

@@ -1,0 +1,357 @@
+"""An agent run as its code sees it: the attempt that has it, its journal, and where in the journal it is.
+
+Keys. A step's key is its name, with ``#2``, ``#3`` ... for later occurrences, or an explicit one. Steps and waits that
+are called in the agent's own asyncio task also have a position, counted when they are called. On a replay the journal
+must hold the same key at the same position; anything else is a ``JournalMismatch`` before the step acts. Calls from
+other asyncio tasks (racing branches) have no stable order: they need explicit keys and are found by key alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+from prefect.exceptions import Abort
+
+from standby import holder, settings
+from standby.checkpoints import CheckpointStore, shared_ledger
+from standby.errors import (
+    CheckpointDamaged,
+    CheckpointNotWritten,
+    JournalMismatch,
+    LedgerUnavailable,
+    StandbyError,
+    UsageError,
+)
+from standby.ledger import Ledger
+from standby.ledger.checkpoints import Entry
+from standby.pulse import pulse
+from standby.states import CheckpointKind, CheckpointState, Hold, RunState
+from standby.values import Codec
+
+log = logging.getLogger("standby.runs")
+
+E = TypeVar("E", bound=Exception)
+
+CUT_OFF = '"cut off"'
+"""What stands in the journal for a step that a cancellation cut off, and that the agent did without."""
+
+current_run: ContextVar[AgentRun | None] = ContextVar("standby_run", default=None)
+
+
+class Fenced(Abort):
+    """Stop signal, not an error: another attempt has this run, so this one must end and write nothing more.
+
+    It derives from Prefect's ``Abort``, a ``BaseException``: an agent's ``except Exception`` does not swallow it, and
+    the engine ends the attempt without touching the run's state.
+    """
+
+    def __init__(self, run_id: str, attempt: int) -> None:
+        super().__init__(f"Run {run_id} is another attempt's now (this was {attempt}); nothing more is written here.")
+
+
+class Place(NamedTuple):
+    """Where in the journal a step or wait stands: its key, and its position unless it is in a racing branch."""
+
+    key: str
+    position: int | None
+
+
+def question_on(key: str, attempt: int) -> str:
+    """Key of the wait that asks a person whether the ``once`` step ``key`` happened in this attempt."""
+    return f"{key}?{attempt}"
+
+
+def check_key(key: str) -> None:
+    """Refuse a name or explicit key that the journal's own marks (``#2``, ``/member``, ``?question``) would confuse."""
+    if not key or set("#/?") & set(key):
+        raise UsageError(f"The key or name {key!r} will not do: it must not be empty or have '#', '/' or '?' in it.")
+
+
+class _Failure(NamedTuple):
+    """A step that raised, or was cut off by a cancellation (``text`` is then None), and the task that called it."""
+
+    task: asyncio.Task[Any] | None
+    place: Place
+    text: str | None
+
+    @property
+    def caught(self) -> bool:
+        """Whether the agent has evidently dealt with it, seen from where it goes on to new work."""
+        if self.task is asyncio.current_task():
+            return True
+        if self.task is None or not self.task.done():
+            return False
+        if self.text is None:
+            # What a racing branch was at when it lost may not come up again before it loses again.
+            return self.task.cancelled() and self.place.position is not None
+        if self.task.cancelled():
+            return True
+        # With an error that nobody has asked the task for, it may yet be what ends the run.
+        return not self.task._log_traceback
+
+
+class AgentRun:
+    """The run of the agent that is executing, bound to one attempt. Steps and waits go through it."""
+
+    def __init__(
+        self, run_id: str, attempt: int, hold: Hold, ledger: Ledger, store: CheckpointStore, journal: list[Entry]
+    ) -> None:
+        self.id = run_id
+        self.attempt = attempt
+        self.hold = hold
+        self.ledger = ledger
+        self.store = store
+        self.journal = {entry.key: entry for entry in journal}
+        self.ask_outcome: Callable[[str, int, Codec[Any]], Awaitable[str | None]] | None = None  # set by ``agent``
+        self._at = {entry.position: entry.key for entry in journal if entry.position is not None}
+        self._unmet_branches: set[str] = {entry.key for entry in journal if entry.position is None}
+        self._branches_met = asyncio.Event()
+        self._meet("")
+        self._used: set[str] = set()
+        # Questions whether a `once` step happened hang on their step and have no place of their own.
+        self._questions: dict[str, list[str]] = {}
+        for entry in journal:
+            if "?" in entry.key:
+                self._questions.setdefault(entry.key.partition("?")[0], []).append(entry.key)
+        self._failures: list[_Failure] = []
+        self._occurrences: Counter[str] = Counter()
+        self._next = 0
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self.fenced = False
+        self.over = False  # the agent's function has returned or raised
+        self._stopped_by: Exception | None = None
+
+    def must_stop(self, error: E) -> E:
+        """Remember an error after which the run must do nothing more. Returns it, to be raised."""
+        self._stopped_by = error
+        return error
+
+    def _mismatch(self, detail: str) -> JournalMismatch:
+        return self.must_stop(JournalMismatch(self.id, detail))
+
+    def place(self, name: str, key: str | None = None, kind: CheckpointKind = CheckpointKind.STEP) -> Place:
+        """Give the next step or wait its key and position. Raises ``JournalMismatch`` if the journal differs here.
+
+        After an error that says the run must stop, it is raised again: an agent that caught it does not go on.
+        """
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        in_own_task = self.in_own_task
+        if key is None:
+            if not in_own_task:
+                raise UsageError(
+                    f"{name!r} was called in an asyncio task beside the agent's own, where the order of calls can "
+                    f"change from one attempt to the next. Give it a key: {name}.with_options(key=...)."
+                )
+            self._occurrences[name] += 1
+            count = self._occurrences[name]
+            key = name if count == 1 else f"{name}#{count}"
+        if key in self._used:
+            raise UsageError(f"The key {key!r} is used twice in this run. Explicit keys must differ.")
+        self._used.add(key)
+        self._meet(key)
+        for question in self._questions.get(key, ()):
+            self._used.add(question)
+            self._meet(question)
+        known = self.journal.get(key)
+        if known is not None and known.kind != kind:
+            raise self._mismatch(f"the journal has {key!r} as a {known.kind}, the code asks for a {kind}")
+        if not in_own_task:
+            if known is not None and known.position is not None:
+                raise self._mismatch(f"{key!r} has moved into a racing branch")
+            return Place(key, None)
+        position, self._next = self._next, self._next + 1
+        recorded = self._at.get(position)
+        if recorded is not None and recorded != key:
+            raise self._mismatch(f"the journal has {recorded!r} as step {position + 1}, the code asks for {key!r}")
+        if known is not None and known.position != position:
+            where = "in a racing branch" if known.position is None else f"as step {known.position + 1}"
+            raise self._mismatch(f"the journal has {key!r} {where}, the code asks for it as {position + 1}")
+        return Place(key, position)
+
+    def _meet(self, key: str) -> None:
+        self._unmet_branches.discard(key)
+        if not self._unmet_branches:
+            self._branches_met.set()
+
+    async def before_new_work(self, key: str) -> None:
+        """Called before anything that is not in the journal: by now racing branches must have met their own steps."""
+        if self.fenced:
+            raise Fenced(self.id, self.attempt)
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        await self._record_failures()
+        try:
+            async with asyncio.timeout(settings.BRANCH_GRACE.total_seconds() if self._unmet_branches else None):
+                await self._branches_met.wait()
+        except TimeoutError:
+            raise self._mismatch(
+                f"the code comes to {key!r} and has not asked for {sorted(self._unmet_branches)}"
+            ) from None
+
+    def failed(self, place: Place, text: str | None) -> None:
+        """A step raised (``text`` is the error as JSON), or was cut off (None): recorded if the agent goes on.
+
+        An error that ends the run is not recorded: a retry of the run then tries the step again.
+        """
+        self._failures.append(_Failure(asyncio.current_task(), place, text))
+
+    async def _record_failures(self) -> None:
+        """Before new work: errors that have evidently been caught are part of the path."""
+        if not self._failures:
+            return
+        if not self.in_own_task:
+            # An error in a task beside this one may be on its way to end the agent: let it arrive.
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if self.over:
+                await asyncio.Event().wait()
+        for failure in [failure for failure in self._failures if failure.caught]:
+            self._failures.remove(failure)
+            value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
+            # If its value was written while it was cut off, that stays, and the next attempt goes on from there.
+            await self._write(failure.place, CheckpointState.FAILED, value=value, spill=spill, digest=digest)
+
+    def check_all_met(self) -> None:
+        """At the end of the run: every checkpoint must have been asked for."""
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        unmet = [key for key in self.journal if key not in self._used]
+        if unmet:
+            raise self._mismatch(f"the code ends without asking for {unmet}")
+
+    @property
+    def in_own_task(self) -> bool:
+        """Whether the caller is in the agent's own asyncio task, not in a racing branch."""
+        return asyncio.current_task() is self._task
+
+    async def text_of(self, entry: Entry) -> str:
+        """The JSON text of a recorded checkpoint. Raises ``CheckpointDamaged``."""
+        try:
+            return await self.store.text_of(entry)
+        except ValueError as error:
+            raise self.must_stop(CheckpointDamaged(self.id, entry.key, error)) from error
+
+    async def intend(self, place: Place) -> None:
+        """Record that a ``once`` step is about to act."""
+        await self._write(place, CheckpointState.INTENDED)
+
+    async def record(self, place: Place, text: str) -> None:
+        """Record a step's value. Raises ``Fenced``, or ``CheckpointNotWritten`` when the ledger cannot take it."""
+        try:
+            value, spill, digest = await self.store.keep(text)
+        except Exception as error:
+            raise self.must_stop(CheckpointNotWritten(self.id, place.key, error)) from error
+        await self._write(place, CheckpointState.RECORDED, value=value, spill=spill, digest=digest)
+
+    async def _write(self, place: Place, state: CheckpointState, **fields: Any) -> None:
+        try:
+            written = await self.ledger.checkpoints.write(
+                self.id, self.attempt, place.key, place.position, state, **fields
+            )
+        except Exception as error:
+            raise self.must_stop(CheckpointNotWritten(self.id, place.key, error)) from error
+        if not written:
+            self.stop()
+
+    def stop(self) -> None:
+        """A fenced write was refused: raise ``Fenced``."""
+        self.fenced = True
+        raise Fenced(self.id, self.attempt)
+
+    def fence(self) -> None:
+        """Called from the pulse's thread when the lease is another attempt's: stop the agent where it is."""
+
+        def cancel() -> None:
+            self.fenced = True
+            if self._task is not None:
+                self._task.cancel("fenced")
+
+        self._loop.call_soon_threadsafe(cancel)
+
+
+class Ended(Exception):
+    """The run has completed before; its result is here, and nothing is to be done."""
+
+    def __init__(self, result: str | None) -> None:
+        super().__init__("The run has completed.")
+        self.result = result
+
+
+class HasFailed(StandbyError):
+    """The run has failed before, and nobody has retried it."""
+
+    def __init__(self, run_id: str, error: str | None) -> None:
+        super().__init__(f"Run {run_id} has failed, and was not retried since: {error}")
+
+
+@asynccontextmanager
+async def attach(
+    run_id: str,
+    *,
+    flow: str,
+    name: str,
+    deployment_id: str | None,
+    hold: Hold,
+    store: CheckpointStore,
+    is_retry: Callable[[datetime], Awaitable[bool]],
+) -> AsyncIterator[AgentRun]:
+    """Take the run for a new attempt and read its journal. Raises ``Ended``, ``HasFailed`` or ``Fenced``.
+
+    A run that has failed is taken only if ``is_retry`` says that it was started again after that time. This attempt may
+    also have been started before, and come late: two are, when a worker is so slow that the keeper took it for dead.
+
+    While another attempt holds the run this waits for at most one lease: it ends, it dies, or it is alive and this
+    attempt gives way (``Fenced``).
+    """
+    url = store.resolved_url()
+    async with shared_ledger(url) as ledger:
+        me = holder.this_process()
+        dead: str | None = None
+        retried = False
+        give_way = asyncio.get_running_loop().time() + settings.LEASE.total_seconds() + 1
+        while True:
+            claim = await ledger.runs.claim(
+                run_id, flow=flow, name=name, deployment_id=deployment_id, holder=me, lease=settings.LEASE,
+                presumed_dead=dead, retried=retried,
+            )  # fmt: skip
+            if claim.was is RunState.COMPLETED:
+                raise Ended(claim.result)
+            if claim.attempt:
+                break
+            if claim.ended_at is not None:
+                if not await is_retry(claim.ended_at):
+                    raise HasFailed(run_id, claim.error)
+                retried = True
+                continue
+            assert claim.holder is not None
+            if holder.is_dead(claim.holder):
+                dead = claim.holder
+                continue
+            if asyncio.get_running_loop().time() > give_way:
+                log.info("Run %s is being worked on by %s; this attempt gives way.", run_id, claim.holder)
+                raise Fenced(run_id, 0)
+            await asyncio.sleep(0.5)
+        run = AgentRun(run_id, claim.attempt, hold, ledger, store, await ledger.checkpoints.journal(run_id))
+        token = current_run.set(run)
+        with pulse.holding(url, run):
+            try:
+                yield run
+            finally:
+                current_run.reset(token)
+
+
+async def release_quietly(run: AgentRun) -> None:
+    """Let the lease go as the attempt ends without result; the keeper finds it by its lease if even that fails."""
+    try:
+        await run.ledger.runs.release(run.id, run.attempt)
+    except LedgerUnavailable as error:
+        log.warning("%s", error)

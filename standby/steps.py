@@ -1,0 +1,362 @@
+"""Steps: functions whose results are checkpoints.
+
+Inside an agent a step runs as a Prefect task, its result is written to the ledger, and it never runs again in that
+run. Outside an agent it is the plain function, so it can be tested as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random as _random
+import uuid as _uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property, update_wrapper
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+
+from prefect import Task
+from prefect.client.schemas.objects import State
+from pydantic import ValidationError
+
+from standby import clock
+from standby.checkpoints import PLAIN_JSON, JournalKey, ResultKey, result_key
+from standby.errors import CheckpointNotWritten, CheckpointUnreadable, UsageError
+from standby.failures import revived, stored
+from standby.faults import reach
+from standby.ledger.checkpoints import Entry
+from standby.runs import CUT_OFF, AgentRun, Place, check_key, current_run
+from standby.states import CheckpointState, Effect
+from standby.values import Codec, summary
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger("standby.steps")
+
+
+@dataclass(slots=True)
+class _Call:
+    """One step under way."""
+
+    run: AgentRun
+    place: Place
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    intended: bool  # an earlier attempt, or an earlier try of this one, may have acted
+    value: Any = None
+    plain: Any = None
+    recording: asyncio.Future[None] | None = None  # of a step with a timeout, which may come while it is recorded
+
+
+_current: ContextVar[_Call | None] = ContextVar("standby_step", default=None)
+
+
+def idempotency_key() -> str:
+    """The key of the step that is executing, the same however often it is tried: send it along to outside systems.
+
+    Also in a probe. Shape: ``<flow run id>/<step key>``. Raises ``UsageError`` outside a step of an agent.
+    """
+    call = _current.get()
+    if call is None:
+        raise UsageError("idempotency_key() was called outside a step of an agent, where there is no key.")
+    return f"{call.run.id}/{call.place.key}"
+
+
+def in_step() -> bool:
+    """Whether a step of an agent is executing here."""
+    return _current.get() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    name: str
+    key: str | None = None
+    effect: Effect = Effect.REPEATABLE
+    probe: Callable[..., Awaitable[Any]] | None = None
+    visible: bool = True
+    retries: int = 0
+    retry_delay_seconds: float = 0
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+    timeout_seconds: float | None = None
+
+
+class Step(Generic[P, R]):
+    """A function marked with ``step``; called and awaited like the function."""
+
+    def __init__(self, fn: Callable[P, Any], options: _Options) -> None:
+        self.fn = fn
+        self.options = options
+        self.codec = _codec_of(fn, options.name)
+        check_key(options.name)
+        if options.probe is not None and options.effect is not Effect.ONCE:
+            raise UsageError(f"Step {options.name!r} has a probe, which only effect='once' uses.")
+        if options.effect is Effect.ONCE and options.timeout_seconds is not None and not _is_async(fn):
+            raise UsageError(
+                f"Step {options.name!r} acts once and has a timeout, but is not async: its thread could not be stopped "
+                "and might act after all. Write it async, or let what it calls time out."
+            )
+        if options.effect is Effect.ONCE and options.retries and options.probe is None:
+            raise UsageError(
+                f"Step {options.name!r} acts once and has retries: a failed try may have acted. Give it a probe= "
+                "that asks the outside system, or retries=0."
+            )
+        update_wrapper(self, fn)
+
+    def with_options(self, *, key: str) -> Step[P, R]:
+        """The same step under an explicit key, for calls in racing branches."""
+        check_key(key)
+        return Step(self.fn, replace(self.options, key=key))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        run = current_run.get()
+        if run is None:
+            return self._invoke(args, kwargs)
+        if _current.get() is not None:
+            if self.options.effect is Effect.ONCE:
+                raise UsageError(
+                    f"Step {self.options.name!r} acts once and was called inside another step, where it has no "
+                    "checkpoint of its own. Call it from the agent."
+                )
+            return self._invoke(args, kwargs)
+        # Placed now and not when awaited: gather(a(), b()) then has one order.
+        place = run.place(self.options.name, self.options.key)
+        return self._in_run(run, place, args, kwargs)
+
+    async def _in_run(self, run: AgentRun, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        entry = run.journal.get(place.key)
+        if entry is not None and entry.state == CheckpointState.RECORDED:
+            return self._decode(run, place.key, await run.text_of(entry))
+        if entry is not None and entry.state == CheckpointState.FAILED:
+            error = await run.text_of(entry)
+            if error == CUT_OFF:
+                log.info("Step %s was cut off, and will be again: it is not tried.", place.key)
+                await asyncio.Event().wait()
+            raise revived(error)
+        await run.before_new_work(place.key)
+        unprobed = self.options.effect is Effect.ONCE and self.options.probe is None
+        if unprobed and not run.in_own_task:
+            raise UsageError(
+                f"Step {place.key!r} acts once, has no probe and runs beside other steps, where nobody could be asked "
+                "about it after a crash. Give it a probe=, or await it by itself."
+            )
+        if entry is not None and unprobed:
+            text = await _ask_outcome(run, entry, self.codec)
+            if text is not None:
+                known = self._decode(run, place.key, text)
+                await run.record(place, text)
+                return known
+            entry = None  # a person said that it did not happen
+        self.codec.check(f"step {place.key!r}")
+        reach("step.before")
+        call = _Call(run, place, args, kwargs, intended=entry is not None)
+        token = _current.set(call)
+        try:
+            if self.options.visible:
+                await self._as_task(call)
+            else:
+                await self._quietly(call)
+        except CheckpointNotWritten:
+            raise
+        except asyncio.CancelledError:
+            run.failed(place, None)
+            raise
+        except Exception as error:
+            if call.recording is None:
+                run.failed(place, stored(error))
+                raise
+            await asyncio.shield(call.recording)
+        finally:
+            _current.reset(token)
+        reach("step.after")
+        value: R = call.value
+        return value
+
+    async def _as_task(self, call: _Call) -> None:
+        key = ResultKey(call.run.id, call.place.key)
+        token = result_key.set(key)
+        try:
+            await self._task()
+        finally:
+            result_key.reset(token)
+
+    @cached_property
+    def _task(self) -> Task[[], Coroutine[Any, Any, Any]]:
+        """The Prefect task that shows the step: it takes what to do from the context, not from parameters."""
+
+        async def perform() -> Any:
+            call = _current.get()
+            current = result_key.get()
+            assert call is not None
+            assert current is not None
+            await self._perform(call)
+            current.recorded = True
+            return call.plain
+
+        def may_retry(_task: Any, _task_run: Any, state: State[Any]) -> bool:
+            return isinstance(state.data, self.options.retry_on)
+
+        return Task(
+            perform,
+            name=self.options.name,
+            description=inspect.getdoc(self.fn),
+            task_run_name=_current_key,
+            retries=self.options.retries,
+            retry_delay_seconds=self.options.retry_delay_seconds,
+            retry_condition_fn=may_retry,
+            timeout_seconds=self.options.timeout_seconds,
+            persist_result=True,
+            cache_policy=JournalKey(),
+            result_serializer=PLAIN_JSON,
+            cache_result_in_memory=False,
+        )
+
+    async def _quietly(self, call: _Call) -> None:
+        """The step without a Prefect task run, with the same retries and timeout."""
+        for tries_left in range(self.options.retries, -1, -1):
+            try:
+                async with asyncio.timeout(self.options.timeout_seconds):
+                    await self._perform(call)
+                return
+            except Exception as error:
+                if not tries_left or not isinstance(error, self.options.retry_on):
+                    raise
+                await asyncio.sleep(self.options.retry_delay_seconds)
+
+    async def _perform(self, call: _Call) -> None:
+        """Act, or learn from the probe that an earlier try has acted, and record the value."""
+        value: Any = None
+        found = False
+        if call.recording is not None:
+            await asyncio.shield(
+                call.recording
+            )  # the try before was done, and ran out of time while that was written down
+            return
+        if self.options.effect is Effect.ONCE:
+            if call.intended and self.options.probe is not None:
+                value = await self.options.probe(*call.args, **call.kwargs)
+                found = value is not None
+            elif not call.intended:
+                await call.run.intend(call.place)
+                call.intended = True
+                reach("step.intended")
+        if not found:
+            reach("step.acting")
+            value = await self._invoke(call.args, call.kwargs)
+            reach("step.acted")
+        text, call.value = self.codec.encode(value, f"step {call.place.key!r}")
+        call.plain = self.codec.plain(text)
+        if self.options.timeout_seconds is None:
+            await call.run.record(call.place, text)
+        else:
+            call.recording = asyncio.ensure_future(call.run.record(call.place, text))
+            await asyncio.shield(call.recording)
+        reach("step.recorded")
+
+    async def _invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _is_async(self.fn):
+            return await self.fn(*args, **kwargs)
+        return await asyncio.to_thread(self.fn, *args, **kwargs)
+
+    def _decode(self, run: AgentRun, key: str, text: str) -> R:
+        try:
+            value: R = self.codec.decode(text)
+        except ValidationError as error:
+            raise run.must_stop(CheckpointUnreadable(run.id, key, summary(error))) from error
+        return value
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(fn)
+
+
+def _codec_of(fn: Callable[..., Any], name: str) -> Codec[Any]:
+    if "return" not in inspect.get_annotations(fn):
+        raise UsageError(
+            f"Step {name!r} has no return annotation. Its result is stored as JSON and read back by that type: "
+            "annotate it (-> None where there is no result)."
+        )
+    return Codec(lambda: get_type_hints(fn, include_extras=True)["return"])
+
+
+def _current_key() -> str:
+    call = _current.get()
+    return call.place.key if call is not None else "step"
+
+
+async def _ask_outcome(run: AgentRun, intent: Entry, codec: Codec[Any]) -> str | None:
+    """Ask a person whether a ``once`` step without a probe happened; its value as JSON, or None if it did not."""
+    assert run.ask_outcome is not None
+    return await run.ask_outcome(intent.key, intent.attempt, codec)
+
+
+@overload
+def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+@overload
+def step(fn: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    *,
+    name: str | None = None,
+    effect: str = ...,
+    probe: Callable[..., Awaitable[Any]] | None = None,
+    visible: bool = True,
+    retries: int = 0,
+    retry_delay_seconds: float = 0,
+    retry_on: tuple[type[Exception], ...] = (Exception,),
+    timeout_seconds: float | None = None,
+) -> _StepDecorator: ...
+def step(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Mark a function as a step of agents. Async, or sync (then it runs in a thread).
+
+    ``name``: the step's name in its key, by default the function's. Changing it breaks runs that are parked.
+    ``effect``: ``"repeatable"`` (default): after a crash in the middle it runs again, with the same
+    ``idempotency_key()``. ``"once"``: its intent is recorded first; if a crash hides whether it acted, ``probe`` is
+    called with the same arguments and returns the result if it did and None if it did not; without a probe a person
+    is asked.
+    ``visible``: False keeps a very small step out of Prefect's task runs, in the ledger alone.
+    ``retries`` (0), ``retry_delay_seconds`` (0), ``timeout_seconds`` (none): for exceptions, not for crashes.
+    ``retry_on``: the exceptions that are worth another try, by default all.
+
+    Raises ``UsageError`` for a function without a return annotation, and for a ``once`` step with retries and no
+    probe. A call raises ``NotStorable``, ``CheckpointNotWritten``, ``CheckpointDamaged``, ``CheckpointUnreadable``,
+    ``JournalMismatch``, or what the function raises.
+    """
+
+    def mark(function: Callable[..., Any]) -> Step[..., Any]:
+        chosen = dict(options)
+        chosen["name"] = chosen.get("name") or function.__name__
+        chosen["effect"] = Effect(chosen.get("effect", Effect.REPEATABLE))
+        return Step(function, _Options(**chosen))
+
+    return mark if fn is None else mark(fn)
+
+
+class _StepDecorator(Protocol):
+    """What ``step(...)`` with options returns."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+
+
+@step(visible=False)
+async def now() -> datetime:
+    """The time now, UTC; the same on every replay of the run."""
+    return clock.utcnow()
+
+
+@step(visible=False)
+async def uuid() -> _uuid.UUID:
+    """A random UUID; the same on every replay of the run."""
+    return _uuid.uuid4()
+
+
+@step(visible=False)
+async def random() -> float:
+    """A random number from 0 to 1, 1 excluded; the same on every replay of the run."""
+    return _random.random()

@@ -1,0 +1,1 @@
+"""What tests of agents need: points at which to make a process die."""

@@ -1,0 +1,1 @@
+"""``standby up``: everything on one machine, started, watched and stopped together."""

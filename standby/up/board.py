@@ -1,0 +1,133 @@
+"""The live table of ``standby up``: each run, its step, what it waits for and how to answer; then the receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from standby import doors, view
+from standby.connect import Place
+from standby.errors import AnswerRefused
+from standby.ledger import Ledger
+from standby.states import ENDED, Door, WaitKind
+from standby.tables import plain, runs_table, state_text
+
+REFRESH_SECONDS = 0.5
+
+
+class Board:
+    def __init__(self, ledger: Ledger, ui_url: str, api_url: str, console: Console) -> None:
+        self._ledger, self._console = ledger, console
+        self._place = Place(ledger.database.shown, api_url)
+        self._told: set[tuple[str, str]] = set()
+        self._alive: set[str] = set()
+
+    async def show(
+        self, stop: asyncio.Event, *, run_ids: list[str] | None = None, auto_answer: str | None = None
+    ) -> bool:
+        """Show the runs until told to stop (False), or until all of ``run_ids`` have ended (True)."""
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+            while not stop.is_set():
+                runs = await view.runs_view(self._ledger, self._place, ended=run_ids is not None)
+                if run_ids is not None:
+                    runs = [run for run in runs if run["run_id"] in run_ids]
+                if self._console.is_terminal:
+                    live.update(self._table(runs, run_ids), refresh=True)
+                else:
+                    self._tell(runs, answerable=auto_answer is None)
+                    await self._tell_ends(runs)
+                if auto_answer is not None:
+                    await self._answer(runs, approve=auto_answer == "approve")
+                if run_ids is not None and len(runs) == len(run_ids) and all(run["state"] in ENDED for run in runs):
+                    return True
+                try:
+                    async with asyncio.timeout(REFRESH_SECONDS):
+                        await stop.wait()
+                except TimeoutError:
+                    continue
+        return False
+
+    async def _answer(self, runs: list[dict[str, Any]], *, approve: bool) -> None:
+        """Answer every open approval, as somebody at the terminal would."""
+        for run in runs:
+            for shown in run["waits"]:
+                if shown["kind"] != WaitKind.APPROVAL:
+                    continue
+                wait = await self._ledger.waits.get(shown["id"])
+                text = json.dumps({"approved": approve})
+                try:
+                    await doors.answer(
+                        self._ledger, wait, text, door=Door.TERMINAL, actor="standby up --answer",
+                        api_url=self._place.api_url,
+                    )  # fmt: skip
+                except AnswerRefused as refused:
+                    self._say(f"{run['name']}: {refused}")
+                else:
+                    self._say(f"{run['name']}: answered {'approve' if approve else 'reject'} to: {shown['reason']}")
+
+    def _table(self, runs: list[dict[str, Any]], run_ids: list[str] | None) -> RenderableType:
+        shown = [run for run in runs if run_ids is not None or run["state"] not in ENDED]
+        starting = len(run_ids or []) - len(runs)
+        if starting > 0:
+            return Group(
+                runs_table(shown), Text(f"{starting} more {'is' if starting == 1 else 'are'} starting.", "dim")
+            )
+        return runs_table(shown) if shown else Text("No agent is running or waiting.", "dim")
+
+    def _tell(self, runs: list[dict[str, Any]], *, answerable: bool) -> None:
+        """Where there is no terminal: one line for each thing that changed."""
+        for run in runs:
+            if (wait := run["wait"]) is not None:
+                line = f"{run['name']}: {run['state']}, waits for: {wait['reason']}"
+                if wait["kind"] == WaitKind.APPROVAL and answerable:
+                    line += f"\n  answer: {wait['command']}   {run['ui']}"
+                self._say_once(run["run_id"], line)
+            elif run["state"] in ENDED:
+                self._say_once(run["run_id"], _end_of(run["name"], run["state"], run["error"]))
+
+    async def _tell_ends(self, runs: list[dict[str, Any]]) -> None:
+        """Also of the runs that were among those still going at the last look and are not any more."""
+        alive = {run["run_id"] for run in runs}
+        for run_id in self._alive - alive:
+            if (run := await self._ledger.runs.get(run_id)) is not None:
+                self._say_once(run.id, _end_of(run.name, run.state, run.error))
+        self._alive = alive
+
+    def _say_once(self, run_id: str, line: str) -> None:
+        if (run_id, line) not in self._told:
+            self._told.add((run_id, line))
+            self._say(line)
+
+    def _say(self, text: str) -> None:
+        self._console.print(Text(plain(text)))
+
+    async def print_receipts(self, run_ids: list[str]) -> None:
+        """What each run ended with."""
+        table = Table(title="Receipts", title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for column in ("run", "ended", "result"):
+            table.add_column(column, overflow="fold")
+        for run_id in run_ids:
+            run = await self._ledger.runs.get(run_id)
+            if run is not None:
+                result = json.loads(run.result) if run.result is not None else None
+                table.add_row(Text(plain(run.name)), state_text(run.state), Text(plain(run.error or _sentence(result))))
+        self._console.print(table)
+
+
+def _end_of(name: str, state: str, error: str | None) -> str:
+    return f"{name}: {state}: {error}" if error else f"{name}: {state}"
+
+
+def _sentence(result: Any) -> str:
+    """A result for people: its ``summary`` if it has one, else its fields."""
+    if not isinstance(result, dict):
+        return json.dumps(result)
+    if isinstance(result.get("summary"), str):
+        return str(result["summary"])
+    return ", ".join(f"{name} {value}" for name, value in result.items() if value not in (None, "", [], {}))

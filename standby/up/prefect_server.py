@@ -1,0 +1,38 @@
+"""The Prefect server, with garbage collected in a thread of its own: ``python -m standby.up.prefect_server``.
+
+On SQLite a stock server stands still for up to a minute now and then. Each database connection has a thread, which
+waits there for another one's write lock, up to 60 seconds, holding the connection's mutex. When meanwhile the garbage
+collector, in the event loop, comes by a discarded statement of that connection, it needs the mutex. So the loop waits
+for a thread that waits for a lock whose holder waits for the loop. Collected in a thread, only that thread waits.
+
+Takes the options of ``prefect server start``.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+
+EVERY = 1.0
+"""Seconds between two collections of what is young; each sixtieth is of everything."""
+
+
+def _collect() -> None:
+    for number in range(1, sys.maxsize):
+        time.sleep(EVERY)
+        gc.collect(1 if number % 60 else 2)
+
+
+def main() -> None:
+    gc.disable()
+    threading.Thread(target=_collect, name="garbage", daemon=True).start()
+    sys.argv[:1] = ["prefect", "server", "start"]
+    from prefect.cli import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

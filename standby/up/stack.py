@@ -1,0 +1,274 @@
+"""Starts the Prefect server, worker, gateway, keeper and the project's own processes, and stops them again."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.processutils import command_to_string
+from rich.console import Console
+
+from standby import settings
+from standby.connect import open_prefect
+from standby.errors import UsageError
+from standby.ledger import Ledger
+from standby.states import ENDED
+from standby.up.board import Board
+from standby.up.config import Config, read_config
+from standby.up.processes import Child, command, signal_group, stop_leftover
+
+HOST = "127.0.0.1"
+SERVER_SECONDS = 180.0
+"""How long the Prefect server may take to answer after it was started."""
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: str | None) -> int:
+    """Everything up, until Ctrl-C or (with ``demo``) until the demo is done. Returns the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    folder = Path.cwd()
+    config = read_config(folder)
+    if demo and config.demo is None:
+        raise UsageError("This project has no demo: name a module as `demo` in [tool.standby] of pyproject.toml.")
+    async with AsyncExitStack() as cleanup:
+        cleanup.enter_context(_only_one(settings.home()))
+        _require_free(port, "--port")
+        _require_free(gateway_port, "--gateway-port")
+        starting = asyncio.create_task(_start(cleanup, config, port, gateway_port))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            console.print("Stopping.")
+            return 130
+        stack = starting.result()
+        board = Board(stack.ledger, stack.ui_url, stack.api_url, console)
+        code = await _attend(stack, board, stop, demo=demo, auto_answer=auto_answer)
+        stopping.cancel()
+        kept = _shown(settings.home())
+        if await stack.ledger.runs.all(ended=False):
+            console.print(f"Stopping. What waits is kept in {kept}; `standby up` carries on with it.")
+        else:
+            console.print(f"Stopping. The data is kept in {kept}; delete it to begin anew.")
+    return code
+
+
+class Stack:
+    """What is running: addresses, the open ledger, and the environment of its processes."""
+
+    def __init__(self, config: Config, port: int, ledger: Ledger, env: dict[str, str]) -> None:
+        self.config, self.ledger, self.env = config, ledger, env
+        self.ui_url = f"http://{HOST}:{port}"
+        self.api_url = f"{self.ui_url}/api"
+
+
+async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_port: int) -> Stack:
+    home = settings.home()
+    logs = home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    ledger_url = settings.told_ledger_url() or settings.default_ledger_url()
+    env = _environment(port, ledger_url)
+    told = {name: env[name] for name in ("PREFECT_API_URL", "STANDBY_LEDGER_URL", "PREFECT_HOME", "DO_NOT_TRACK")}
+    os.environ.update(told)  # the keeper's Prefect client is in this process
+    ledger = await Ledger.connect(ledger_url)
+    cleanup.push_async_callback(ledger.close)
+    stack = Stack(config, port, ledger, env)
+
+    children: list[Child] = []
+
+    def write_down() -> None:
+        """So that other terminals find this stack, and the next ``up`` what this one leaves if it is killed."""
+        running = [identity for one in children if (identity := one.identity) is not None]
+        about = {"pid": os.getpid(), "api_url": stack.api_url, "ledger_url": ledger_url, "children": running}
+        # Renamed into place: whoever reads it, after a kill too, finds one of the versions whole.
+        (home / "up.json.new").write_text(json.dumps(about, indent=2))
+        (home / "up.json.new").rename(home / "up.json")
+
+    async def start(name: str, text: str) -> Child:
+        one = Child(name, command(text), env, logs / f"{name}.log", report=console.print, on_start=write_down)
+        children.append(one)
+        cleanup.push_async_callback(one.stop)
+        await one.start()
+        return one
+
+    await start("server", f"python -m standby.up.prefect_server --host {HOST} --port {port}")
+    for name, text in config.processes.items():
+        await start(name, text)
+    console.print(f"Starting the Prefect server on {stack.ui_url} ...")
+    await _answers(children, stack.api_url)
+    if config.bootstrap is not None:
+        console.print("Setting up the work pool, blocks and deployments ...")
+        await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
+    await _one_interpreter(stack.api_url, config.pool)
+    await start("gateway", f"python -m standby gateway --port {gateway_port}")
+    await start("worker", f"prefect worker start --pool {config.pool} --type process --name standby")
+    await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
+    return stack
+
+
+async def _attend(stack: Stack, board: Board, stop: asyncio.Event, *, demo: bool, auto_answer: str | None) -> int:
+    """Show what goes on until told to stop, or until the demo's runs have ended."""
+    if not demo:
+        console.print(f"Up: Prefect UI {stack.ui_url}, ledger {stack.ledger.database.shown}. Ctrl-C stops.")
+        await board.show(stop)
+        return 0
+    run_ids = await _start_demo(stack)
+    runs = [await stack.ledger.runs.get(run_id) for run_id in run_ids]
+    if all(run is not None and run.state in ENDED for run in runs):
+        console.print(f"All of them ended in an earlier run. To see it again, delete {_shown(settings.home())}.")
+    done = await board.show(stop, run_ids=run_ids, auto_answer=auto_answer)
+    if not done:
+        return 130
+    await board.print_receipts(run_ids)
+    return 0
+
+
+async def _start_demo(stack: Stack) -> list[str]:
+    console.print("Starting the demo's runs ...")
+    argv = command(f"python -m {stack.config.demo}")
+    output = await _to_the_end("demo", argv, stack.env, settings.home() / "logs" / "demo.log")
+    return [json.loads(line)["run_id"] for line in output.splitlines() if line.startswith("{")]
+
+
+async def _one_interpreter(api_url: str, pool: str) -> None:
+    """Have this machine's worker start one Python for an attempt. Without a command it starts two, for seconds more."""
+    async with open_prefect(api_url) as client:
+        try:
+            template = (await client.read_work_pool(pool)).base_job_template
+        except ObjectNotFound:
+            return  # the worker makes it
+        told = template.get("variables", {}).get("properties", {}).get("command")
+        command_here = command_to_string([sys.executable, "-m", "prefect.engine"])
+        if told is None or told.get("default") == command_here:
+            return
+        told["default"] = command_here
+        await client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
+
+
+@asynccontextmanager
+async def _keeper(ledger: Ledger, api_url: str) -> AsyncIterator[None]:
+    from standby.keeper import Keeper
+
+    task = asyncio.create_task(Keeper(ledger, lambda: open_prefect(api_url)).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _answers(children: list[Child], api_url: str) -> None:
+    """Wait until the server, the first of the children, is healthy.
+
+    Raises ``UsageError`` with the end of its log when it will not be, or when any of the children stops meanwhile.
+    """
+    server = children[0]
+    async with httpx.AsyncClient() as client:
+        try:
+            async with asyncio.timeout(SERVER_SECONDS):
+                while True:
+                    for one in children:
+                        if one.ended or one.restarts:
+                            raise UsageError(f"The {one.name} stopped at once. It said:\n{one.tail()}")
+                    try:
+                        if (await client.get(f"{api_url}/health", timeout=2)).status_code == 200:
+                            return
+                    except httpx.HTTPError:
+                        pass
+                    await asyncio.sleep(0.2)
+        except TimeoutError as error:
+            raise UsageError(f"The Prefect server does not answer. The end of its log:\n{server.tail()}") from error
+
+
+async def _to_the_end(name: str, argv: list[str], env: dict[str, str], log_file: Path) -> str:
+    """Run a command to its end; its standard output. Raises ``UsageError`` with what it said when it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output = (await process.communicate())[0].decode(errors="replace")
+    except asyncio.CancelledError:
+        signal_group(process.pid, signal.SIGKILL)  # with what it has started
+        await process.wait()
+        raise
+    log_file.write_text(output)
+    if process.returncode:
+        raise UsageError(f"{' '.join(argv[1:])} failed. It said:\n{output.strip()[-2000:]}")
+    return output
+
+
+def _environment(port: int, ledger_url: str) -> dict[str, str]:
+    """What the children are told. What the user has set stays, but for the addresses of this very stack."""
+    defaults = {
+        "PREFECT_HOME": str(settings.home() / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Deadlines are the keeper's. Prefect's own scan of all paused runs is slowed down.
+        "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "300",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    addresses = {
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "STANDBY_LEDGER_URL": ledger_url,
+        "STANDBY_HOME": str(settings.home()),
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return defaults | dict(os.environ) | addresses | {"PATH": path}
+
+
+def _require_free(port: int, option: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            raise UsageError(f"Port {port} {why}. Choose another: standby up {option} {port % 65535 + 1}") from error
+
+
+class _only_one:
+    """One ``standby up`` for a data folder. Also stops what one that was killed has left running."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def __enter__(self) -> None:
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._file = (self._home / "up.lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            about = settings.running()
+            raise UsageError(
+                f"Standby is already up on {_shown(self._home)} (process {about.get('pid', '?')}, "
+                f"{about.get('api_url', 'still starting')}). Stop it first, or set STANDBY_HOME to another folder."
+            ) from error
+        for process in settings.running().get("children", []):
+            stop_leftover(process)
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)

@@ -1,0 +1,105 @@
+"""Typed values to JSON text and back, the same for steps, answers and results.
+
+A value is dumped by Pydantic's ``TypeAdapter`` of its annotation and read back by it before it is used, so a first
+run and a replay see the same value. What would be lost on the way (NaN, a lone surrogate, an object JSON cannot
+hold) is refused at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from math import isfinite
+from typing import Any, Generic, TypeVar
+
+from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from standby.errors import NotStorable
+
+T = TypeVar("T")
+
+
+class Codec(Generic[T]):
+    """Reads and writes values of one annotation, which ``annotation`` returns.
+
+    Built on first use: declaring a step costs nothing, and its types may be defined further down in the module.
+    """
+
+    def __init__(self, annotation: Callable[[], Any]) -> None:
+        self._annotation = annotation
+
+    @cached_property
+    def annotation(self) -> Any:
+        return self._annotation()
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[T]:
+        return TypeAdapter(self.annotation)
+
+    def check(self, what: str) -> None:
+        """Raise ``NotStorable`` naming ``what`` if no value of this annotation could be stored."""
+        try:
+            self._adapter  # noqa: B018
+        except (PydanticUserError, NameError) as error:
+            raise NotStorable(what, summary(error)) from error
+
+    def encode(self, value: Any, what: str) -> tuple[str, T]:
+        """The value as compact JSON text, and as it will be read back. Raises ``NotStorable`` naming ``what``."""
+        self.check(what)
+        try:
+            plain = self._adapter.dump_python(value, mode="json", warnings="error")
+            text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
+            back = self._adapter.validate_json(text)
+            # Under Any, Pydantic writes NaN and infinity as null.
+            if "null" in text and self._not_numbers(value) != self._not_numbers(back):
+                raise ValueError("NaN or infinity would become null")
+            return text, back
+        except (PydanticSerializationError, ValidationError, ValueError, TypeError, RecursionError) as error:
+            raise NotStorable(what, summary(error)) from error
+
+    def _not_numbers(self, value: Any) -> int:
+        """How many floats in the value are NaN or infinite."""
+        left, found = [self._adapter.dump_python(value)], 0
+        while left:
+            part = left.pop()
+            if isinstance(part, float):
+                found += not isfinite(part)
+            elif isinstance(part, dict):
+                left += part.values()
+            elif isinstance(part, list | tuple | set | frozenset):
+                left += part
+        return found
+
+    def decode(self, text: str) -> T:
+        """The value of a JSON text. Raises ``pydantic.ValidationError`` when it does not fit the annotation."""
+        return self._adapter.validate_json(text)
+
+    @staticmethod
+    def plain(text: str) -> Any:
+        """The JSON value itself, untyped."""
+        return json.loads(text)
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the values; ``{}`` where the annotation has none."""
+        try:
+            return self._adapter.json_schema()
+        except PydanticInvalidForJsonSchema:
+            return {}
+
+
+def problems_of(error: ValidationError) -> list[tuple[str, str]]:
+    """``(field, reason)`` of each thing Pydantic found wrong; the field is dotted, ``answer`` for the whole."""
+    return [
+        (".".join(str(part) for part in item["loc"]) or "answer", item["msg"].removeprefix("Value error, "))
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def summary(error: Exception) -> str:
+    """One line for an error that may be Pydantic's long one."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{field}: {reason}" for field, reason in problems_of(error))
+    text = error.message if isinstance(error, PydanticUserError) else str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,142 @@
+"""What people and scripts are shown of runs and waits: plain dictionaries, the same for tables and ``--json``."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from standby import clock
+from standby.connect import Place
+from standby.ledger import Ledger
+from standby.waits import command_for
+
+
+async def runs_view(ledger: Ledger, place: Place, *, ended: bool = False) -> list[dict[str, Any]]:
+    """Runs, oldest first.
+
+    Each: ``run_id, flow, name, state, step`` (the key it reached last), ``started_at``, ``error``, ``wait`` (the open
+    wait, or None), ``waits`` (all open ones) and ``ui`` (its page in Prefect).
+    """
+    runs = await ledger.runs.all(ended=ended)
+    ids = [run.id for run in runs]
+    steps = await ledger.checkpoints.latest(ids)
+    waits: dict[str, list[dict[str, Any]]] = {}
+    for wait in await ledger.waits.open_ones():
+        waits.setdefault(wait.run_id, []).append(wait_view(wait))
+    return [
+        {
+            "run_id": run.id,
+            "flow": run.flow,
+            "name": run.name,
+            "state": run.state,
+            "step": steps.get(run.id),
+            "wait": waits.get(run.id, [None])[0],
+            "waits": waits.get(run.id, []),
+            "started_at": iso(run.started_at),
+            "error": run.error,
+            "ui": run_url(place, run),
+        }
+        for run in runs
+    ]
+
+
+async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
+    """One run whole: as in ``runs_view``, with its result, checkpoints, waits and decisions."""
+    waits = await ledger.waits.of_run(run.id)
+    journal = sorted(
+        await ledger.checkpoints.journal(run.id), key=lambda entry: (entry.position is None, entry.position or 0)
+    )
+    keys = {wait.id: wait.key for wait in waits}
+    opened = [wait_view(wait) for wait in waits if wait.state == "open"]
+    return {
+        "run_id": run.id,
+        "flow": run.flow,
+        "name": run.name,
+        "state": run.state,
+        "attempt": run.attempt,
+        "wait": opened[0] if opened else None,
+        "started_at": iso(run.started_at),
+        "ended_at": iso(run.ended_at),
+        "result": json.loads(run.result) if run.result is not None else None,
+        "error": run.error,
+        "checkpoints": [{"key": entry.key, "kind": entry.kind, "state": entry.state} for entry in journal],
+        "waits": [wait_view(wait) for wait in waits],
+        "decisions": [
+            {
+                "wait": decision.wait_id,
+                "key": keys.get(decision.wait_id),
+                "verdict": decision.verdict,
+                "door": decision.door,
+                "actor": decision.actor,
+                "in_place_of": decision.place,
+                "answer": json.loads(decision.answer) if decision.answer is not None else None,
+                "evidence": decision.evidence_digest,
+                "note": decision.note,
+                "at": iso(decision.decided_at),
+            }
+            for decision in await ledger.waits.decisions_of(run.id)
+        ],
+        "ui": run_url(place, run),
+    }
+
+
+def wait_view(wait: Any) -> dict[str, Any]:
+    """One wait (its ledger row). ``age_seconds`` is never negative; times are ISO 8601 in UTC."""
+    until = wait.settled_at or clock.utcnow()
+    return {
+        "id": wait.id,
+        "key": wait.key,
+        "kind": wait.kind,
+        "state": wait.state,
+        "reason": wait.reason,
+        "party": wait.party,
+        "topic": wait.topic,
+        "correlation": wait.correlation,
+        "opened_at": iso(wait.opened_at),
+        "age_seconds": round(max(0.0, (until - wait.opened_at).total_seconds()), 3),
+        "deadline": iso(wait.deadline),
+        "default": json.loads(wait.default_answer) if wait.default_answer is not None else None,
+        "outcome": wait.outcome,
+        "answer": json.loads(wait.answer) if wait.answer is not None else None,
+        "refused": wait.refused,
+        "evidence": wait.evidence,
+        "polls": wait.polls if wait.poll is not None else None,
+        "poll_failed": wait.poll_note,
+        "policy": json.loads(wait.policy) if wait.policy is not None else None,
+        "form": json.loads(wait.answer_schema or "{}"),
+        "command": command_for(wait),
+    }
+
+
+def signal_view(signal: Any) -> dict[str, Any]:
+    """One signal (its ledger row). Times are ISO 8601 in UTC."""
+    return {
+        "id": signal.id,
+        "topic": signal.topic,
+        "key": signal.correlation,
+        "source": signal.source,
+        "delivery_id": signal.delivery_id,
+        "disposition": signal.disposition,
+        "wait_id": signal.wait_id,
+        "why": signal.note,
+        "received_at": iso(signal.received_at),
+        "payload": json.loads(signal.payload),
+    }
+
+
+def run_url(place: Place, run: Any) -> str | None:
+    """The run's page in the Prefect UI. None for a run without a deployment: it may be on a server of its own."""
+    return f"{place.ui_url}/runs/flow-run/{run.id}" if place.ui_url and run.deployment_id else None
+
+
+def iso(value: datetime | None) -> str | None:
+    return value.isoformat(timespec="milliseconds") if value is not None else None
+
+
+def age(seconds: float) -> str:
+    """A span for people: ``8 s``, ``12 min``, ``3 h``, ``4 d``."""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds // 86_400)} d"

@@ -1,0 +1,201 @@
+"""The verbs: ``wait_for``, ``wait_any``, ``wait_all``.
+
+A wait is opened in the ledger, the run parks, and the typed answer is stored as a checkpoint when the run takes it in.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple, TypeVar
+
+from prefect.context import FlowRunContext
+from pydantic import BaseModel, Field, ValidationError
+
+from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
+from standby.faults import reach
+from standby.ledger.text import digest_of
+from standby.ledger.waits import Group
+from standby.parking import pause, start_awaited, suspend, take_response
+from standby.runs import AgentRun, Place, check_key, current_run, question_on
+from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
+from standby.steps import in_step
+from standby.values import Codec, summary
+from standby.waits import AgentFinished, Approval, Wait
+
+A = TypeVar("A")
+
+
+def resume_url() -> str:
+    """Where an outside system can POST ``{"run_input": {...}}`` to answer what this run waits for, through Prefect.
+
+    Prefect answers 2xx also when it does not take the answer: the field ``status`` is ``ACCEPT`` when it did.
+    """
+    run = _run_here()
+    context = FlowRunContext.get()
+    assert context is not None
+    return f"{str(context.client.api_url).rstrip('/')}/flow_runs/{run.id}/resume"
+
+
+class First(NamedTuple):
+    """Which wait of ``wait_any`` was first, by its name there, and its answer."""
+
+    name: str
+    answer: Any
+
+
+async def wait_for(wait: Wait[A], *, name: str | None = None) -> A:
+    """Park until the wait is settled, and return its answer.
+
+    ``name`` is the wait's name in its key, by default its kind (an approval), topic (a signal) or ``timer``.
+    Raises ``WaitTimedOut`` when a deadline passed and there is no default answer.
+    """
+    run = _run_here()
+    name = name or wait.name.replace("/", ":")
+    check_key(name)
+    answers = await _settled(run, run.place(name, kind=CheckpointKind.WAIT), Need.ONE, {"": wait})
+    answer: A = answers[""]
+    return answer
+
+
+async def wait_any(**waits: Wait[Any]) -> First:
+    """Park until the first of the waits is settled; the others are closed. The names are part of the key."""
+    run = _run_here()
+    answers = await _settled(run, run.place("|".join(waits), kind=CheckpointKind.WAIT), Need.ANY, waits)
+    [(name, answer)] = answers.items()
+    return First(name, answer)
+
+
+async def wait_all(**waits: Wait[Any]) -> dict[str, Any]:
+    """Park until all the waits are settled; the answers by name. The names are part of the key."""
+    run = _run_here()
+    return await _settled(run, run.place("&".join(waits), kind=CheckpointKind.WAIT), Need.ALL, waits)
+
+
+def _run_here() -> AgentRun:
+    run = current_run.get()
+    if run is None:
+        raise UsageError("Waiting works in an agent: mark the function with @agent and run it as a Prefect flow.")
+    if in_step():
+        raise UsageError("A step cannot wait: it would hold its task run. Wait in the agent, between steps.")
+    if not run.in_own_task:
+        raise UsageError(
+            "A racing branch cannot wait, because the run parks as a whole. Wait in the agent's own task, for several "
+            "things with wait_any(...) or wait_all(...)."
+        )
+    return run
+
+
+async def _settled(run: AgentRun, place: Place, need: Need, waits: dict[str, Wait[Any]]) -> dict[str, Any]:
+    if not waits:
+        raise UsageError("wait_any and wait_all need at least one wait.")
+    entry = run.journal.get(place.key)
+    if entry is not None and entry.state == CheckpointState.RECORDED:
+        return _replayed(run, place.key, waits, await run.text_of(entry))
+    await run.before_new_work(place.key)
+    rows = [wait.row(f"{place.key}/{name}" if name else place.key) for name, wait in waits.items()]
+    reach("wait.opening")
+    group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
+    if group is None:
+        run.stop()
+    assert group is not None
+    reach("wait.opened")
+    # Only a group that an earlier attempt opened can have been answered on Prefect's side.
+    check_prefect = entry is not None
+    if any(isinstance(wait, AgentFinished) for wait in waits.values()):
+        await start_awaited(run, group)
+        group = await run.ledger.waits.group(run.id, place.key)
+    count = 0
+    while True:
+        if check_prefect and not group.ready:
+            await take_response(run, group, list(waits.values()))
+            group = await run.ledger.waits.group(run.id, place.key)
+        if group.ready:
+            taken = await _take_in(run, place, group, waits)
+            if taken is not None:
+                return taken
+            group = await run.ledger.waits.group(run.id, place.key)
+            continue
+        if run.hold is Hold.SUSPEND:
+            await suspend(run, place.key, group)
+        count += 1
+        await pause(run, place.key, group, count)
+        check_prefect = True
+        group = await run.ledger.waits.group(run.id, place.key)
+
+
+async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, Wait[Any]]) -> dict[str, Any] | None:
+    """The typed answers of a settled group, stored as its checkpoint; None if one did not fit and is open again."""
+    stored: dict[str, dict[str, str]] = {}
+    for (name, wait), row in zip(waits.items(), group.waits, strict=True):
+        if row.state != WaitState.SETTLED:
+            continue
+        stored[name] = {"outcome": row.outcome, "reason": row.reason}
+        if row.outcome == Outcome.TIMED_OUT:
+            continue
+        if row.outcome == Outcome.DEFAULTED:
+            # The agent's own words: refused, the deadline would fire again, and again.
+            stored[name]["answer"] = row.answer
+            continue
+        try:
+            stored[name]["answer"], _ = wait.read(row.answer)
+        except (ValueError, TypeError) as error:
+            if not await run.ledger.waits.refuse(run.id, run.attempt, row.id, summary(error)):
+                run.stop()
+            return None
+    text = json.dumps(stored)
+    if not await run.ledger.waits.consume(run.id, run.attempt, place.key, text, digest_of(text)):
+        run.stop()
+    reach("wait.consumed")
+    return _replayed(run, place.key, waits, text)
+
+
+def _replayed(run: AgentRun, key: str, waits: dict[str, Wait[Any]], text: str) -> dict[str, Any]:
+    """The answers that a wait's checkpoint holds. Raises ``WaitTimedOut`` as the first time."""
+    answers: dict[str, Any] = {}
+    for name, stored in json.loads(text).items():
+        if stored["outcome"] == Outcome.TIMED_OUT:
+            raise WaitTimedOut(f"{key}/{name}" if name else key, stored["reason"])
+        try:
+            answers[name] = waits[name].taken(waits[name].codec.decode(stored["answer"]))
+        except (ValidationError, KeyError) as error:
+            raise run.must_stop(CheckpointUnreadable(run.id, key, summary(error))) from error
+    return answers
+
+
+class StepOutcome(BaseModel):
+    """What a person knows about a step that may or may not have acted when its process died."""
+
+    happened: bool = Field(title="It happened", description="On: do not run it again. Off: run it now.")
+    result: str = Field(
+        default="null", title="Result", description="If it happened: the step's result as JSON, as it would return it."
+    )
+
+
+class _Question(Approval[StepOutcome]):
+    """Asks whether a step happened; the result that is given must be one the step could have returned."""
+
+    def __init__(self, key: str, codec: Codec[Any]) -> None:
+        super().__init__(
+            f"Did step '{key}' happen?",
+            form=StepOutcome,
+            show=f"The process died while step `{key}` was acting, and the step has no probe that could tell. "
+            "Look at the outside system, then say whether it happened.",
+        )
+        object.__setattr__(self, "result_codec", codec)
+
+    result_codec: Codec[Any]
+
+    def check(self, answer: StepOutcome) -> None:
+        if answer.happened:
+            try:
+                self.result_codec.decode(answer.result)
+            except ValidationError as error:
+                raise ValueError(f"result: it is not what the step returns: {summary(error)}") from error
+
+
+async def ask_outcome(key: str, attempt: int, codec: Codec[Any]) -> str | None:
+    """Ask a person about a ``once`` step whose process died in an attempt: its result as JSON if it happened."""
+    run = _run_here()
+    answers = await _settled(run, Place(question_on(key, attempt), None), Need.ONE, {"": _Question(key, codec)})
+    outcome: StepOutcome = answers[""]
+    return outcome.result if outcome.happened else None

@@ -1,0 +1,50 @@
+"""How a process that waits hears that a wait of its run has settled: a datagram to a loopback address it names.
+
+Only a hint, sent after the ledger's transaction: who listens looks at the ledger, and looks anyway now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Listener(asyncio.DatagramProtocol):
+    """Listens at ``address`` (``127.0.0.1:port``)."""
+
+    def __init__(self) -> None:
+        self._heard = asyncio.Event()
+        self.address = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator[Listener]:
+        transport, listener = await asyncio.get_running_loop().create_datagram_endpoint(
+            cls, local_addr=("127.0.0.1", 0)
+        )
+        host, port = transport.get_extra_info("sockname")
+        listener.address = f"{host}:{port}"
+        try:
+            yield listener
+        finally:
+            transport.close()
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._heard.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something is heard, or after ``seconds``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._heard.wait()
+        self._heard.clear()
+
+
+def call(address: str) -> None:
+    """Tell who listens at ``address`` to look at the ledger. Never fails and never waits."""
+    host, _, port = address.rpartition(":")
+    with suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        sender.sendto(b"look", (host, int(port)))

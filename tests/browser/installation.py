@@ -1,0 +1,173 @@
+"""What a browser meets: a Prefect server with both of its UIs, a stock worker, the sandbox bank, and the agents."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from blocks.payment_provider import PaymentProvider
+from deployments.bootstrap import WORK_POOL, bootstrap
+from standby import settings
+from standby.ledger import Ledger
+from standby.states import RunState, WaitState
+from tests.bank.process import Bank, running_bank
+from tests.support.server import PrefectServer, prefect_env
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "deployments" / "samples" / "invoices"
+AGENTS = Path(__file__).parent / "agents"
+
+PARKS_WITHIN = 120.0
+"""Seconds until a run that was started or resumed has parked or ended; most of it is imports, times the load."""
+
+
+class ServerWithPages(PrefectServer):
+    def launch(self) -> None:
+        env = prefect_env(
+            self.home,
+            PREFECT_SERVER_UI_ENABLED="true",
+            PREFECT_SERVER_UI_STATIC_DIRECTORY=str(self.folder / "ui"),
+            PREFECT_API_URL=self.url,
+        )
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
+
+class Installation:
+    def __init__(self, server: PrefectServer, bank: Bank, ledger: Ledger, client: PrefectClient, worker: Path) -> None:
+        self.pages = server.url.removesuffix("/api")
+        self.bank, self.ledger, self.client = bank, ledger, client
+        self._worker_log = worker
+
+    async def deploy(self, folder: Path, entrypoint: str, name: str) -> None:
+        await self.client.create_deployment(
+            await self.client.create_flow_from_name(name),
+            "test",
+            entrypoint=entrypoint,
+            path=".",
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
+            work_pool_name=WORK_POOL,
+            # What a process worker runs anyway, in the end; told so, it starts one interpreter instead of two.
+            job_variables={"command": f"{sys.executable} -m prefect.engine"},
+            tags=[settings.AGENT_TAG],
+        )
+
+    async def start(self, name: str, **parameters: Any) -> str:
+        """Schedule a run of an agent; the worker takes it up."""
+        deployment = await self.client.read_deployment_by_name(f"{name}/test")
+        return str((await self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters)).id)
+
+    async def parked(self, run_id: str, *, attempt: int = 1) -> Any:
+        """Its one open wait, once this attempt or a later one has parked and Prefect shows it."""
+
+        async def waits() -> Any:
+            row = await self.ledger.runs.get(run_id)
+            if row is None or row.state != RunState.PARKED or row.attempt < attempt:
+                return None
+            if (await self.prefect(run_id)).type is not StateType.PAUSED:
+                return None
+            [wait] = [wait for wait in await self.ledger.waits.of_run(run_id) if wait.state == WaitState.OPEN]
+            return wait
+
+        return await wait_until(waits, PARKS_WITHIN, every=0.1, shows=lambda: self._shown(run_id))
+
+    async def parked_at(self, run_id: str, key: str) -> Any:
+        """As ``parked``, at the wait ``key``."""
+        attempt = 1
+        while (wait := await self.parked(run_id, attempt=attempt)).key != key:
+            attempt += 1
+        return wait
+
+    async def result(self, run_id: str) -> Any:
+        """What it returned, as JSON text; once Prefect says that it has completed."""
+
+        async def ended() -> bool:
+            return (await self.prefect(run_id)).is_final()
+
+        await wait_until(ended, PARKS_WITHIN, every=0.1, shows=lambda: self._shown(run_id))
+        assert (await self.prefect(run_id)).is_completed(), await self._shown(run_id)
+        row = await self.ledger.runs.get(run_id)
+        assert row is not None
+        return row.result
+
+    async def prefect(self, run_id: str) -> State[Any]:
+        state = (await self.client.read_flow_run(UUID(run_id))).state
+        assert state is not None
+        return state
+
+    async def _shown(self, run_id: str) -> str:
+        return "\n".join(
+            [
+                f"ledger  {await self.ledger.runs.get(run_id)}",
+                f"prefect {await self.prefect(run_id)!r}",
+                *[f"  {wait}" for wait in await self.ledger.waits.of_run(run_id)],
+                *[f"  {decision}" for decision in await self.ledger.waits.decisions_of(run_id)],
+                self._worker_log.read_text()[-4000:],
+            ]
+        )
+
+
+@asynccontextmanager
+async def installation(folder: Path) -> AsyncIterator[Installation]:
+    """Everything up, with empty databases in ``folder``. The bank settles no payment until it is told to."""
+    home = folder / "home"
+    home.mkdir()
+    async with AsyncExitStack() as stack:
+        server = ServerWithPages(folder / "server")
+        stack.callback(server.close)
+        server.launch()
+        bank = await stack.enter_async_context(running_bank(folder, settle_after=0))
+        await bank.configure(settle="manual")
+        ledger_url = f"sqlite:///{home / 'ledger.db'}"
+        ledger = await Ledger.connect(ledger_url)
+        stack.push_async_callback(ledger.close)
+        await server.ready()
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            await bootstrap()
+            await PaymentProvider(base_url=bank.url).asave("default", overwrite=True)
+        env = prefect_env(
+            folder / "worker",
+            PREFECT_API_URL=server.url,
+            PREFECT_WORKER_QUERY_SECONDS="1",
+            STANDBY_HOME=str(home),
+            STANDBY_LEDGER_URL=ledger_url,
+        )
+        log = folder / "worker.log"
+        stack.enter_context(_worker(env, log))
+        client = await stack.enter_async_context(PrefectClient(server.url))
+        made = Installation(server, bank, ledger, client, log)
+        await made.deploy(ROOT, "flows/invoice_agent.py:invoice_agent", "invoice-agent")
+        for name in ("waits_for_time", "waits_for_message"):
+            await made.deploy(AGENTS, f"waiting_agents.py:{name}", name.replace("_", "-"))
+        yield made
+
+
+@contextmanager
+def _worker(env: dict[str, str], log: Path) -> Iterator[None]:
+    # Without --limit: with one, the worker of Prefect 3.8.8 dies of a run that is resumed before its process has ended.
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=log.parent, env=env, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        # A session of its own, so its number is that of the group: the worker and the runs it has started.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)

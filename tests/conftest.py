@@ -1,0 +1,133 @@
+"""For all tests: nothing of this machine's own Prefect is touched, nothing is left behind, databases on demand."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Prefect, which reads them then: a profile of our own, and no server it points to.
+_home = tempfile.mkdtemp(prefix="standby-tests-")
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "STANDBY_")) and "_TEST_" not in name]:
+    del os.environ[_name]
+os.environ |= {"PREFECT_HOME": _home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+from standby.ledger import Ledger  # noqa: E402
+from tests.support.databases import NoPostgres, fresh_database, postgres_server  # noqa: E402
+from tests.support.leaks import no_leaks  # noqa: E402
+from tests.support.server import PrefectServer  # noqa: E402
+
+SLOWEST_FIRST = ("system", "browser", "faults", "fundamentals", "prefect", "bank", "invoices", "ledger", "unit")
+"""Folders of tests, so that the last ones to start on several processes are short."""
+
+ON_ONE_DATABASE = {
+    "test_a_run_killed_at_every_point_ends_as_an_undisturbed_one",
+    "test_an_answer_is_the_same_on_every_replay",
+    "test_a_signal_before_its_wait_is_used_once",
+    "test_fifty_cycles_of_park_and_wake_leave_memory_as_it_was",
+}
+"""The longest tests that kill processes; the statements they come by are attacked on both databases in tests/ledger."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(root).parts[0]
+        return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
+
+    items.sort(key=rank)
+    if not os.environ.get("STANDBY_TEST_ALL"):
+        for item in items:
+            if item.name.removesuffix("[postgresql]") in ON_ONE_DATABASE and item.name.endswith("[postgresql]"):
+                item.add_marker(pytest.mark.skip("long, and done on SQLite: STANDBY_TEST_ALL=1 runs it here, too"))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    with no_leaks():
+        yield
+    if "_server_and_new_database" in request.fixturenames or "runs" in request.fixturenames:
+        # Prefect leaves sockets of its clients to the garbage collector: none is left for another test to warn of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[str]:
+    """The PostgreSQL server of this session, found or started when the first test asks for it."""
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(postgres_server())
+        except NoPostgres as reason:
+            pytest.skip(f"no PostgreSQL: {reason}")
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite ledger of the test's own."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+async def postgres_url(_postgres: str) -> AsyncIterator[str]:
+    """A PostgreSQL database of the test's own, dropped afterwards."""
+    async with fresh_database(_postgres) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    """An empty ledger of the test's own, on each kind of database."""
+    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture
+async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
+    opened = await Ledger.connect(ledger_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+def _server_and_new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrefectServer, Path]]:
+    server = PrefectServer(tmp_path_factory.mktemp("server"))
+    server.launch()
+    try:
+        server.wait_ready()
+        yield server, server.keep_as_new()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(_server_and_new_database: tuple[PrefectServer, Path]) -> PrefectServer:
+    """A Prefect server for the whole session; who must kill one, or counts what is on it, takes another."""
+    return _server_and_new_database[0]
+
+
+@pytest.fixture
+async def own_prefect_server(
+    _server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path
+) -> AsyncIterator[PrefectServer]:
+    """A Prefect server of the test's own, to kill and to start again, with nothing on it."""
+    server = PrefectServer(tmp_path / "server")
+    server.begin_with(_server_and_new_database[1])
+    try:
+        await server.start()
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,43 @@
+"""Waits without a deadline, with one and a default answer, with one and a branch; and a wait for a time only."""
+
+from datetime import timedelta
+
+from standby import Approval, Timer, WaitTimedOut, agent, idempotency_key, step, wait_for
+from tests.faults.agents.forms import Verdict
+from tests.support import outside
+
+
+@step
+async def act_on(what: str) -> str:
+    outside.act("act_on", idempotency_key(), once=True)
+    return what
+
+
+@agent
+async def asking() -> str:
+    verdict = await wait_for(Approval("Yes?", form=Verdict))
+    return await act_on(verdict.comment)
+
+
+@agent
+async def defaulting(seconds: float) -> str:
+    verdict = await wait_for(
+        Approval("Yes?", form=Verdict, within=timedelta(seconds=seconds),
+                 otherwise=Verdict(approved=False, comment="nobody answered"))
+    )  # fmt: skip
+    return await act_on(verdict.comment)
+
+
+@agent
+async def branching(seconds: float) -> str:
+    try:
+        verdict = await wait_for(Approval("Yes?", form=Verdict, within=timedelta(seconds=seconds)))
+    except WaitTimedOut:
+        return await act_on("timed out")
+    return await act_on(verdict.comment)
+
+
+@agent
+async def sleeping(seconds: float) -> str:
+    await wait_for(Timer(timedelta(seconds=seconds)))
+    return await act_on("slept")

@@ -1,0 +1,48 @@
+"""Agents that start others and wait for their end."""
+
+from standby import AgentFailed, AgentFinished, Approval, Decision, agent, idempotency_key, step, wait_any, wait_for
+from tests.support import outside
+
+
+@step
+async def work(number: int) -> int:
+    outside.act("work", idempotency_key(), once=True)
+    if number < 0:
+        raise ValueError("a number below zero")
+    return number * 2
+
+
+@step
+async def act_on(what: str) -> str:
+    outside.act("act_on", idempotency_key(), once=True)
+    return what
+
+
+@agent
+async def child(number: int, asks: bool = False) -> int:
+    if asks:
+        await wait_for(Approval("Double it?", form=Decision))
+    return await work(number)
+
+
+@agent
+async def parent(number: int) -> str:
+    try:
+        doubled = await wait_for(AgentFinished("child/child", {"number": number}, of=int))
+    except AgentFailed as failed:
+        return await act_on(f"{failed.state}: {failed.error}")
+    return await act_on(f"doubled to {doubled}")
+
+
+@agent
+async def impatient(if_closed: str) -> str:
+    first = await wait_any(
+        child=AgentFinished("child/child", {"number": 1, "asks": True}, if_closed=if_closed),  # type: ignore[arg-type]
+        stop=Approval("Stop?", form=Decision),
+    )
+    return await act_on(first.name)
+
+
+@agent
+async def lost() -> None:
+    await wait_for(AgentFinished("child/nowhere"))

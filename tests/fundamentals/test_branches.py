@@ -1,0 +1,99 @@
+"""Branches: steps that run at the same time."""
+
+import asyncio
+
+import pytest
+
+from standby import Approval, UsageError, agent, step, wait_for
+from tests.fundamentals.conftest import Desk, Interruption
+
+
+@step
+async def price(item: str) -> int:
+    return len(item)
+
+
+@step
+async def doubled(number: int) -> int:
+    return number * 2
+
+
+async def test_steps_that_are_gathered_need_no_keys(desk: Desk, interruption: Interruption):
+    """They are called in the agent's own task, one after the other, so their order is sure."""
+
+    @agent
+    async def compare() -> list[int]:
+        prices = await asyncio.gather(price("tea"), price("milk"))
+        interruption()
+        return prices
+
+    run = await desk.interrupted(compare)
+    assert await run.again() == [3, 4]
+    assert list(await run.journal()) == ["price", "price#2"]
+
+
+async def test_a_branch_without_a_key_is_refused(desk: Desk):
+    """In a task of its own a step has no sure place in the order."""
+
+    async def branch(item: str) -> int:
+        return await doubled(await price(item))
+
+    @agent
+    async def race() -> list[int]:
+        return await asyncio.gather(branch("tea"), branch("milk"))
+
+    run = await desk.start(race)
+    with pytest.raises(UsageError, match=r"Give it a key: price\.with_options"):
+        await run.result()
+    assert await run.journal() == {}
+
+
+async def test_branches_with_keys_may_come_in_any_order(desk: Desk, interruption: Interruption):
+    """A step in a branch is found by its key alone."""
+    order = ["tea", "milk"]
+
+    async def branch(item: str) -> int:
+        found = await price.with_options(key=f"price-{item}")(item)
+        return await doubled.with_options(key=f"doubled-{item}")(found)
+
+    @agent
+    async def race() -> dict[str, int]:
+        found = dict(zip(order, await asyncio.gather(*[branch(item) for item in order]), strict=True))
+        interruption()
+        return found
+
+    run = await desk.interrupted(race)
+    order.reverse()
+    assert await run.again() == {"tea": 6, "milk": 8}
+    assert set(await run.journal()) == {"price-tea", "price-milk", "doubled-tea", "doubled-milk"}
+
+
+async def test_a_branch_cannot_wait(desk: Desk):
+    """The run parks as a whole."""
+
+    @agent
+    async def race() -> list[bool]:
+        async def ask() -> bool:
+            return (await wait_for(Approval("May I?"), name="ask")).approved
+
+        return await asyncio.gather(ask())
+
+    with pytest.raises(UsageError, match="branch cannot wait"):
+        await desk.run(race)
+
+
+async def test_a_step_without_probe_that_acts_once_goes_alone(desk: Desk):
+    """After a crash a person is asked about it, and beside others nobody can wait for them."""
+    acted = []
+
+    @step(effect="once")
+    async def pay(item: str) -> None:
+        acted.append(item)
+
+    @agent
+    async def buyer() -> None:
+        await asyncio.gather(pay("tea"), pay("milk"))
+
+    with pytest.raises(UsageError, match="Give it a probe"):
+        await desk.run(buyer)
+    assert acted == []

@@ -1,0 +1,206 @@
+"""Conditions: a signal or a poll, whichever is first; one poller asks for all of them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+
+from standby import Approval, Condition, agent, wait_any, wait_for
+from standby.keeper import Keeper
+from standby.ledger import Ledger
+from standby.polling import Poller, poll
+from standby.states import Disposition, Door, WaitState
+from tests.fundamentals.conftest import Desk
+from tests.ledger import acts
+from tests.support.waiting import wait_until
+
+SOON = timedelta(seconds=0.05)
+asked: list[str] = []
+facts: dict[str, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_so_yet() -> None:
+    asked.clear()
+    facts.clear()
+
+
+async def settled(payment: str) -> str | None:
+    """The source of truth: what is in ``facts``; an exception there is raised."""
+    asked.append(payment)
+    found = facts.get(payment)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def settled_slowly(payment: str) -> str | None:
+    return facts.get(payment)
+
+
+async def never_answers(payment: str) -> str | None:
+    asked.append(payment)
+    await asyncio.Event().wait()
+    return None
+
+
+def paid(payment: str = "7", **how: Any) -> Condition[str]:
+    given: dict[str, Any] = {"poll": settled, "every": SOON, "at_most": SOON * 2} | how
+    return Condition("paid", key=payment, args={"payment": payment}, of=str, **given)
+
+
+@pytest.fixture
+async def ledger(sqlite_url: str) -> AsyncIterator[Ledger]:
+    opened = await Ledger.connect(sqlite_url)
+    yield opened
+    await opened.close()
+
+
+async def opened(ledger: Ledger, run: str = "run", **how: Any) -> Any:
+    return (await acts.parked(ledger, [paid(run, **how).row("paid")], run=run)).waits[0]
+
+
+async def polled(ledger: Ledger, poller: Poller, until: Any) -> None:
+    async def so() -> bool:
+        await poller.tick()
+        return bool(await until())
+
+    await wait_until(so, 30)
+    await poller.close()
+
+
+async def nobody(_: Any) -> None:
+    """Wakes nobody."""
+
+
+@pytest.mark.parametrize("source", [settled, settled_slowly])
+async def test_a_poll_finds_what_no_signal_said(desk: Desk, source: Any) -> None:
+    """In a process that holds its run, without a keeper."""
+
+    @agent
+    async def buyer() -> str:
+        return await wait_for(paid(poll=source))
+
+    run = await desk.start(buyer)
+    await run.open_waits()
+    facts["7"] = "settled at last"
+    assert await run.result() == "settled at last"
+    [wait] = await run.waits()
+    [decision] = await desk.ledger.waits.decisions_of(run.id)
+    assert (decision.door, decision.actor) == (Door.POLL, f"tests.fundamentals.test_conditions:{source.__name__}")
+    assert await desk.ledger.signals.pushed_and_polled() == [("paid", 0, 1)]
+    late = await desk.signal("paid", "settled at last", key="7")
+    assert late.disposition in (Disposition.LATE, Disposition.BUFFERED), wait
+
+
+async def test_the_signal_may_be_first(desk: Desk) -> None:
+    @agent
+    async def buyer() -> str:
+        return await wait_for(paid(every=timedelta(hours=1), at_most=timedelta(hours=1)))
+
+    run = await desk.start(buyer)
+    await run.open_waits()
+    assert (await desk.signal("paid", "pushed", key="7")).disposition == Disposition.DELIVERED
+    assert await run.result() == "pushed"
+    assert await desk.ledger.signals.pushed_and_polled() == [("paid", 1, 0)]
+
+
+async def test_an_early_signal_needs_no_poll(desk: Desk) -> None:
+    @agent
+    async def buyer() -> str:
+        return await wait_for(paid())
+
+    await desk.signal("paid", "early", key="7")
+    assert await desk.run(buyer) == "early"
+    assert asked == []
+
+
+async def test_one_of_several_closes_the_others_which_are_polled_no_more(desk: Desk) -> None:
+    @agent
+    async def buyer() -> str:
+        first = await wait_any(paid=paid(every=timedelta(hours=1), at_most=timedelta(hours=1)), no=Approval("Stop?"))
+        return first.name
+
+    run = await desk.start(buyer)
+    await run.answer({"approved": True}, key="paid|no/no")
+    assert await run.result() == "no"
+    assert [wait.state for wait in await run.waits()] == [WaitState.CLOSED, WaitState.SETTLED]
+    assert await desk.ledger.polls.due() == []
+
+
+async def test_one_poller_asks_for_all_and_a_slow_source_delays_no_other(ledger: Ledger) -> None:
+    waits = [await opened(ledger, f"run{number}") for number in range(5)]
+    await opened(ledger, "slow", poll=never_answers)
+    facts.update({f"run{number}": str(number) for number in range(5)})
+
+    async def all_but_the_slow_one() -> bool:
+        rows = [await ledger.waits.get(wait.id) for wait in waits]
+        return all(row is not None and row.state == WaitState.SETTLED for row in rows)
+
+    await polled(ledger, Poller(ledger, nobody), all_but_the_slow_one)
+    assert asked.count("slow") == 1, "it is not asked again while it is asked"
+
+
+async def test_it_is_asked_ever_more_rarely(ledger: Ledger) -> None:
+    hour = timedelta(hours=1)
+    wait = await opened(ledger, every=hour, at_most=3 * hour)
+    pauses = []
+    for _ in range(4):
+        before = await ledger.waits.get(wait.id)
+        assert before is not None
+        await poll(ledger, before)
+        after = await ledger.waits.get(wait.id)
+        assert after is not None
+        pauses.append(round((after.poll_at - before.opened_at) / hour))
+    assert pauses == [2, 3, 3, 3]
+    assert after.polls == 4
+
+
+@pytest.mark.parametrize(
+    ("says", "note"),
+    [(ConnectionError("the bank is shut"), "ConnectionError: the bank is shut"), (7, "7 is not of type 'string'")],
+)
+async def test_a_source_that_fails_or_talks_nonsense_is_asked_again(ledger: Ledger, says: Any, note: str) -> None:
+    wait = await opened(ledger)
+    facts["run"] = says
+    assert await poll(ledger, wait) is None
+    after = await ledger.waits.get(wait.id)
+    assert after is not None
+    assert (after.state, after.polls) == (WaitState.OPEN, 1)
+    assert note in after.poll_note
+    facts["run"] = "yes"
+    made = await poll(ledger, after)
+    assert made is not None
+    assert made.won
+    assert made.wait.answer == json.dumps("yes")
+
+
+async def test_of_a_poll_and_a_signal_at_once_one_counts(ledger: Ledger) -> None:
+    for number in range(20):
+        wait = await opened(ledger, f"run{number}")
+        facts[f"run{number}"] = "polled"
+        made, delivery = await asyncio.gather(
+            poll(ledger, wait), acts.deliver(ledger, f"d{number}", "paid", f"run{number}", '"pushed"')
+        )
+        assert made is not None
+        assert made.won != (delivery.disposition is Disposition.DELIVERED)
+        after = await ledger.waits.get(wait.id)
+        assert after is not None
+        assert after.answer == ('"polled"' if made.won else '"pushed"')
+
+
+async def test_the_keeper_polls(desk: Desk) -> None:
+    facts["00000000-0000-0000-0000-000000000001"] = "yes"
+    wait = await opened(desk.ledger, "00000000-0000-0000-0000-000000000001")
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+
+    async def done() -> bool:
+        await keeper.tick()
+        row = await desk.ledger.waits.get(wait.id)
+        return row is not None and row.state == WaitState.SETTLED
+
+    await wait_until(done, 30)

@@ -1,0 +1,107 @@
+"""Runs that nobody deployed wait in their own process: Paused in Prefect, and on their way at once when it is time."""
+
+import asyncio
+import random
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import Abort
+from prefect.states import Cancelling, Running
+
+from standby import Approval, Decision, agent, step, wait_for
+from standby.states import RunState, WaitState
+from tests.fundamentals.conftest import Desk, Run
+from tests.support.waiting import wait_until
+
+
+@agent
+async def asker() -> Decision:
+    return await wait_for(Approval("May I?"))
+
+
+async def paused(desk: Desk, run: Run) -> Any:
+    """Its flow run on the server, once that shows it as paused."""
+
+    async def found() -> Any:
+        flow_run = await desk.client.read_flow_run(UUID(run.id))
+        return flow_run if flow_run.state is not None and flow_run.state.is_paused() else None
+
+    return await wait_until(found, 30)
+
+
+async def resume(desk: Desk, run: Run, **answer: Any) -> str:
+    """What Prefect's Resume button does; what came of it."""
+    response = await desk.client.request("POST", f"/flow_runs/{run.id}/resume", json={"run_input": answer or None})
+    return str(response.json()["status"])
+
+
+async def test_an_answer_at_any_instant_finds_the_run(desk: Desk):
+    """Before it is paused, while it is being paused, and after."""
+
+    @step(visible=False)
+    async def count(number: int) -> int:
+        return number + 1
+
+    @agent
+    async def patient() -> int:
+        number = 0
+        while number < 10:
+            await wait_for(Approval("Go on?"))
+            number = await count(number)
+        return number
+
+    run = await desk.start(patient)
+    dice = random.Random(2)
+    for _ in range(10):
+        [wait] = await run.open_waits()
+        await asyncio.sleep(dice.random() / 8)
+        assert (await run.answer_to(wait, {"approved": True})).won
+    assert await run.result() == 10
+
+
+async def test_the_form_in_prefect_is_a_door_like_any_other(desk: Desk):
+    """Its answer is checked, stored and audited."""
+    run = await desk.start(asker)
+    await paused(desk, run)
+    assert await resume(desk, run, approved=True, comment="go") == "ACCEPT"
+    assert await run.result() == Decision(approved=True, comment="go")
+    [decision] = await desk.ledger.waits.decisions_of(run.id)
+    assert (decision.door, decision.verdict) == ("prefect", "won")
+
+
+async def test_a_resume_without_an_answer_passes_no_gate(desk: Desk):
+    """The run finds its wait open and pauses again, under another key."""
+    run = await desk.start(asker)
+    before = await paused(desk, run)
+    await desk.client.set_flow_run_state(UUID(run.id), Running())
+    after = await wait_until(lambda: _paused_anew(desk, run, before), 30)
+    assert after.state.state_details.pause_key != before.state.state_details.pause_key
+    [wait] = await run.waits()
+    assert wait.state == WaitState.OPEN
+    await run.answer({"approved": False})
+    assert await run.result() == Decision(approved=False)
+
+
+async def _paused_anew(desk: Desk, run: Run, before: Any) -> Any:
+    flow_run = await paused(desk, run)
+    return flow_run if flow_run.state.id != before.state.id else None
+
+
+async def test_a_run_that_is_cancelled_while_it_waits_ends_cancelled(desk: Desk):
+    """Its wait is closed, and an answer comes too late."""
+    run = await desk.start(asker)
+    await paused(desk, run)
+    await desk.client.set_flow_run_state(UUID(run.id), Cancelling())
+    with pytest.raises(Abort, match="cancelled while it waited"):
+        await run.result()
+    state = (await desk.client.read_flow_run(UUID(run.id))).state
+    assert state is not None
+    assert state.type is StateType.CANCELLED
+    row = await desk.ledger.runs.get(run.id)
+    assert row is not None
+    assert row.state == RunState.CANCELLED
+    [wait] = await run.waits()
+    assert wait.state == WaitState.CLOSED
+    assert not (await run.answer_to(wait, {"approved": True})).won

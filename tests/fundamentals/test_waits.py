@@ -1,0 +1,336 @@
+"""Waits: what an agent stops for."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from prefect.states import Pending
+from pydantic import BaseModel, Field
+
+from standby import (
+    AnswerRefused,
+    Approval,
+    Decision,
+    Signal,
+    Timer,
+    UsageError,
+    WaitTimedOut,
+    agent,
+    clock,
+    step,
+    wait_all,
+    wait_any,
+    wait_for,
+)
+from tests.fundamentals.conftest import Desk, Interruption
+from tests.support.waiting import wait_until
+
+SOON = timedelta(milliseconds=50)
+WEEKS = timedelta(weeks=3)
+
+
+class Purchase(BaseModel):
+    approved: bool
+    at_most: float = Field(default=100, gt=0)
+
+
+async def test_an_approval_asks_a_person(desk: Desk):
+    """Without a form of its own it is answered with a ``Decision``: approved or not, and a comment."""
+
+    @agent
+    async def buyer() -> str:
+        decision = await wait_for(Approval("Buy tea?", party="purchasing"))
+        assert isinstance(decision, Decision)
+        return decision.comment if decision.approved else "no tea"
+
+    run = await desk.start(buyer)
+    [wait] = await run.open_waits()
+    assert (wait.key, wait.kind, wait.reason, wait.party) == ("approval", "approval", "Buy tea?", "purchasing")
+    await run.answer({"approved": True, "comment": "two pounds"})
+    assert await run.result() == "two pounds"
+
+
+async def test_an_approval_may_have_a_form(desk: Desk):
+    """A Pydantic model: the answer is one, with its defaults."""
+
+    @agent
+    async def buyer() -> float:
+        return (await wait_for(Approval("Buy tea?", form=Purchase))).at_most
+
+    run = await desk.start(buyer)
+    await run.answer({"approved": True})
+    assert await run.result() == 100
+
+
+async def test_an_answer_that_does_not_fit_is_refused(desk: Desk):
+    """With the names of the fields; the run waits on."""
+
+    @agent
+    async def buyer() -> float:
+        return (await wait_for(Approval("Buy tea?", form=Purchase))).at_most
+
+    run = await desk.start(buyer)
+    for wrong, field in [({"approved": True, "at_most": -1}, "at_most"), ({}, "approved"), ({"aproved": 1}, "aproved")]:
+        with pytest.raises(AnswerRefused, match=f"still waiting. {field}: "):
+            await run.answer(wrong)
+    await run.answer({"approved": True, "at_most": 7})
+    assert await run.result() == 7
+
+
+async def test_the_agent_may_refuse_an_answer(desk: Desk):
+    """``check`` sees an answer of the right type; when it raises, the wait is open again and says why."""
+
+    def in_budget(answer: Purchase) -> None:
+        if answer.at_most > 50:
+            raise ValueError("50 is what we have")
+
+    @agent
+    async def buyer() -> float:
+        return (await wait_for(Approval("Buy tea?", form=Purchase, check=in_budget))).at_most
+
+    run = await desk.start(buyer)
+    await run.answer({"approved": True, "at_most": 60})
+    await run.answer({"approved": True, "at_most": 40})
+    assert await run.result() == 40
+    decisions = await desk.ledger.waits.decisions_of(run.id)
+    assert [(decision.verdict, decision.note) for decision in decisions] == [
+        ("refused", "50 is what we have"),
+        ("won", None),
+    ]
+
+
+async def test_evidence_is_what_the_decision_was_made_on(desk: Desk):
+    """It is shown as Markdown, and every decision keeps its digest, beside who made it and through which door."""
+
+    @agent
+    async def buyer() -> bool:
+        return (await wait_for(Approval("Buy tea?", show={"Item": "tea", "Price": 7}))).approved
+
+    run = await desk.start(buyer)
+    [wait] = await run.open_waits()
+    assert wait.evidence.splitlines()[2:] == ["| Item | tea |", "| Price | 7 |"]
+    await run.answer({"approved": True}, actor="ada")
+    assert await run.result() is True
+    [decision] = await desk.ledger.waits.decisions_of(run.id)
+    assert (decision.actor, decision.door, decision.verdict) == ("ada", "terminal", "won")
+    assert decision.evidence_digest
+
+
+async def test_a_wait_has_one_answer(desk: Desk):
+    """The first one counts, and who comes second is told who was first."""
+
+    @agent
+    async def buyer() -> bool:
+        return (await wait_for(Approval("Buy tea?"))).approved
+
+    run = await desk.start(buyer)
+    [wait] = await run.open_waits()
+    first = await run.answer_to(wait, {"approved": True}, actor="ada")
+    second = await run.answer_to(wait, {"approved": False}, actor="bob")
+    assert (first.won, second.won) == (True, False)
+    assert second.winner is not None
+    assert second.winner.actor == "ada"
+    assert await run.result() is True
+
+
+async def test_two_waits_of_one_name_have_two_keys_and_two_answers(desk: Desk):
+    """As with steps, the second is ``name#2``."""
+
+    @agent
+    async def buyer() -> list[str]:
+        return [(await wait_for(Approval(f"Buy {item}?"), name="buy")).comment for item in ("tea", "milk")]
+
+    run = await desk.start(buyer)
+    await run.answer({"approved": True, "comment": "green"}, key="buy")
+    await run.answer({"approved": True, "comment": "fresh"}, key="buy#2")
+    assert await run.result() == ["green", "fresh"]
+
+
+async def test_an_answer_is_a_checkpoint(desk: Desk, interruption: Interruption):
+    """A replay does not ask again."""
+
+    @agent
+    async def buyer() -> bool:
+        decision = await wait_for(Approval("Buy tea?"))
+        interruption()
+        return decision.approved
+
+    run = await desk.start(buyer)
+    await run.answer({"approved": True})
+    with pytest.raises(Exception, match="first attempt"):
+        await run.result()
+    assert await run.again() is True
+    assert len(await run.waits()) == 1
+
+
+async def test_at_the_deadline_the_default_is_the_answer(desk: Desk):
+    """``otherwise`` decides when nobody else has."""
+
+    @agent
+    async def buyer() -> str:
+        otherwise = Decision(approved=False, comment="nobody answered")
+        return (await wait_for(Approval("Buy tea?", within=SOON, otherwise=otherwise))).comment
+
+    run = await desk.start(buyer)
+    assert await run.result() == "nobody answered"
+    [decision] = await desk.ledger.waits.decisions_of(run.id)
+    assert (decision.door, decision.verdict) == ("deadline", "won")
+
+
+async def test_a_default_is_the_agents_own_and_is_not_checked(desk: Desk):
+    """``check`` is for what others answer; a default it would refuse counts all the same, once."""
+
+    def reasoned(decision: Decision) -> None:
+        if not decision.approved and not decision.comment:
+            raise ValueError("say why")
+
+    @agent
+    async def buyer() -> bool:
+        asked = Approval("Buy tea?", within=SOON, otherwise=Decision(approved=False), check=reasoned)
+        return (await wait_for(asked)).approved
+
+    run = await desk.start(buyer)
+    assert await run.result() is False
+    assert [decision.verdict for decision in await desk.ledger.waits.decisions_of(run.id)] == ["won"]
+
+
+async def test_an_answer_submitted_in_prefect_in_time_beats_the_deadline(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """The run reads it a moment later, when the deadline may have passed."""
+    start = clock.utcnow()
+
+    @agent
+    async def buyer() -> str:
+        otherwise = Decision(approved=False, comment="nobody answered")
+        return (await wait_for(Approval("Buy tea?", by=start + timedelta(hours=1), otherwise=otherwise))).comment
+
+    run = await desk.start(buyer)
+    await run.open_waits()
+
+    async def paused() -> bool:
+        return (await desk.client.read_flow_run(UUID(run.id))).state.is_paused()  # type: ignore[union-attr]
+
+    await wait_until(paused)
+    await desk.client.resume_flow_run(UUID(run.id), run_input={"approved": True, "comment": "in time"})
+    monkeypatch.setattr(clock, "_source", lambda: start + timedelta(hours=2))
+    assert await run.result() == "in time"
+
+
+async def test_a_question_is_asked_in_the_form_of_today(desk: Desk):
+    """A run that waited across a deployment can be answered with what the new code asks for."""
+
+    class Amount(Decision):
+        amount: float
+
+    @agent(name="buyer")
+    async def before() -> float:
+        return float((await wait_for(Approval("Buy tea?"))).approved)
+
+    @agent(name="buyer")
+    async def after() -> float:
+        return (await wait_for(Approval("Buy tea?", form=Amount))).amount
+
+    run = await desk.start(before)
+    [asked] = await run.open_waits()
+    assert run.attempt is not None
+    run.attempt.cancel()
+    await asyncio.gather(run.attempt, return_exceptions=True)
+    await desk.client.set_flow_run_state(UUID(run.id), Pending(), force=True)
+    run.begin(after)
+
+    async def asked_anew() -> bool:
+        row = await desk.ledger.waits.get(asked.id)
+        return "amount" in row.answer_schema  # type: ignore[union-attr]
+
+    await wait_until(asked_anew)
+    with pytest.raises(AnswerRefused, match="amount"):
+        await run.answer({"approved": True})
+    assert (await run.answer({"approved": True, "amount": 3.5})).won
+    assert await run.result() == 3.5
+
+
+async def test_a_timeout_is_a_branch(desk: Desk, interruption: Interruption):
+    """Without a default ``WaitTimedOut`` is raised, and raised again on every replay."""
+
+    @step
+    async def remind() -> str:
+        return "reminded"
+
+    @agent
+    async def buyer() -> str:
+        try:
+            await wait_for(Approval("Buy tea?", within=SOON))
+            return "answered"
+        except WaitTimedOut as timeout:
+            said = f"{await remind()}: {timeout.reason}"
+        interruption()
+        return said
+
+    run = await desk.interrupted(buyer)
+    assert await run.again() == "reminded: Buy tea?"
+    assert len(await run.waits()) == 1
+
+
+async def test_a_timer_waits_for_a_time(desk: Desk):
+    """A timedelta from now, or an aware datetime; a time that has passed is no wait."""
+
+    @agent
+    async def sleeper() -> None:
+        await wait_for(Timer(SOON))
+        await wait_for(Timer(datetime(2020, 1, 1, tzinfo=UTC)))
+
+    run = await desk.start(sleeper)
+    assert await run.result() is None
+    waits = await run.waits()
+    assert [(wait.key, wait.state) for wait in waits] == [("timer", "settled"), ("timer#2", "settled")]
+    assert all(wait.settled_at >= wait.deadline for wait in waits)
+
+
+async def test_a_time_without_a_zone_is_refused(desk: Desk):
+    """Nobody knows when that is."""
+
+    @agent
+    async def sleeper() -> None:
+        await wait_for(Timer(datetime(2020, 1, 1)))  # noqa: DTZ001
+
+    with pytest.raises(ValueError, match="has no time zone"):
+        await desk.run(sleeper)
+
+
+async def test_wait_any_takes_the_first_and_closes_the_others(desk: Desk):
+    """Its key is made of the names; a loser can no longer be answered."""
+
+    @agent
+    async def seller() -> str:
+        first = await wait_any(paid=Signal("paid", key="7"), waived=Approval("Waive it?"), late=Timer(WEEKS))
+        return f"{first.name}: {first.answer}"
+
+    run = await desk.start(seller)
+    paid, waived, _late = await run.open_waits()
+    assert paid.group_key == "paid|waived|late"
+    await desk.signal("paid", 10, key="7")
+    assert (await run.answer_to(waived, {"approved": True})).won is False
+    assert await run.result() == "paid: 10"
+    assert [wait.state for wait in await run.waits()] == ["settled", "closed", "closed"]
+
+
+async def test_wait_all_takes_every_answer(desk: Desk):
+    """In any order; it goes on with the last."""
+
+    @agent
+    async def seller() -> dict[str, str]:
+        answers = await wait_all(legal=Approval("Legal?"), finance=Approval("Finance?"))
+        return {name: answer.comment for name, answer in answers.items()}
+
+    run = await desk.start(seller)
+    assert len(await run.open_waits()) == 2
+    await run.answer({"approved": True, "comment": "b"}, key="legal&finance/finance")
+    [left] = await run.open_waits()
+    assert left.key == "legal&finance/legal"
+    await run.answer({"approved": True, "comment": "a"})
+    assert await run.result() == {"legal": "a", "finance": "b"}
+
+
+async def test_waiting_works_in_agents_only():
+    with pytest.raises(UsageError, match="Waiting works in an agent"):
+        await wait_for(Approval("Anybody?"))

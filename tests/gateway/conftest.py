@@ -1,0 +1,77 @@
+"""A gateway to knock at: the real application on a real ledger, spoken to over HTTP without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from standby.connect import Place
+from standby.gateway.app import create_app
+from standby.gateway.keys import make_key
+from standby.gateway.webhook_source import WebhookSource
+from standby.gateway.webhooks import Inbox
+from standby.ledger import Ledger
+from standby.states import Role
+
+
+class Sources:
+    """The blocks a Prefect server would have, by name."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, WebhookSource] = {}
+
+    async def find(self, name: str) -> WebhookSource | None:
+        return self.blocks.get(name)
+
+
+class Gate:
+    """A running gateway. ``client`` has no key; ``as_`` gives one that has."""
+
+    def __init__(self, ledger: Ledger, client: httpx.AsyncClient, sources: Sources) -> None:
+        self.ledger, self.client, self.sources = ledger, client, sources
+
+    async def as_(self, role: Role, name: str = "ada", parties: list[str] | None = None) -> dict[str, str]:
+        """The header of somebody with this role."""
+        key, _ = await make_key(self.ledger, name, role, parties=parties)
+        return {"Authorization": f"Bearer {key}"}
+
+    async def signals(self) -> list[tuple[str, str]]:
+        """Topic and disposition of every signal, in order."""
+        return [(signal.topic, signal.disposition) for signal in await self.ledger.signals.all()]
+
+
+@asynccontextmanager
+async def opened(ledger: Ledger, **more: Any) -> AsyncIterator[Gate]:
+    sources = Sources()
+
+    @asynccontextmanager
+    async def inbox() -> AsyncIterator[Inbox]:
+        yield Inbox(sources)  # type: ignore[arg-type]
+
+    app = create_app(ledger, Place(ledger.database.url.render_as_string(), None), inbox)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", **more) as client:
+            yield Gate(ledger, client, sources)
+
+
+@pytest.fixture
+async def gate(ledger: Ledger) -> AsyncIterator[Gate]:
+    """A gateway on a ledger of each kind of database."""
+    async with opened(ledger) as gate:
+        yield gate
+
+
+@pytest.fixture
+async def door(sqlite_url: str) -> AsyncIterator[Gate]:
+    """A gateway for what does not depend on the database."""
+    ledger = await Ledger.connect(sqlite_url)
+    try:
+        async with opened(ledger) as gate:
+            yield gate
+    finally:
+        await ledger.close()

@@ -1,0 +1,66 @@
+"""`/waits`: who is asked sees what it is about, and answers; the answer is checked at the door."""
+
+import asyncio
+import json
+
+from standby.states import Role, WaitState
+from standby.waits import Decision
+from tests.gateway.conftest import Gate
+from tests.ledger.acts import approval, parked, signal
+
+FORM = {"answer_type": "standby.waits:Decision", "answer_schema": json.dumps(Decision.model_json_schema())}
+
+
+async def test_an_answer_settles_the_wait_and_the_audit_says_who(gate: Gate) -> None:
+    [wait] = (await parked(gate.ledger, [approval(**FORM)])).waits
+    ada = await gate.as_(Role.APPROVER, "ada")
+    [listed] = (await gate.client.get("/waits", headers=ada)).json()
+    assert (listed["id"], listed["reason"]) == (wait.id, "reason of approval")
+    shown = (await gate.client.get(f"/waits/{wait.id}", headers=ada)).json()
+    assert shown["form"]["required"] == ["approved"]
+    sent = await gate.client.post(f"/waits/{wait.id}/answer", json={"approved": True}, headers=ada)
+    assert (sent.status_code, sent.json()["run_id"]) == (200, "run")
+    [decision] = await gate.ledger.waits.decisions_of("run")
+    assert (decision.actor, decision.door, decision.verdict) == ("ada", "gateway", "won")
+
+
+async def test_an_answer_that_does_not_fit_leaves_the_run_waiting(gate: Gate) -> None:
+    [wait] = (await parked(gate.ledger, [approval(**FORM)])).waits
+    ada = await gate.as_(Role.APPROVER)
+    for answer, field in (({}, "approved"), ({"approved": "perhaps"}, "approved"), ({"approve": 1}, "approve")):
+        sent = await gate.client.post(f"/waits/{wait.id}/answer", json=answer, headers=ada)
+        assert (sent.status_code, [one["field"] for one in sent.json()["problems"]]) == (422, [field])
+    assert (await gate.ledger.waits.get(wait.id)).state == WaitState.OPEN
+
+
+async def test_of_two_answers_at_once_one_wins_and_the_other_is_told_who(gate: Gate) -> None:
+    """Row 27."""
+    [wait] = (await parked(gate.ledger, [approval(**FORM)])).waits
+    people = {name: await gate.as_(Role.APPROVER, name) for name in ("ada", "bob")}
+    sent = await asyncio.gather(
+        *(
+            gate.client.post(f"/waits/{wait.id}/answer", json={"approved": True, "comment": name}, headers=headers)
+            for name, headers in people.items()
+        )
+    )
+    assert sorted(answer.status_code for answer in sent) == [200, 409]
+    [lost] = [answer.json() for answer in sent if answer.status_code == 409]
+    first = json.loads((await gate.ledger.waits.get(wait.id)).answer)["comment"]
+    assert (lost["winner"]["actor"], lost["winner"]["answer"]["comment"]) == (first, first)
+    assert lost["error"] == f"{first} was first."
+
+
+async def test_what_is_not_there_or_not_asked_of_people_cannot_be_answered(gate: Gate) -> None:
+    [wait] = (await parked(gate.ledger, [signal()])).waits
+    ada = await gate.as_(Role.APPROVER)
+    assert (await gate.client.post("/waits/none/answer", json=1, headers=ada)).status_code == 404
+    assert (await gate.client.get("/waits/none", headers=ada)).status_code == 404
+    sent = await gate.client.post(f"/waits/{wait.id}/answer", json=1, headers=ada)
+    assert (sent.status_code, sent.json()["error"]) == (
+        409,
+        f"Wait {wait.id} waits for a signal, which nobody answers.",
+    )
+
+
+async def test_health_needs_no_key(door: Gate) -> None:
+    assert (await door.client.get("/health")).json() == {"status": "ok"}

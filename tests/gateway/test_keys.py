@@ -1,0 +1,67 @@
+"""Who may do what: a key has one role, is kept as a hash, expires and can be revoked."""
+
+from datetime import timedelta
+
+import pytest
+
+from standby import clock
+from standby.gateway.keys import make_key
+from standby.states import Role
+from tests.gateway.conftest import Gate
+from tests.ledger.acts import approval, parked
+
+DOORS = {
+    "send": ("POST", "/signals/paid", {}),
+    "see": ("GET", "/waits", None),
+    "answer": ("POST", "/waits/none/answer", {"approved": True}),
+}
+MAY = {
+    Role.SENDER: {"send"},
+    Role.VIEWER: {"see"},
+    Role.APPROVER: {"see", "answer"},
+    Role.ADMIN: {"send", "see", "answer"},
+}
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("what", DOORS)
+async def test_a_role_may_do_this_and_nothing_else(door: Gate, role: Role, what: str) -> None:
+    method, path, body = DOORS[what]
+    sent = await door.client.request(method, path, json=body, headers=await door.as_(role))
+    assert (sent.status_code != 403) == (what in MAY[role]), sent.text
+    assert sent.status_code in (200, 403, 404)
+
+
+@pytest.mark.parametrize("what", DOORS)
+@pytest.mark.parametrize("key", [None, "sb_wrong", "", "\u00e4"])
+async def test_nobody_comes_in_without_a_good_key(door: Gate, what: str, key: str | None) -> None:
+    method, path, body = DOORS[what]
+    headers = {} if key is None else {"Authorization": f"Bearer {key}".encode()}
+    sent = await door.client.request(method, path, json=body, headers=headers)  # type: ignore[arg-type]
+    assert sent.status_code == 401
+    assert "key" in sent.json()["error"]
+
+
+async def test_a_key_that_expired_or_was_revoked_is_good_for_nothing(gate: Gate) -> None:
+    """Row 58."""
+    old, _ = await make_key(gate.ledger, "ada", Role.VIEWER, expires_at=clock.utcnow() - timedelta(seconds=1))
+    gone, key_id = await make_key(gate.ledger, "ada", Role.VIEWER)
+    assert (await gate.client.get("/waits", headers={"Authorization": f"Bearer {gone}"})).status_code == 200
+    assert await gate.ledger.keys.revoke(key_id) == 1
+    for key in (old, gone):
+        assert (await gate.client.get("/waits", headers={"Authorization": f"Bearer {key}"})).status_code == 401
+
+
+async def test_the_key_itself_is_not_kept(gate: Gate) -> None:
+    key, _ = await make_key(gate.ledger, "ada", Role.VIEWER)
+    [row] = await gate.ledger.keys.all()
+    assert not [value for value in row if isinstance(value, str) and key.removeprefix("sb_")[:8] in value]
+
+
+async def test_an_approver_answers_for_their_parties_only(gate: Gate) -> None:
+    group = await parked(gate.ledger, [approval(party="finance", answer_schema="{}")])
+    path = f"/waits/{group.waits[0].id}/answer"
+    other = await gate.client.post(path, json=1, headers=await gate.as_(Role.APPROVER, "bob", parties=["sales"]))
+    assert (other.status_code, other.json()["error"]) == (403, "bob does not answer for finance, who is asked here.")
+    mine = await gate.client.post(path, json=1, headers=await gate.as_(Role.APPROVER, "ada", parties=["finance"]))
+    assert mine.status_code == 200

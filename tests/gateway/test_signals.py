@@ -1,0 +1,159 @@
+"""`POST /signals/{topic}`: for senders with a key; a 2xx means that the ledger has it."""
+
+import asyncio
+import json
+
+import pytest
+from pydantic import BaseModel
+
+from standby.ledger import Ledger
+from standby.states import Role, WaitState
+from tests.gateway.conftest import Gate
+from tests.ledger.acts import claim, open_group, parked, signal
+
+
+class Settlement(BaseModel):
+    amount: int
+
+
+async def test_a_signal_settles_the_wait_for_its_topic_and_key(gate: Gate) -> None:
+    [wait] = (await parked(gate.ledger, [signal()])).waits
+    sent = await gate.client.post(
+        "/signals/paid", json={"key": "7", "payload": {"amount": 3}}, headers=await gate.as_(Role.SENDER, "bank")
+    )
+    assert (sent.status_code, sent.json()["disposition"], sent.json()["wait_id"]) == (200, "delivered", wait.id)
+    settled = await gate.ledger.waits.get(wait.id)
+    assert (settled.state, settled.answer) == (WaitState.SETTLED, '{"amount":3}')
+    [decision] = await gate.ledger.waits.decisions_of("run")
+    assert decision.actor == "key:bank"
+
+
+async def test_one_that_comes_early_is_kept_and_used(gate: Gate) -> None:
+    sent = await gate.client.post("/signals/paid", json={"key": "7"}, headers=await gate.as_(Role.SENDER))
+    assert sent.json()["disposition"] == "buffered"
+    await claim(gate.ledger)
+    [wait] = (await open_group(gate.ledger, [signal()])).waits
+    assert wait.answer == "null"
+    assert await gate.signals() == [("paid", "delivered")]
+
+
+async def test_the_same_delivery_a_hundred_times_at_once_counts_once(gate: Gate) -> None:
+    """Row 26: one effect, and the same acknowledgement for each."""
+    await parked(gate.ledger, [signal()])
+    sender = await gate.as_(Role.SENDER)
+    body = {"key": "7", "delivery_id": "d-1", "payload": 1}
+    sent = await asyncio.gather(*(gate.client.post("/signals/paid", json=body, headers=sender) for _ in range(100)))
+    assert {answer.status_code for answer in sent} == {200}
+    assert len({answer.json()["signal_id"] for answer in sent}) == 1
+    assert sorted({answer.json()["disposition"] for answer in sent}) == ["delivered", "duplicate"]
+    assert await gate.signals() == [("paid", "delivered")]
+
+
+async def test_two_senders_may_use_the_same_delivery_id(gate: Gate) -> None:
+    for name in ("bank", "shop"):
+        sender = await gate.as_(Role.SENDER, name)
+        sent = await gate.client.post("/signals/paid", json={"delivery_id": "1"}, headers=sender)
+        assert sent.json()["disposition"] == "buffered"
+
+
+async def test_a_payload_that_does_not_fit_is_rejected_with_the_field_named(gate: Gate) -> None:
+    """Row 31: refused, the run still waits, and the next one can answer."""
+    row = signal(answer_type=f"{__name__}:Settlement", answer_schema=json.dumps(Settlement.model_json_schema()))
+    [wait] = (await parked(gate.ledger, [row])).waits
+    sender = await gate.as_(Role.SENDER)
+    body = {"key": "7", "payload": {"amount": "much"}, "delivery_id": "d"}
+    for field in ("amount", "payload"):  # told in full the first time, and from the record when it is sent again
+        sent = await gate.client.post("/signals/paid", json=body, headers=sender)
+        assert (sent.status_code, [problem["field"] for problem in sent.json()["problems"]]) == (422, [field])
+        assert "amount" in sent.text
+    assert (await gate.ledger.waits.get(wait.id)).state == WaitState.OPEN
+    good = await gate.client.post("/signals/paid", json={"key": "7", "payload": {"amount": 3}}, headers=sender)
+    assert good.json()["disposition"] == "delivered"
+    assert await gate.signals() == [("paid", "rejected"), ("paid", "delivered")]
+
+
+async def test_what_reached_nobody_can_be_sent_on_its_way_again(gate: Gate) -> None:
+    row = signal(answer_type=f"{__name__}:Settlement", answer_schema=json.dumps(Settlement.model_json_schema()))
+    await parked(gate.ledger, [row])
+    sent = await gate.client.post(
+        "/signals/paid", json={"key": "7", "payload": {"amount": "x"}}, headers=await gate.as_(Role.SENDER)
+    )
+    assert sent.status_code == 422
+    [rejected] = await gate.ledger.signals.all()
+    again = await gate.ledger.signals.redrive(rejected.id)
+    assert again is not None
+    assert again.disposition == "delivered"
+    assert await gate.ledger.signals.redrive(rejected.id) is None, "it has reached somebody"
+    assert await gate.ledger.signals.redrive("nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"key": "a\0b"}, "body.key"),
+        ({"key": ""}, "body.key"),
+        ({"key": "x" * 256}, "body.key"),
+        ({"key": 7}, "body.key"),
+        ({"delivery_id": ["d"]}, "body.delivery_id"),
+        ({"payload": 1, "extra": 2}, "body.extra"),
+        ([], "body"),
+    ],
+)
+async def test_a_request_that_does_not_fit_is_refused_by_field(door: Gate, body: object, field: str) -> None:
+    sent = await door.client.post("/signals/paid", json=body, headers=await door.as_(Role.SENDER))
+    assert (sent.status_code, [problem["field"] for problem in sent.json()["problems"]]) == (422, [field])
+    assert await door.signals() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff", b'{"payload": NaN}', b'{"key": "\\ud800"}', b"[" * 5000, b'{"payload":' + b"[" * 5000],
+)
+async def test_no_body_breaks_it(door: Gate, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"} | await door.as_(Role.SENDER)
+    sent = await door.client.post("/signals/paid", content=body, headers=headers)
+    assert 400 <= sent.status_code < 500, sent.text
+    assert sent.json()["error"]
+    assert await door.signals() == []
+
+
+async def test_a_surrogate_in_a_payload_is_kept_as_it_came(gate: Gate) -> None:
+    headers = {"Content-Type": "application/json"} | await gate.as_(Role.SENDER)
+    sent = await gate.client.post("/signals/paid", content=b'{"payload": "\\u0000\\ud83d\\ude00"}', headers=headers)
+    assert sent.status_code == 200
+    [kept] = await gate.ledger.signals.all()
+    assert json.loads(kept.payload) == "\0\U0001f600"
+
+
+async def test_a_body_over_the_limit_is_not_read(door: Gate) -> None:
+    """Row 34: also when it does not say how long it is."""
+    sender = {"Content-Type": "application/json"} | await door.as_(Role.SENDER)
+    large = b'{"payload":"' + b"x" * 2_000_000 + b'"}'
+
+    async def in_parts():
+        for start in range(0, len(large), 65_536):
+            yield large[start : start + 65_536]
+
+    for content in (large, in_parts()):
+        sent = await door.client.post("/signals/paid", content=content, headers=sender)
+        assert (sent.status_code, "larger than 1048576 bytes" in sent.json()["error"]) == (413, True)
+    assert await door.signals() == []
+
+
+async def test_a_ledger_that_is_away_is_no_loss(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was taken, and the sender is told to try again."""
+    from standby.errors import LedgerUnavailable
+    from tests.gateway.conftest import opened
+
+    ledger = await Ledger.connect(sqlite_url)
+    async with opened(ledger) as gate:
+        sender = await gate.as_(Role.SENDER)
+
+        async def away(**_: object) -> None:
+            raise LedgerUnavailable("there", "gone")
+
+        monkeypatch.setattr(ledger.signals, "deliver", away)
+        sent = await gate.client.post("/signals/paid", json={}, headers=sender)
+    await ledger.close()
+    assert (sent.status_code, sent.headers["retry-after"]) == (503, "2")
+    assert "there" not in sent.text

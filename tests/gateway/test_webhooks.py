@@ -1,0 +1,206 @@
+"""`POST /webhooks/{source}`: signed by the official libraries, or as the senders' documentation has it."""
+
+import base64
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from cloudevents.core.bindings.http import to_binary_event, to_structured_event
+from cloudevents.core.v1.event import CloudEvent
+from standardwebhooks.webhooks import Webhook
+
+from standby.gateway.webhook_source import WebhookSource
+from tests.gateway.conftest import Gate
+from tests.ledger.acts import parked, signal
+
+SECRET = "whsec_" + base64.b64encode(b"a secret of some length").decode()
+NEWER = "whsec_" + base64.b64encode(b"the one that comes after").decode()
+EVENT = {"type": "payment.settled", "data": {"id": "pay_7", "amount": 3}}
+
+
+def source(scheme: str, *secrets: str, **more: Any) -> WebhookSource:
+    return WebhookSource(scheme=scheme, secrets=list(secrets or [SECRET]), **more)
+
+
+def standard(body: bytes, *, secret: str = SECRET, at: datetime | None = None, id: str = "msg_1") -> dict[str, str]:
+    at = at or datetime.now(UTC)
+    signature = Webhook(secret).sign(id, at, body.decode())
+    return {"webhook-id": id, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
+
+
+def hexed(secret: str, message: bytes) -> str:
+    return hmac.new(secret.encode(), message, sha256).hexdigest()
+
+
+async def test_a_standard_webhook_settles_the_wait_it_is_for(gate: Gate) -> None:
+    gate.sources.blocks["bank"] = source("standard", key_at="data.id", payload_at="data")
+    [wait] = (await parked(gate.ledger, [signal(topic="payment.settled", correlation="pay_7")])).waits
+    body = json.dumps(EVENT).encode()
+    for disposition in ("delivered", "duplicate"):
+        sent = await gate.client.post("/webhooks/bank", content=body, headers=standard(body))
+        assert (sent.status_code, sent.json()["disposition"]) == (200, disposition)
+    settled = await gate.ledger.waits.get(wait.id)
+    assert json.loads(settled.answer) == EVENT["data"]
+    [decision] = await gate.ledger.waits.decisions_of("run")
+    assert decision.actor == "webhook:bank"
+
+
+async def test_both_secrets_are_good_during_a_rotation(door: Gate) -> None:
+    door.sources.blocks["bank"] = source("standard", SECRET, NEWER)
+    body = json.dumps(EVENT).encode()
+    for number, secret in enumerate((SECRET, NEWER)):
+        headers = standard(body, secret=secret, id=f"msg_{number}")
+        assert (await door.client.post("/webhooks/bank", content=body, headers=headers)).status_code == 200
+    door.sources.blocks["bank"] = source("standard", NEWER)
+    sent = await door.client.post("/webhooks/bank", content=body, headers=standard(body, id="msg_3"))
+    assert sent.status_code == 401
+
+
+def _without(name: str) -> Any:
+    return lambda headers: {key: value for key, value in headers.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _without("webhook-id"),
+        _without("webhook-timestamp"),
+        _without("webhook-signature"),
+        lambda headers: headers | {"webhook-timestamp": "soon"},
+        lambda headers: headers | {"webhook-timestamp": "nan"},
+        lambda headers: headers | {"webhook-timestamp": "9" * 400},
+        lambda headers: headers | {"webhook-signature": "v1"},
+        lambda headers: headers | {"webhook-signature": "v1,not base64"},
+        lambda headers: headers | {"webhook-signature": ",,, ,"},
+        lambda headers: headers | {"webhook-signature": "v2," + headers["webhook-signature"][3:]},
+        lambda headers: headers | {"webhook-id": "another"},
+        lambda headers: headers | {"webhook-signature": b"\xe4\xff"},
+    ],
+)
+async def test_a_webhook_that_is_not_what_was_signed_is_refused(door: Gate, spoil: Any) -> None:
+    """Row 34."""
+    door.sources.blocks["bank"] = source("standard")
+    body = json.dumps(EVENT).encode()
+    sent = await door.client.post("/webhooks/bank", content=body, headers=spoil(standard(body)))
+    assert sent.status_code == 401, sent.text
+    assert "was not verified as sent by bank" in sent.json()["error"]
+    assert SECRET not in sent.text
+    assert await door.signals() == []
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=-6), timedelta(minutes=6)])
+async def test_one_from_another_time_is_refused(door: Gate, off: timedelta) -> None:
+    door.sources.blocks["bank"] = source("standard")
+    body = json.dumps(EVENT).encode()
+    sent = await door.client.post("/webhooks/bank", content=body, headers=standard(body, at=datetime.now(UTC) + off))
+    assert sent.status_code == 401
+
+
+async def test_a_changed_body_is_refused(door: Gate) -> None:
+    door.sources.blocks["bank"] = source("standard")
+    headers = standard(json.dumps(EVENT).encode())
+    assert (await door.client.post("/webhooks/bank", content=b"{}", headers=headers)).status_code == 401
+
+
+async def test_github(gate: Gate) -> None:
+    gate.sources.blocks["hub"] = source("github", "s3cret", key_at="issue.number")
+    body = json.dumps({"action": "closed", "issue": {"number": 12}}).encode()
+    headers = {
+        "X-Hub-Signature-256": "sha256=" + hexed("s3cret", body),
+        "X-GitHub-Delivery": "72d3162e",
+        "X-GitHub-Event": "issues",
+    }
+    for disposition in ("buffered", "duplicate"):
+        sent = await gate.client.post("/webhooks/hub", content=body, headers=headers)
+        assert sent.json()["disposition"] == disposition
+    [kept] = await gate.ledger.signals.all()
+    assert (kept.topic, kept.correlation, kept.delivery_id) == ("issues.closed", "12", "72d3162e")
+    headers["X-Hub-Signature-256"] = "sha1=" + hexed("s3cret", body)
+    assert (await gate.client.post("/webhooks/hub", content=body, headers=headers)).status_code == 401
+
+
+async def test_stripe(gate: Gate) -> None:
+    gate.sources.blocks["shop"] = source("stripe", "old", "new", key_at="data.object.id", topic="charges")
+    body = json.dumps({"id": "evt_1", "type": "charge.paid", "data": {"object": {"id": "ch_1"}}}).encode()
+    now = str(int(datetime.now(UTC).timestamp()))
+    good = hexed("new", now.encode() + b"." + body)
+    for header, status in (
+        (f"t={now},v1=00,v1={good}", 200),
+        (f"t={now},v0={good}", 401),
+        (f"t={int(now) - 1000},v1={good}", 401),
+        (f"t={now},t={now},v1={good}", 401),
+        ("nonsense", 401),
+    ):
+        sent = await gate.client.post("/webhooks/shop", content=body, headers={"Stripe-Signature": header})
+        assert sent.status_code == status, header
+    [kept] = await gate.ledger.signals.all()
+    assert (kept.topic, kept.correlation, kept.delivery_id) == ("charges", "ch_1", "evt_1")
+
+
+async def test_plain_hmac_with_and_without_a_timestamp(gate: Gate) -> None:
+    gate.sources.blocks["own"] = source("hmac", "s", topic="done", delivery_id_at="id")
+    body = b'{"id": 1}'
+    now = str(int(datetime.now(UTC).timestamp()))
+    old = str(int(now) - 1000)
+    for headers, status in (
+        ({"X-Signature": hexed("s", body)}, 200),
+        ({"X-Signature": "sha256=" + hexed("s", now.encode() + b"." + body), "X-Timestamp": now}, 200),
+        ({"X-Signature": hexed("s", old.encode() + b"." + body), "X-Timestamp": old}, 401),
+        ({"X-Signature": hexed("t", body)}, 401),
+        ({}, 401),
+    ):
+        sent = await gate.client.post("/webhooks/own", content=body, headers=headers)
+        assert sent.status_code == status, headers
+    [kept] = await gate.ledger.signals.all()
+    assert kept.delivery_id == "1"
+
+
+@pytest.mark.parametrize("mode", [to_binary_event, to_structured_event])
+async def test_cloud_events_binary_and_structured(gate: Gate, mode: Any) -> None:
+    gate.sources.blocks["cloud"] = source("cloudevents", "s", key_at="order")
+    attributes = {"id": "1", "source": "/shop", "type": "order.paid", "specversion": "1.0"}
+    message = mode(CloudEvent(attributes | {"datacontenttype": "application/json"}, {"order": 7}))
+    known = message.headers | {"Authorization": "Bearer s"}
+    for headers, status in ((known, 200), (known, 200), (message.headers, 401),
+                            (message.headers | {"Authorization": "Bearer t"}, 401)):  # fmt: skip
+        sent = await gate.client.post("/webhooks/cloud", content=message.body, headers=headers)
+        assert sent.status_code == status, sent.text
+    [kept] = await gate.ledger.signals.all()
+    assert (kept.topic, kept.correlation, kept.delivery_id) == ("order.paid", "7", "/shop 1")
+    assert json.loads(kept.payload) == {"order": 7}
+
+
+@pytest.mark.parametrize(
+    ("block", "body", "field"),
+    [
+        (source("standard"), {"data": 1}, "type"),
+        (source("standard", key_at="data.id"), {"type": "t"}, "body.data.id"),
+        (source("standard", key_at="data"), {"type": "t", "data": {}}, "body.data"),
+        (source("standard", payload_at="data.0"), {"type": "t", "data": []}, "body.data.0"),
+        (source("standard"), {"type": 7}, "body.type"),
+        (source("standard", key_at="data"), {"type": "t", "data": "x" * 256}, "key"),
+        (source("standard", key_at="data"), {"type": "t", "data": "\0"}, "key"),
+    ],
+)
+async def test_a_message_that_lacks_what_the_block_says_is_refused(
+    door: Gate, block: WebhookSource, body: Any, field: str
+) -> None:
+    door.sources.blocks["bank"] = block
+    text = json.dumps(body).encode()
+    sent = await door.client.post("/webhooks/bank", content=text, headers=standard(text))
+    assert (sent.status_code, [problem["field"] for problem in sent.json()["problems"]]) == (422, [field])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"NaN", b"[" * 100_000])
+async def test_signed_nonsense_is_refused_by_field(door: Gate, body: bytes) -> None:
+    door.sources.blocks["own"] = source("hmac", "s", topic="t")
+    sent = await door.client.post("/webhooks/own", content=body, headers={"X-Signature": hexed("s", body)})
+    assert (sent.status_code, sent.json()["problems"][0]["field"]) == (422, "body")
+
+
+async def test_a_source_that_is_not_there(door: Gate) -> None:
+    sent = await door.client.post("/webhooks/nobody", content=b"{}")
+    assert (sent.status_code, "webhook-source/nobody" in sent.json()["error"]) == (404, True)

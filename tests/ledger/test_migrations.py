@@ -1,0 +1,100 @@
+"""From an empty database to the tables of today, whoever comes first."""
+
+import asyncio
+import sys
+
+import pytest
+from sqlalchemy import inspect, text
+
+from standby.errors import LedgerUnavailable
+from standby.ledger import Ledger, migrations
+from standby.ledger.database import Database
+from standby.ledger.tables import metadata
+
+CONNECT = """
+import asyncio, sys
+from standby.ledger import Ledger
+
+async def main():
+    sys.stdin.readline()
+    ledger = await Ledger.connect(sys.argv[1])
+    await ledger.leases.take("keeper", sys.argv[2], __import__("datetime").timedelta(minutes=1))
+    await ledger.close()
+
+print("imported", flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_eight_processes_that_start_at_once_make_the_tables_once(ledger_url: str) -> None:
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CONNECT, ledger_url, str(number),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"imported\n"
+    said = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    assert [(process.returncode, out) for process, (out, _) in zip(processes, said, strict=True)] == [(0, b"")] * 8
+    ledger = await Ledger.connect(ledger_url)
+    try:
+        async with ledger.database.transaction() as connection:
+            versions = (await connection.execute(text("SELECT version FROM ledger_version"))).scalars().all()
+            tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+        assert versions == list(range(1, len(migrations.MIGRATIONS) + 1))
+        assert set(tables) == {*metadata.tables, "ledger_version"}
+    finally:
+        await ledger.close()
+
+
+async def test_only_the_steps_a_ledger_lacks_are_taken(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await Ledger.connect(ledger_url)).close()
+    taken: list[int] = []
+
+    async def newer(connection: object) -> None:
+        taken.append(len(migrations.MIGRATIONS))
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, newer])
+    for _ in range(2):
+        await (await Ledger.connect(ledger_url)).close()
+    assert taken == [len(migrations.MIGRATIONS)]
+
+
+async def test_a_step_that_fails_is_undone_and_taken_again(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await Ledger.connect(ledger_url)).close()
+    broken = True
+
+    async def newer(connection) -> None:  # type: ignore[no-untyped-def]
+        await connection.execute(text("CREATE TABLE later (id INTEGER)"))
+        if broken:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, newer])
+    with pytest.raises(RuntimeError, match="power cut"):
+        await Ledger.connect(ledger_url)
+    broken = False
+    await (await Ledger.connect(ledger_url)).close()
+
+
+async def test_a_newer_ledger_is_refused_with_what_to_do(ledger_url: str) -> None:
+    await (await Ledger.connect(ledger_url)).close()
+    database = Database(ledger_url)
+    async with database.transaction() as connection:
+        await connection.execute(text("INSERT INTO ledger_version VALUES (99)"))
+    shown = database.shown
+    await database.close()
+    with pytest.raises(LedgerUnavailable) as refused:
+        await Ledger.connect(ledger_url)
+    assert str(refused.value).startswith(
+        f"The ledger at {shown} cannot be used: it has version 99, this Standby knows up to "
+        f"{len(migrations.MIGRATIONS)}; upgrade it. "
+    )
+
+
+async def test_tables_of_a_users_own_models_are_not_the_ledgers(ledger_url: str) -> None:
+    from sqlmodel import SQLModel
+
+    assert not set(metadata.tables) & set(SQLModel.metadata.tables)

@@ -1,0 +1,1 @@
+"""What tests that need real processes, servers and databases share."""

@@ -1,0 +1,115 @@
+"""A real Prefect server as a process of its own, on a port and a SQLite database that outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+
+from tests.support.ports import reserved_port
+from tests.support.waiting import wait_until
+
+STARTS_WITHIN = 120.0
+"""Seconds until a started server answers /api/health; it takes ten on an idle machine."""
+
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # It would only read all paused runs every five seconds; deadlines are the ledger's.
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "3600",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+}
+
+
+def prefect_env(home: Path, **more: str) -> dict[str, str]:
+    """This process's environment without its Prefect and Standby settings, and with ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "STANDBY_"))}
+    return kept | SETTINGS | {"PREFECT_HOME": str(home)} | more
+
+
+class PrefectServer:
+    """``url`` is the API's address, the same through any number of processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "prefect"
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.port, self._reservation = reserved_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.database = self.home / "prefect.db"
+        self.log = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def keep_as_new(self) -> Path:
+        """Copy the database as it is now, for other servers to ``begin_with``."""
+        kept = self.folder / "new.db"
+        _copy(self.database, kept)
+        return kept
+
+    def begin_with(self, database: Path) -> None:
+        """Start from a copy of this database, which saves half of the time a first start takes."""
+        _copy(database, self.database)
+
+    def launch(self) -> None:
+        assert self._process is None, "the server is running"
+        # As `standby up` starts it: a stock one on SQLite stands still for a minute now and then.
+        server = [sys.executable, "-m", "standby.up.prefect_server"]
+        command = [*server, "--host", "127.0.0.1", "--port", str(self.port)]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self.folder, env=prefect_env(self.home), stdout=log, stderr=log, start_new_session=True
+            )
+
+    async def ready(self) -> None:
+        """Return when it answers."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+
+            async def answers() -> bool:
+                assert self._process is not None
+                assert self._process.poll() is None, f"the server ended at its start: {self.log.read_text()[-4000:]}"
+                try:
+                    return (await client.get(f"{self.url}/health")).is_success
+                except httpx.TransportError:
+                    return False
+
+            await wait_until(answers, STARTS_WITHIN, every=0.1, shows=self.log.read_text)
+
+    def wait_ready(self) -> None:
+        """As ``ready``, where no event loop runs."""
+        asyncio.run(self.ready())
+
+    async def start(self) -> None:
+        self.launch()
+        await self.ready()
+
+    def kill(self) -> None:
+        """SIGKILL for it and all it has started."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, by: signal.Signals) -> None:
+        assert self._process is not None, "the server is not running"
+        process, self._process = self._process, None
+        # A session of its own, so its number is that of the group: the command line and the server it runs.
+        os.killpg(process.pid, by)
+        process.wait(30)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.kill()
+        self._reservation.close()
+
+
+def _copy(database: Path, to: Path) -> None:
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)

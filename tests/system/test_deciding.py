@@ -1,0 +1,58 @@
+"""Several people at the terminal: their decisions are counted, and one stands in for another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from standby import Approval, Policy
+from standby.ledger import Ledger
+from tests.ledger import acts
+from tests.system.test_terminal import standby
+
+RUN = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a777"
+ASKED = Approval("Pay 9000 EUR?", policy=Policy(quorum=2, approvers=("ada", "bob"), not_by=("eve",)))
+
+
+@pytest.fixture
+async def ledger(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ledger]:
+    monkeypatch.setenv("STANDBY_LEDGER_URL", sqlite_url)
+    opened = await Ledger.connect(sqlite_url)
+    yield opened
+    await opened.close()
+
+
+async def test_the_second_of_two_decides_and_who_may_not_is_told_why(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [wait] = (await acts.parked(ledger, [ASKED.row("approval")], run=RUN)).waits
+    monkeypatch.setenv("LOGNAME", "ada")
+    said = await standby("approve", wait.id)
+    assert (said.code, said.out) == (
+        0, "Counted. The wait asks for more: 2 people have to approve, of ada, bob, not eve.\n",
+    )  # fmt: skip
+    said = await standby("approve", wait.id)
+    assert (said.code, said.err) == (
+        1, "Not counted, the wait is as it was: ada has decided already, and counts once.\n",
+    )  # fmt: skip
+    monkeypatch.setenv("LOGNAME", "zoe")
+    assert "zoe is not among ada, bob" in (await standby("approve", wait.id)).err
+    assert (await standby("delegations", "add", "bob", "zoe", "--days", "3")).code == 0
+    assert (await standby("approve", wait.id)).out.startswith("Answered.")
+    shown = (await standby("show", RUN, "--json")).json["decisions"]
+    counted = [(one["actor"], one["in_place_of"], one["verdict"]) for one in shown]
+    assert counted == [
+        ("ada", None, "counted"), ("ada", None, "refused"), ("zoe", None, "refused"), ("zoe", "bob", "won"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("ledger")
+async def test_delegations_are_listed_and_ended() -> None:
+    assert (await standby("delegations")).out == "Nobody decides in the place of another.\n"
+    assert (await standby("delegations", "add", "bob", "bob")).code == 1
+    assert (await standby("delegations", "add", "bob", "zoe")).out == "zoe decides in the place of bob.\n"
+    [listed] = (await standby("delegations", "--json")).json
+    assert listed == {"from": "bob", "to": "zoe", "until": None, "in_force": True}
+    assert (await standby("delegations", "end", "bob")).out == "bob decides alone again.\n"
+    assert (await standby("delegations", "end", "bob")).out == "bob has delegated to nobody.\n"

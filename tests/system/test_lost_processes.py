@@ -1,0 +1,154 @@
+"""Processes that die after a worker has taken a run and before the run is reached: the keeper schedules it again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.states import Crashed, Failed, Pending, Running, Scheduled, Suspended
+
+from standby import keeper, settings
+from standby.keeper import Keeper
+from standby.ledger import Ledger
+from standby.states import RunState
+from tests.ledger import acts
+from tests.support.server import PrefectServer
+from tests.support.waiting import wait_until
+
+LAST_SEEN = {"pending": Pending, "running": Running, "crashed": Crashed}
+"""What Prefect shows of a run whose process died at its start, by how far it came."""
+
+
+class Scene:
+    """One deployed run on a server without a worker, and a keeper."""
+
+    def __init__(self, ledger: Ledger, client: PrefectClient, run_id: UUID) -> None:
+        self.ledger, self.client, self.run_id = ledger, client, run_id
+        self.keeper = Keeper(ledger, lambda: PrefectClient(str(client.api_url)))
+
+    async def passes(self, *states: State) -> None:
+        for state in states:
+            await self.client.set_flow_run_state(self.run_id, state, force=True)
+
+    async def state_after_a_round(self) -> StateType:
+        assert await self.keeper.tick()
+        state = (await self.client.read_flow_run(self.run_id)).state
+        assert state is not None
+        return state.type
+
+    async def is_scheduled(self) -> None:
+        """The keeper goes round until it is."""
+
+        async def scheduled() -> bool:
+            return await self.state_after_a_round() is StateType.SCHEDULED
+
+        await wait_until(scheduled, 30)
+
+
+@pytest.fixture
+async def scene(prefect_server: PrefectServer, sqlite_url: str) -> AsyncIterator[Scene]:
+    ledger = await Ledger.connect(sqlite_url)
+    async with PrefectClient(prefect_server.url) as client:
+        with suppress(ObjectAlreadyExists):
+            await client.create_work_pool(WorkPoolCreate(name="nobody", type="process"))
+        flow = await client.create_flow_from_name("lost-agent")
+        deployment = await client.create_deployment(flow, "lost", work_pool_name="nobody", tags=[settings.AGENT_TAG])
+        run = await client.create_flow_run_from_deployment(deployment)
+        yield Scene(ledger, client, run.id)
+        await client.delete_flow_run(run.id)
+    await ledger.close()
+
+
+@pytest.fixture
+def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "START_GRACE", timedelta(seconds=0.5))
+    monkeypatch.setattr(settings, "WAKE_GRACE", timedelta(seconds=0.5))
+    monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(0))
+    monkeypatch.setattr(keeper, "CONFIRM_AFTER", timedelta(seconds=0.5))
+
+
+@pytest.mark.parametrize("last_seen", ["pending", "running"])
+async def test_a_process_has_its_time_to_start(scene: Scene, last_seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "START_GRACE", timedelta(hours=1))
+    await scene.passes(Pending(), LAST_SEEN[last_seen]())
+    assert await scene.state_after_a_round() is LAST_SEEN[last_seen]().type
+
+
+@pytest.mark.usefixtures("little_grace")
+@pytest.mark.parametrize("last_seen", LAST_SEEN)
+async def test_a_run_whose_first_process_died_is_scheduled_again(scene: Scene, last_seen: str) -> None:
+    await scene.passes(Pending(), LAST_SEEN[last_seen]())
+    await scene.is_scheduled()
+
+
+@pytest.mark.usefixtures("little_grace")
+@pytest.mark.parametrize("last_seen", LAST_SEEN)
+async def test_a_run_that_was_resumed_in_prefect_and_not_reached_is_scheduled_again(
+    scene: Scene, last_seen: str
+) -> None:
+    """Nobody has settled its wait, so for the ledger it is parked; the answer lies in Prefect."""
+    await acts.parked(scene.ledger, [acts.approval()], run=str(scene.run_id))
+    await scene.passes(Running(), Suspended(pause_key="key"), Scheduled(name="Resuming"), LAST_SEEN[last_seen]())
+    await scene.is_scheduled()
+
+
+@pytest.mark.usefixtures("little_grace")
+@pytest.mark.parametrize("last_seen", LAST_SEEN)
+async def test_a_run_that_was_retried_in_prefect_and_not_reached_is_scheduled_again(
+    scene: Scene, last_seen: str
+) -> None:
+    attempt = (await acts.claim(scene.ledger, str(scene.run_id))).attempt
+    await scene.ledger.runs.end(str(scene.run_id), attempt, RunState.FAILED, error="ValueError: no")
+    await scene.ledger.runs.confirm([str(scene.run_id)])
+    await scene.passes(Running(), Failed(), Scheduled(name="AwaitingRetry"), LAST_SEEN[last_seen]())
+    await scene.is_scheduled()
+
+
+@pytest.mark.usefixtures("little_grace")
+async def test_a_run_that_is_parked_as_it_should_be_is_left_alone(scene: Scene) -> None:
+    await acts.parked(scene.ledger, [acts.approval()], run=str(scene.run_id))
+    await scene.passes(Running(), Suspended(pause_key="key"))
+    assert await scene.state_after_a_round() is StateType.PAUSED
+
+
+@pytest.mark.usefixtures("little_grace")
+@pytest.mark.parametrize("last_seen", ["running", "crashed"])
+async def test_a_failed_run_whose_process_died_before_it_told_is_shown_as_failed(scene: Scene, last_seen: str) -> None:
+    """And not run again, which would try the step that failed once more."""
+    run_id = str(scene.run_id)
+    attempt = (await acts.claim(scene.ledger, run_id)).attempt
+    await scene.passes(Running(), LAST_SEEN[last_seen]())
+    await scene.ledger.runs.end(run_id, attempt, RunState.FAILED, error="ValueError: no")
+
+    async def told() -> bool:
+        seen = await scene.state_after_a_round()
+        assert seen in (LAST_SEEN[last_seen]().type, StateType.FAILED)
+        return seen is StateType.FAILED
+
+    await wait_until(told, 30)
+    state = (await scene.client.read_flow_run(scene.run_id)).state
+    assert state is not None
+    assert state.message == "ValueError: no"
+    run = await scene.ledger.runs.get(run_id)
+    assert run is not None
+    assert run.confirmed
+
+
+@pytest.mark.usefixtures("little_grace")
+@pytest.mark.parametrize("last_seen", LAST_SEEN)
+async def test_a_failed_run_that_is_retried_at_once_is_not_failed_again(scene: Scene, last_seen: str) -> None:
+    """The retry comes before the keeper has seen that Prefect knows of the end."""
+    run_id = str(scene.run_id)
+    attempt = (await acts.claim(scene.ledger, run_id)).attempt
+    await scene.ledger.runs.end(run_id, attempt, RunState.FAILED, error="ValueError: no")
+    await scene.passes(Running(), Failed(), Scheduled(name="AwaitingRetry"))
+    assert await scene.state_after_a_round() is StateType.SCHEDULED
+    await scene.passes(LAST_SEEN[last_seen]())
+    await scene.is_scheduled()

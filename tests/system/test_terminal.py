@@ -1,0 +1,437 @@
+"""The terminal's commands against a ledger alone: what they print, what they refuse, who is told what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import delete, update
+from typer.testing import CliRunner
+
+from standby.cli import app
+from standby.ledger import Ledger
+from standby.ledger.tables import Run, Wait, table_of
+from standby.ledger.waits import WaitRow
+from standby.states import Hold, Need, RunState
+from standby.waits import Approval, Signal, Timer
+from standby.wakeups import Listener
+from tasks.models import PaymentDecision, Settlement
+from tests.ledger import acts
+from tests.system.project import PROGRAMS, Result
+
+RUN = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a001"
+OTHER = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a002"
+THIRD = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a003"
+
+PAY = Approval(
+    "Pay 340.20 EUR to Kantine Morgenrot?",
+    form=PaymentDecision,
+    show="| due |\n|---|\n| 340.20 EUR |",
+    party="accounts payable",
+    within=timedelta(days=3),
+    otherwise=PaymentDecision(approved=False, comment="nobody answered"),
+)
+SETTLED = Signal("payment.settled", key="pay_1", of=Settlement, party="bank")
+REPORT = json.dumps(
+    {
+        "payment_id": "pay_1",
+        "status": "settled",
+        "amount": "3.00",
+        "currency": "EUR",
+        "settled_at": "2026-03-01T12:00:00Z",
+    }
+)
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ledger]:
+    """The ledger that the terminal finds; no Prefect server is known."""
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
+    opened = await Ledger.connect(f"sqlite:///{tmp_path / 'home' / 'ledger.db'}")
+    yield opened
+    await opened.close()
+
+
+async def standby(*arguments: str) -> Result:
+    """A command, as `standby ARGUMENTS` in a shell."""
+    done = await asyncio.to_thread(CliRunner(env={"COLUMNS": "200"}).invoke, app, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Result(done.exit_code, done.stdout, done.stderr)
+
+
+async def parked(ledger: Ledger, *waits: Any, run: str = RUN, **how: Any) -> list[Any]:
+    """A run parked at these waits; their rows."""
+    rows: list[WaitRow] = [wait.row(f"w{n}" if n else wait.name) for n, wait in enumerate(waits)]
+    return (await acts.parked(ledger, rows, run=run, **how)).waits
+
+
+async def test_ps_lists_who_waits_for_what_and_since_when(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, PAY)
+    [listed] = (await standby("ps", "--json")).json
+    now = datetime.now(UTC)
+    assert (listed["run_id"], listed["flow"], listed["name"]) == (RUN, "an-agent", f"name of {RUN}")
+    assert (listed["state"], listed["step"], listed["error"], listed["ui"]) == ("parked", "approval", None, None)
+    shown = listed["wait"]
+    assert listed["waits"] == [shown]
+    assert (shown["id"], shown["kind"], shown["reason"]) == (wait.id, "approval", PAY.reason)
+    assert (shown["party"], shown["state"]) == ("accounts payable", "open")
+    opened, deadline = datetime.fromisoformat(shown["opened_at"]), datetime.fromisoformat(shown["deadline"])
+    assert now - timedelta(minutes=1) < opened <= now
+    assert abs(deadline - opened - timedelta(days=3)) < timedelta(seconds=1)
+    assert 0 <= shown["age_seconds"] < 60
+    assert shown["default"]["approved"] is False
+
+    said = await standby("ps")
+    assert PAY.reason in " ".join(said.out.split())
+    assert f"approve {wait.id[:8]}" in said.out
+
+
+async def test_ps_lists_runs_that_ended_only_when_asked(ledger: Ledger) -> None:
+    assert (await standby("ps")).out == "No agent is running or waiting here.\n"
+    await acts.claim(ledger, RUN)
+    assert await ledger.runs.end(RUN, 1, RunState.FAILED, error="ValueError: no")
+    assert (await standby("ps", "--json")).json == []
+    [listed] = (await standby("ps", "--all", "--json")).json
+    assert (listed["state"], listed["error"], listed["wait"]) == ("failed", "ValueError: no", None)
+
+
+async def test_show_tells_a_run_whole_by_its_id_its_name_or_its_wait(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, PAY)
+    for target in (RUN, RUN[:8], f"name of {RUN}", wait.id):
+        shown = (await standby("show", target, "--json")).json
+        assert shown["run_id"] == RUN
+    assert (shown["run_id"], shown["state"], shown["attempt"], shown["result"]) == (RUN, "parked", 1, None)
+    assert shown["checkpoints"] == [{"key": "approval", "kind": "wait", "state": "intended"}]
+    assert [each["id"] for each in shown["waits"]] == [wait.id]
+    assert shown["decisions"] == []
+
+    await standby("reject", wait.id[:8], "--comment", "too dear")
+    shown = (await standby("show", wait.id[:8], "--json")).json
+    [decision] = shown["decisions"]
+    assert (decision["wait"], decision["verdict"], decision["door"]) == (wait.id, "won", "terminal")
+    assert decision["answer"]["comment"] == "too dear"
+    assert (shown["state"], shown["wait"]) == ("ready", None)
+    said = (await standby("show", RUN)).out
+    assert "340.20 EUR" in said
+    assert "too dear" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (["approve"], {"approved": True, "amount": None, "account": None, "comment": ""}),
+        (["approve", "--comment", "fine"], {"approved": True, "amount": None, "account": None, "comment": "fine"}),
+        (
+            ["approve", "--set", "amount=300.15", "--set", "account=6000", "--set", "comment=a=b"],
+            {"approved": True, "amount": "300.15", "account": "6000", "comment": "a=b"},
+        ),
+        (["reject"], {"approved": False, "amount": None, "account": None, "comment": ""}),
+    ],
+)
+async def test_an_answer_is_stored_as_the_form_reads_it(
+    ledger: Ledger, command: list[str], answer: dict[str, Any]
+) -> None:
+    [wait] = await parked(ledger, PAY)
+    said = await standby(*command, wait.id[:8], "--json")
+    assert (said.code, said.json) == (
+        0,
+        {"accepted": True, "wait_id": wait.id, "run_id": RUN, "woken": False, "counted": False},
+    )
+    settled = await ledger.waits.get(wait.id)
+    assert settled is not None
+    stored = json.loads(settled.answer)
+    assert stored == answer
+
+
+async def test_any_form_is_answered_with_json(ledger: Ledger) -> None:
+    class Route(BaseModel):
+        stops: list[str]
+
+    [wait] = await parked(ledger, Approval("Which way?", form=Route))
+    said = await standby("answer", RUN, '{"stops": ["Kiel", "Oslo"]}', "--json")
+    assert said.json["accepted"], said
+    assert json.loads((await ledger.waits.get(wait.id)).answer) == {"stops": ["Kiel", "Oslo"]}
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "reason"),
+    [
+        (["approve", "--set", "acount=6000"], "acount", "the form has no such field"),
+        (["approve", "--set", "amount=much"], "amount", "Input should be a valid decimal"),
+        (["approve", "--set", "amount=-1"], "amount", "Input should be greater than or equal to 0"),
+        (["approve", "--set", "account=no such account"], "account", "String should match pattern"),
+        (["answer", "{}"], "approved", "Field required"),
+        (["answer", "[true]"], "answer", "Input should be an object"),
+        (["answer", "{approved"], "answer", "it is not JSON"),
+        (["answer", '{"approved": true, "amount": NaN}'], "answer", "NaN is not a JSON value"),
+    ],
+)
+async def test_a_wrong_field_is_named_and_the_run_still_waits(
+    ledger: Ledger, command: list[str], field: str, reason: str
+) -> None:
+    [wait] = await parked(ledger, PAY)
+    arguments = [command[0], wait.id, *command[1:]]
+    said = await standby(*arguments)
+    assert said.code == 1
+    assert f"The answer to wait {wait.id[:8]} was refused, the run is still waiting. {field}: " in said.sentence
+    assert reason in said.sentence
+    assert "the form has: approved, amount, account, comment" in said.sentence
+    said = await standby(*arguments, "--json")
+    assert (said.code, said.json["accepted"], said.json["wait_id"]) == (1, False, wait.id)
+    [[named, why]] = said.json["problems"]
+    assert (named, reason in why) == (field, True)
+    assert (await ledger.waits.get(wait.id)).state == "open"
+    assert await acts.state_of_run(ledger, RUN) == "parked"
+
+
+async def test_a_field_without_a_value_is_a_mistake_in_the_command(ledger: Ledger) -> None:
+    await parked(ledger, PAY)
+    said = await standby("approve", RUN, "--set", "account")
+    assert said.code == 2
+    assert "--set takes name=value, not 'account'." in said.sentence
+
+
+async def test_who_answers_second_is_told_who_won_and_with_what(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [wait] = await parked(ledger, PAY)
+    monkeypatch.setenv("LOGNAME", "ada")
+    assert (await standby("approve", wait.id)).out == f"Answered. Run {RUN} goes on as soon as a worker takes it up.\n"
+    monkeypatch.setenv("LOGNAME", "bob")
+    said = await standby("reject", wait.id)
+    assert (said.code, said.out.startswith('Too late: ada was first, with {"approved":true,')) == (1, True), said
+    said = await standby("reject", wait.id, "--json")
+    assert (said.code, said.json["accepted"], said.json["winner"]["actor"]) == (1, False, "ada")
+    assert said.json["winner"]["answer"]["approved"] is True
+    assert [(each.actor, each.verdict) for each in await ledger.waits.decisions_of(RUN)] == [
+        ("ada", "won"),
+        ("bob", "lost"),
+        ("bob", "lost"),
+    ]
+
+
+async def test_of_several_waits_one_must_be_named(ledger: Ledger) -> None:
+    first, second = await parked(ledger, PAY, Approval("Tell the supplier?"), need=Need.ALL)
+    said = await standby("approve", RUN)
+    assert said.code == 1
+    assert f"it could be any of {first.id[:8]} ({PAY.reason}), {second.id[:8]} (Tell the supplier?)" in said.sentence
+    assert (await standby("approve", second.id[:8])).code == 0
+    assert (await standby("approve", RUN, "--json")).json["wait_id"] == first.id  # the one that is left
+
+
+async def test_of_several_runs_one_must_be_named(ledger: Ledger) -> None:
+    await parked(ledger, PAY)
+    await parked(ledger, PAY, run=OTHER)
+    said = await standby("show", RUN[:8])
+    assert f"it could be any of {RUN}, {OTHER}; give the run's id." in said.sentence
+    assert "it could be any of" in (await standby("approve", RUN[:8])).sentence
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["show", "nothing"], "There is no agent run nothing in the ledger. `standby ps --all` lists the ones it has."),
+        (["approve", "nothing"], "There is no wait to answer at nothing: no wait or run begins with that."),
+        (["reject", "%"], "no wait or run begins with that."),
+        (["approve", ""], "There is no wait to answer at ''"),
+        (["show", ""], "There is no agent run '' in the ledger."),
+        (["approve", OTHER], f"run name of {OTHER} is parked and waits for nobody."),
+    ],
+)
+async def test_an_unknown_target_is_said_and_nothing_is_answered(
+    ledger: Ledger, command: list[str], sentence: str
+) -> None:
+    await parked(ledger, PAY)
+    await parked(ledger, Timer(timedelta(days=1)), run=OTHER)
+    said = await standby(*command)
+    assert said.code == 1
+    assert sentence in said.sentence
+    assert (await standby(*command, "--json")).code == 1
+    assert await acts.states_of(ledger, RUN) == {"approval": "open"}
+
+
+async def test_nobody_answers_a_timer(ledger: Ledger) -> None:
+    [timer] = await parked(ledger, Timer(timedelta(days=1)))
+    assert "it waits for a time, which nobody answers" in (await standby("answer", timer.id, "null")).sentence
+
+
+async def test_a_signal_is_delivered_once_and_then_a_duplicate_or_late(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, SETTLED)
+    send = ["signal", "payment.settled", REPORT, "--source", "bank", "--json"]
+    said = await standby(*send, "--key", "pay_1", "--id", "d-1")
+    first = said.json
+    assert (said.code, first["disposition"], first["wait_id"], first["run_id"]) == (0, "delivered", wait.id, RUN)
+    said = await standby(*send, "--key", "pay_1", "--id", "d-1")
+    assert (said.code, said.json["disposition"], said.json["signal_id"]) == (0, "duplicate", first["signal_id"])
+    assert await ledger.runs.end(RUN, 1, RunState.COMPLETED, result="null")
+    said = await standby(*send, "--key", "pay_1", "--id", "d-2")
+    assert (said.code, said.json["disposition"], said.json["wait_id"]) == (0, "late", None)
+    assert [signal.source for signal in await ledger.signals.all()] == ["bank", "bank"]
+
+
+async def test_a_signal_that_does_not_fit_is_refused_and_can_be_listed_and_sent_again(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, SETTLED)
+    said = await standby("signal", "payment.settled", '{"status": "lost"}', "--key", "pay_1")
+    assert said.code == 1
+    assert "Refused, the run is still waiting." in said.out
+    assert "status: Input should be 'settled'" in said.out
+    assert await acts.states_of(ledger, RUN) == {"payment.settled": "open"}
+    [dead] = (await standby("signals", "--dead", "--json")).json
+    assert (dead["topic"], dead["disposition"], dead["wait_id"]) == ("payment.settled", "rejected", wait.id)
+    again = await standby("signals", "redrive", dead["id"][:8])
+    assert (again.code, "Refused again." in again.out) == (1, True)
+    assert "rejected" in (await standby("signals")).out
+    assert "0 signals begin with 'zz'" in (await standby("signals", "redrive", "zz")).sentence
+
+
+async def test_keys_are_made_listed_and_revoked(ledger: Ledger) -> None:
+    made = (await standby("keys", "add", "ada", "--role", "approver", "--party", "finance", "--json")).json
+    [listed] = (await standby("keys", "list", "--json")).json
+    assert (listed["id"], listed["name"], listed["parties"], listed["state"]) == (
+        made["id"],
+        "ada",
+        ["finance"],
+        "good",
+    )
+    assert made["key"] not in (await standby("keys", "list")).out
+    assert (await standby("keys", "revoke", made["id"][:8])).out == "The key of ada is revoked.\n"
+    assert [key["state"] for key in (await standby("keys", "list", "--json")).json] == ["revoked"]
+    assert "0 keys begin with 'zz'" in (await standby("keys", "revoke", "zz")).sentence
+
+
+async def test_a_signal_that_comes_early_is_kept_and_used(ledger: Ledger) -> None:
+    said = await standby("signal", "payment.settled", '{"status": "settled"}', "--key", "pay_1")
+    assert (said.code, said.out) == (0, "No run waits for it yet: it is kept for seven days.\n")
+    attempt = (await acts.claim(ledger, RUN)).attempt
+    group = await acts.open_group(ledger, [SETTLED.row("payment.settled")], run=RUN, attempt=attempt)
+    assert group.ready
+    assert json.loads(group.waits[0].answer) == {"status": "settled"}
+    # Without an id of its own, each call is a delivery of its own.
+    assert (await standby("signal", "other", "1", "--json")).json["disposition"] == "buffered"
+    assert (await standby("signal", "other", "1", "--json")).json["disposition"] == "buffered"
+
+
+async def test_a_signal_that_is_not_json_is_refused(ledger: Ledger) -> None:
+    said = await standby("signal", "payment.settled", "{status")
+    assert said.code == 1
+    assert "payload: it is not JSON" in said.sentence
+    assert await ledger.signals.all() == []
+
+
+async def test_a_run_that_waits_in_its_process_hears_of_its_answer(ledger: Ledger) -> None:
+    async with Listener.open() as listener:
+        attempt = (await acts.claim(ledger, RUN)).attempt
+        await acts.open_group(ledger, [PAY.row("approval")], run=RUN, attempt=attempt)
+        await ledger.runs.park(RUN, attempt, "approval", Hold.PAUSE, listener.address)
+        assert (await standby("approve", RUN, "--json")).json["woken"] is True
+        async with asyncio.timeout(10):
+            await listener.wait(20)
+
+
+async def test_an_answer_is_taken_while_prefect_is_away(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("STANDBY_LEDGER_URL", str(ledger.database.url.set(drivername="sqlite")))
+    await parked(ledger, PAY)
+    said = await standby("approve", RUN, "--json")
+    assert (said.code, said.json["accepted"], said.json["woken"]) == (0, True, False)
+
+
+async def test_the_doctor_finds_what_must_not_be_and_says_what_to_do(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await standby("doctor", "--json")
+    assert (said.code, said.json) == (0, [])
+    assert (await standby("doctor")).out == "All is well.\n"
+    [wait] = await parked(ledger, PAY)
+    assert (await standby("doctor")).code == 0
+    await ledger.database.write(delete(table_of(Wait)).where(table_of(Wait).c.id == wait.id))
+    said = await standby("doctor", "--json")
+    assert said.code == 1
+    [finding] = said.json
+    assert (finding["run_id"], finding["problem"]) == (RUN, "is parked with 0 open waits [], not one")
+    assert (await standby("doctor")).out == f"Run {RUN} {finding['problem']}. {finding['remedy']}\n"
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("STANDBY_LEDGER_URL", str(ledger.database.url.set(drivername="sqlite")))
+    away = await standby("doctor")
+    assert away.code == 1
+    assert "Prefect at http://127.0.0.1:9/api/ cannot be reached" in away.out
+
+
+@pytest.mark.parametrize("command", ["ps", "show", "approve", "signal", "doctor"])
+async def test_a_ledger_that_cannot_be_used_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").write_text("a file where a folder should be")
+    arguments = {"show": ["x"], "approve": ["x"], "signal": ["x"]}.get(command, [])
+    assert str(tmp_path / "home") in (await standby(command, *arguments)).sentence
+    monkeypatch.setenv("STANDBY_LEDGER_URL", "mysql://ada:secret@host/ledger")
+    said = await standby(command, *arguments)
+    assert "'mysql' is neither sqlite nor postgresql" in said.sentence
+    assert "secret" not in said.sentence
+
+
+NASTY = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eyap\r\x08[red]bold[/red]"
+"""Sets the window's title, clears the screen, turns the text around, and is markup to the library that prints it."""
+
+FORBIDDEN = ["\x1b]", "\x07", "\x1b[2J", "\x9b", "\u202e", "\x08"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ps", "--all"],
+        ["ps", "--json"],
+        ["show", RUN],
+        ["show", RUN, "--json"],
+        ["show", OTHER],
+        ["show", THIRD],
+        ["approve", RUN],
+        ["approve", NASTY],
+        ["doctor"],
+    ],
+)
+async def test_what_came_from_elsewhere_is_not_obeyed_by_the_terminal(ledger: Ledger, command: list[str]) -> None:
+    class Odd(BaseModel):
+        nasty: str = NASTY
+
+    approval = Approval(f"Pay {NASTY}?", show=f"Evidence {NASTY}", party=NASTY)
+    signal = Signal(f"topic {NASTY}", key=NASTY)
+    form = Approval("Fields", form=Odd, show={NASTY: NASTY})
+    await parked(ledger, approval, signal, form, need=Need.ALL)
+    await ledger.database.write(update(table_of(Run)).where(table_of(Run).c.id == RUN).values(name=NASTY))
+    await acts.claim(ledger, OTHER)
+    await ledger.runs.end(OTHER, 1, RunState.FAILED, error=NASTY)
+    await acts.claim(ledger, THIRD)
+    await ledger.runs.end(THIRD, 1, RunState.COMPLETED, result=json.dumps({NASTY: NASTY}))
+    said = await asyncio.to_thread(on_a_terminal, [str(PROGRAMS / "standby"), *command])
+    assert "owned" in said or command == ["doctor"]
+    assert [mark for mark in FORBIDDEN if mark in said] == [], repr(said)
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """What a real process writes to a terminal."""
+    ours, its = pty.openpty()
+    written = b""
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its):
+        os.close(its)
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # how a terminal without a process says that this was all
+                break
+            if not chunk:
+                break
+            written += chunk
+    os.close(ours)
+    return written.decode()

@@ -1,0 +1,54 @@
+"""Imports run down only, and importing the package does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+LAYERS = """
+cli __main__
+cli_gateway cli_delegations
+up
+gateway terminal
+tables
+view local doctor keeper
+connect doors events notices
+flows
+waiting
+parking
+children
+projection polling
+steps
+failures waits wakeups
+runs
+pulse checkpoints
+ledger
+policy moments values holder faults settings clock states errors testing
+""".strip().splitlines()
+HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}
+PACKAGE = Path(__file__).parents[1] / "standby"
+
+
+def test_imports_run_down_only() -> None:
+    """A module imports from lower layers and its own; crash points are armed by name, from anywhere."""
+    for path in PACKAGE.rglob("*.py"):
+        above = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names = [f"standby.{name.name}" for name in node.names] if modules == ["standby"] else modules
+            for name in names:
+                if name is not None and name.startswith("standby.") and above != "__init__":
+                    below = name.split(".")[1]
+                    assert HEIGHT[below] <= HEIGHT[above], f"{path} imports {below}, which is above it"
+
+
+def test_importing_the_package_does_nothing() -> None:
+    """Neither Prefect nor SQLAlchemy is loaded, and nothing is written, until a name from the menu is used."""
+    code = "import sys, standby; print([name for name in ('prefect', 'sqlalchemy', 'asyncio') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_every_name_of_the_menu_is_there() -> None:
+    import standby
+
+    assert all(getattr(standby, name) is not None for name in standby.__all__)

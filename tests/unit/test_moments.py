@@ -1,0 +1,80 @@
+"""Points in time that a wait names."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from standby import Approval, BusinessDays, Timer, UsageError, clock
+from standby.moments import next_of, point_in_time
+
+FRIDAY = datetime(2026, 3, 27, 14, 30, tzinfo=UTC)
+"""Two days before the clocks of Europe go forward."""
+
+
+@pytest.fixture(autouse=True)
+def _it_is_friday(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "_source", lambda: FRIDAY)
+
+
+@pytest.mark.parametrize(
+    ("days", "due"),
+    [
+        (BusinessDays(1), datetime(2026, 3, 30, 14, 30, tzinfo=UTC)),
+        (BusinessDays(5), datetime(2026, 4, 3, 14, 30, tzinfo=UTC)),
+        (BusinessDays(6), datetime(2026, 4, 6, 14, 30, tzinfo=UTC)),
+        (BusinessDays(5, holidays=frozenset({date(2026, 4, 3), date(2026, 4, 6)})),
+         datetime(2026, 4, 7, 14, 30, tzinfo=UTC)),
+        # 15:30 in Berlin on both sides of the change of clocks.
+        (BusinessDays(1, tz="Europe/Berlin"), datetime(2026, 3, 30, 13, 30, tzinfo=UTC)),
+        (BusinessDays(1, weekend=frozenset({4, 5})), datetime(2026, 3, 29, 14, 30, tzinfo=UTC)),
+    ],
+)  # fmt: skip
+def test_working_days_skip_weekends_and_holidays(days: BusinessDays, due: datetime) -> None:
+    assert days.after(FRIDAY) == due
+    assert Approval("Pay?", within=days).row("approval").deadline == due
+
+
+def test_from_a_weekend_the_first_working_day_counts() -> None:
+    assert BusinessDays(1).after(datetime(2026, 3, 28, 9, tzinfo=UTC)) == datetime(2026, 3, 30, 9, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("timer", "due", "reason"),
+    [
+        (Timer(timedelta(hours=1)), FRIDAY + timedelta(hours=1), "until 1:00:00"),
+        (Timer(date(2026, 4, 1)), datetime(2026, 4, 1, tzinfo=UTC), "until 2026-04-01 (UTC)"),
+        (Timer(date(2026, 4, 1), tz="Europe/Berlin"), datetime(2026, 3, 31, 22, tzinfo=UTC),
+         "until 2026-04-01 (Europe/Berlin)"),
+        (Timer(BusinessDays(1)), datetime(2026, 3, 30, 14, 30, tzinfo=UTC), "until 1 working days"),
+        (Timer("0 9 * * MON"), datetime(2026, 3, 30, 9, tzinfo=UTC), "until 0 9 * * MON (UTC)"),
+        (Timer("0 9 * * MON", tz="Europe/Berlin"), datetime(2026, 3, 30, 7, tzinfo=UTC),
+         "until 0 9 * * MON (Europe/Berlin)"),
+        (Timer("30 14 * * *"), datetime(2026, 3, 28, 14, 30, tzinfo=UTC), "until 30 14 * * * (UTC)"),
+    ],
+)  # fmt: skip
+def test_a_timer_is_due_at_a_point_in_time(timer: Timer, due: datetime, reason: str) -> None:
+    row = timer.row("timer")
+    assert (row.deadline, row.reason) == (due, reason)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Timer("soon"), "not a cron expression"),
+        (lambda: Timer("0 0 31 2 *"), "cron"),
+        (lambda: Timer(date(2026, 4, 1), tz="Berlin"), "no time zone 'Berlin'"),
+        (lambda: Timer("0 9 * * *", tz="../etc"), "no time zone"),
+        (lambda: BusinessDays(0), "counts from 1"),
+        (lambda: BusinessDays(1, tz="Mars"), "no time zone"),
+        (lambda: BusinessDays(1, weekend=frozenset(range(7))), "never ends"),
+    ],
+)
+def test_what_names_no_time_is_refused_where_it_is_written(make: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        make()  # type: ignore[operator]
+
+
+def test_a_naive_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no time zone"):
+        point_in_time(datetime(2026, 4, 1))  # noqa: DTZ001
+    assert next_of("0 0 29 2 *") == datetime(2028, 2, 29, tzinfo=UTC)
