@@ -91,18 +91,19 @@ class Notifier:
 
     async def _send(self, notice: Any) -> None:
         try:
-            why_not = await self._try(notice)
+            if not await self._ledger.notices.claim(notice):
+                return
+            try:
+                why_not = await self._try(notice)
+            except LedgerUnavailable:
+                raise
+            except Exception as error:  # whatever a channel's library raises
+                log.warning("Notice of wait %s was not sent and is tried again: %s", notice.wait_id, _said(error))
+                await self._ledger.notices.failed(notice, _said(error))
+            else:
+                await self._ledger.notices.done(notice.id, why_not)
         except LedgerUnavailable as error:
             log.warning("%s", error)
-            return
-        except Exception as error:  # whatever a channel's library raises
-            log.warning("Notice of wait %s was not sent and is tried again: %s", notice.wait_id, _said(error))
-            try:
-                await self._ledger.notices.failed(notice, _said(error))
-            except LedgerUnavailable as away:
-                log.warning("%s", away)
-        else:
-            await self._ledger.notices.done(notice.id, why_not)
 
     async def _try(self, notice: Any) -> str | None:
         """Send it through every channel of its party; None, or why there was nothing to send."""

@@ -21,6 +21,9 @@ FIRST_RETRY = timedelta(seconds=10)
 """After a channel failed; each further try comes twice as late, at most ``LAST_RETRY`` later."""
 LAST_RETRY = timedelta(hours=1)
 
+SENDING = timedelta(minutes=1)
+"""How long a sender has a notice to itself, longer than a channel may take. If it dies, the notice is due then."""
+
 
 async def notify(connection: AsyncConnection, waiting: Iterable[Row[Any]], kind: NoticeKind) -> None:
     """Have the party of each approval among these waits told."""
@@ -47,6 +50,11 @@ class Notices:
             .order_by(notices.c.next_try_at)
             .limit(limit)
         )
+
+    async def claim(self, notice: Row[Any]) -> bool:
+        """Take a notice that is due, to send it. False when another sender has taken it, or has sent it."""
+        free = (notices.c.id == notice.id, notices.c.done_at.is_(None), notices.c.next_try_at == notice.next_try_at)
+        return bool(await self._db.write(update(notices).where(*free).values(next_try_at=clock.utcnow() + SENDING)))
 
     async def done(self, notice_id: str, note: str | None = None) -> None:
         """It was sent, or needs no sending; ``note`` says why."""

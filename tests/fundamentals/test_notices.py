@@ -10,8 +10,9 @@ from prefect.blocks.abstract import NotificationBlock
 from prefect.client.orchestration import PrefectClient
 from prefect.context import SettingsContext
 
-from standby import Approval, Policy
+from standby import Approval, Policy, clock
 from standby.keeper import Keeper
+from standby.ledger.notices import SENDING
 from standby.notices import NotificationChannels, Notifier, message
 from tests.fundamentals.conftest import Desk
 from tests.ledger import acts
@@ -56,15 +57,22 @@ async def opened(desk: Desk, run: str, party: str | None) -> Any:
     return (await acts.parked(desk.ledger, [wait.row("approval")], run=run)).waits[0]
 
 
+async def all_done(desk: Desk, notifier: Notifier, waits: list[Any]) -> None:
+    """Return when every notice of these waits was dealt with."""
+
+    async def done() -> bool:
+        await notifier.tick()
+        notices = [notice for wait in waits for notice in await desk.ledger.notices.of_wait(wait.id)]
+        return len(notices) == len(waits) and all(notice.done_at is not None for notice in notices)
+
+    await wait_until(done, 30)
+
+
 async def test_each_party_is_told_once_through_its_channel(desk: Desk, notifier: Notifier) -> None:
     asked = [await opened(desk, run, party) for run, party in (("a", "finance"), ("b", None), ("c", "law"))]
     silent = await opened(desk, "d", "nobody")
 
-    async def all_told() -> bool:
-        await notifier.tick()
-        return await desk.ledger.notices.due() == []
-
-    await wait_until(all_told, 30)
+    await all_done(desk, notifier, [*asked, silent])
     assert sorted((to, subject) for to, subject, _ in sent) == [("everybody", "b?"), ("everybody", "c?"),
                                                                 ("finance", "a?")]  # fmt: skip
     [notice] = await desk.ledger.notices.of_wait(silent.id)
@@ -101,14 +109,34 @@ async def test_what_is_settled_meanwhile_is_not_asked(desk: Desk, notifier: Noti
     wait = await opened(desk, "a", "finance")
     await desk.ledger.runs.end("a", 1, "cancelled")  # type: ignore[arg-type]
 
-    async def done() -> bool:
-        await notifier.tick()
-        return await desk.ledger.notices.due() == []
-
-    await wait_until(done, 30)
+    await all_done(desk, notifier, [wait])
     assert sent == []
     [notice] = await desk.ledger.notices.of_wait(wait.id)
     assert notice.note == "the wait is not open any more"
+
+
+async def test_a_notice_is_sent_once_however_many_send(desk: Desk, notifier: Notifier) -> None:
+    """Two senders saw the same notice due: one of them has it, also when the other comes after it was sent."""
+    wait = await opened(desk, "a", "finance")
+    [seen] = await desk.ledger.notices.due()
+    others = [Notifier(desk.ledger, lambda: PrefectClient(desk.url)) for _ in range(3)]
+    for one in others:
+        await one.tick()
+    for one in others:
+        await one.finish()
+    await all_done(desk, notifier, [wait])
+    assert [to for to, _, _ in sent] == ["finance"]
+    assert not await desk.ledger.notices.claim(seen)
+
+
+async def test_a_notice_whose_sender_died_is_due_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await opened(desk, "a", "finance")
+    [notice] = await desk.ledger.notices.due()
+    assert await desk.ledger.notices.claim(notice)
+    assert await desk.ledger.notices.due() == []
+    later = clock.utcnow() + SENDING
+    monkeypatch.setattr(clock, "_source", lambda: later)
+    assert [again.id for again in await desk.ledger.notices.due()] == [notice.id]
 
 
 async def test_what_is_told_names_how_to_answer(desk: Desk) -> None:
