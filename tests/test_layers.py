@@ -9,7 +9,7 @@ LAYERS = """
 cli __main__
 cli_gateway cli_delegations
 up
-gateway terminal
+gateway terminal host
 tables
 view local doctor keeper
 connect doors events notices

@@ -17,12 +17,12 @@ from pathlib import Path
 import httpx
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
-from prefect.utilities.processutils import command_to_string
 from rich.console import Console
 
 from standby import settings
 from standby.connect import open_prefect
 from standby.errors import UsageError
+from standby.host.place import attempt_command, fork_server_place
 from standby.ledger import Ledger
 from standby.states import ENDED
 from standby.up.board import Board
@@ -116,8 +116,11 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     if config.bootstrap is not None:
         console.print("Setting up the work pool, blocks and deployments ...")
         await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
-    await _one_interpreter(stack.api_url, config.pool)
     await start("gateway", f"python -m standby gateway --port {gateway_port}")
+    if place := cleanup.enter_context(fork_server_place(home)):
+        env["STANDBY_FORK_SERVER"] = place
+        await start("forkserver", "python -m standby.host.forkserver")
+    await _quick_attempts(stack.api_url, config.pool)
     await start("worker", f"prefect worker start --pool {config.pool} --type process --name standby")
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
     return stack
@@ -147,18 +150,17 @@ async def _start_demo(stack: Stack) -> list[str]:
     return [json.loads(line)["run_id"] for line in output.splitlines() if line.startswith("{")]
 
 
-async def _one_interpreter(api_url: str, pool: str) -> None:
-    """Have this machine's worker start one Python for an attempt. Without a command it starts two, for seconds more."""
+async def _quick_attempts(api_url: str, pool: str) -> None:
+    """Have the worker fork an attempt instead of starting two interpreters one after the other, for seconds more."""
     async with open_prefect(api_url) as client:
         try:
             template = (await client.read_work_pool(pool)).base_job_template
         except ObjectNotFound:
             return  # the worker makes it
         told = template.get("variables", {}).get("properties", {}).get("command")
-        command_here = command_to_string([sys.executable, "-m", "prefect.engine"])
-        if told is None or told.get("default") == command_here:
+        if told is None or told.get("default") == attempt_command():
             return
-        told["default"] = command_here
+        told["default"] = attempt_command()
         await client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
 
 

@@ -1,0 +1,154 @@
+"""Attempts are forked by a process that has imported everything, and are to a worker what a process of its own is."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from standby.errors import UsageError
+from standby.host.place import CAN_FORK, attempt_command, fork_server_place
+from tests.support.server import prefect_env
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.skipif(not CAN_FORK, reason="attempts are forked on Linux alone")
+
+RUN = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a123"
+IN_ITS_OWN = "prefect.engine"
+"""What is on the command line of an attempt that has an interpreter of its own."""
+
+
+class Workshop:
+    """A fork server, and a Prefect server that takes calls and never answers: attempts last as long as they are let."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+        self.server = subprocess.Popen([sys.executable, "-m", "standby.host.forkserver"], env=env)
+        self.commands: list[subprocess.Popen[str]] = []
+
+    async def up(self) -> None:
+        await wait_until(lambda: Path(self.env["STANDBY_FORK_SERVER"]).exists(), 60)
+
+    def begin(self, **env: str) -> subprocess.Popen[str]:
+        """Run the pool's command, as a worker does."""
+        begun = subprocess.Popen(
+            shlex.split(attempt_command()), env=self.env | {"PREFECT__FLOW_RUN_ID": RUN} | env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.commands.append(begun)
+        return begun
+
+    async def attempt(self, mark: str = "forkserver") -> psutil.Process:
+        """The forked process, once it is what ``mark`` says."""
+
+        def forked() -> psutil.Process | None:
+            for child in psutil.Process(self.server.pid).children():
+                if mark in " ".join(child.cmdline()):
+                    return child
+            return None
+
+        found = await wait_until(forked, 60)
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        for process in [*self.commands, self.server]:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
+    with socket.socket() as silent, fork_server_place(tmp_path) as place:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        assert place is not None
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        made = Workshop(prefect_env(tmp_path, PREFECT_API_URL=address, STANDBY_FORK_SERVER=place))
+        try:
+            await made.up()
+            yield made
+        finally:
+            made.close()
+
+
+async def gone(process: psutil.Process) -> None:
+    await wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 30)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+async def test_output_and_exit_code_are_the_attempts(workshop: Workshop) -> None:
+    code, said = ended(workshop.begin(PREFECT__FLOW_RUN_ID="none"))
+    assert code == 1
+    assert "Invalid flow run id" in said
+    begun = workshop.begin()
+    (await workshop.attempt()).kill()
+    assert ended(begun)[0] == -signal.SIGKILL
+
+
+async def test_a_signal_for_the_command_reaches_the_attempt_and_its_kill_kills_it(workshop: Workshop) -> None:
+    begun = workshop.begin()
+    attempt = await workshop.attempt()
+    begun.terminate()
+    await gone(attempt)
+    assert ended(begun)[0] != 0
+
+    begun = workshop.begin()
+    attempt = await workshop.attempt()
+    begun.kill()
+    await gone(attempt)
+
+
+async def test_an_attempt_outlives_a_fork_server_that_dies(workshop: Workshop) -> None:
+    """The command stands in for it to its end; for the next one there is an interpreter of its own."""
+    begun = workshop.begin()
+    attempt = await workshop.attempt()
+    workshop.server.kill()
+    workshop.server.wait()
+    assert attempt.is_running()
+    assert begun.poll() is None
+    attempt.kill()
+    assert ended(begun)[0] == 0, "nobody can know its exit code any more"
+
+    begun = workshop.begin()
+    await wait_until(lambda: IN_ITS_OWN in psutil.Process(begun.pid).cmdline(), 30)
+
+
+@pytest.mark.parametrize(
+    ("env", "own"),
+    [
+        ({"PREFECT_LOGGING_LEVEL": "INFO"}, False),  # written down, but what it is anyway
+        ({"PREFECT_LOGGING_LEVEL": "DEBUG"}, True),
+        ({"PYTHONPATH": "elsewhere"}, True),
+    ],
+)
+async def test_an_attempt_that_is_told_other_settings_has_an_interpreter_of_its_own(
+    workshop: Workshop, env: dict[str, str], own: bool
+) -> None:
+    begun = workshop.begin(**env)
+    attempt = await workshop.attempt(IN_ITS_OWN if own else "forkserver")
+    assert (IN_ITS_OWN in attempt.cmdline()) is own
+    attempt.kill()
+    ended(begun)
+
+
+def test_the_socket_is_in_a_folder_that_nobody_else_may_use(tmp_path: Path) -> None:
+    with fork_server_place(tmp_path) as place:
+        assert place is not None
+        folder = Path(place).parent
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.chmod(0o755)
+        with pytest.raises(UsageError, match="is not ours alone"), fork_server_place(tmp_path):
+            pass
+    assert not folder.exists()
