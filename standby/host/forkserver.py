@@ -168,14 +168,27 @@ class ForkServer:
             return None
         pid = os.fork()
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._leave()
             return order
         os.close(order.out)
         os.close(order.err)
         self._running[pid] = connection
         _say(connection, {"pid": pid})
         return None
+
+    def _leave(self) -> None:
+        """In a forked process: give up all that is the fork server's.
+
+        Closed as objects: one that still thought it had its descriptor would close what gets that number later.
+        """
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        for connection in self._running.values():
+            connection.close()
+        self._selector.close()
 
     def _report_ended(self) -> None:
         for pid in list(self._running):

@@ -108,18 +108,19 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         await one.start()
         return one
 
-    await start("server", f"python -m standby.up.prefect_server --host {HOST} --port {port}")
+    if place := cleanup.enter_context(fork_server_place(home)):
+        env["STANDBY_FORK_SERVER"] = place
+        # First, for it is to be there before the worker takes the first run.
+        await start("forkserver", "python -m standby.host.forkserver")
+    server = await start("server", f"python -m standby.up.prefect_server --host {HOST} --port {port}")
     for name, text in config.processes.items():
         await start(name, text)
     console.print(f"Starting the Prefect server on {stack.ui_url} ...")
-    await _answers(children, stack.api_url)
+    await _answers(server, children, stack.api_url)
     if config.bootstrap is not None:
         console.print("Setting up the work pool, blocks and deployments ...")
         await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
     await start("gateway", f"python -m standby gateway --port {gateway_port}")
-    if place := cleanup.enter_context(fork_server_place(home)):
-        env["STANDBY_FORK_SERVER"] = place
-        await start("forkserver", "python -m standby.host.forkserver")
     await _quick_attempts(stack.api_url, config.pool)
     await start("worker", f"prefect worker start --pool {config.pool} --type process --name standby")
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
@@ -157,6 +158,10 @@ async def _quick_attempts(api_url: str, pool: str) -> None:
             template = (await client.read_work_pool(pool)).base_job_template
         except ObjectNotFound:
             return  # the worker makes it
+        if not template:  # a new pool has none until a worker comes
+            from prefect.workers.process import ProcessWorker
+
+            template = ProcessWorker.get_default_base_job_template()
         told = template.get("variables", {}).get("properties", {}).get("command")
         if told is None or told.get("default") == attempt_command():
             return
@@ -176,12 +181,11 @@ async def _keeper(ledger: Ledger, api_url: str) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _answers(children: list[Child], api_url: str) -> None:
-    """Wait until the server, the first of the children, is healthy.
+async def _answers(server: Child, children: list[Child], api_url: str) -> None:
+    """Wait until the server is healthy.
 
     Raises ``UsageError`` with the end of its log when it will not be, or when any of the children stops meanwhile.
     """
-    server = children[0]
     async with httpx.AsyncClient() as client:
         try:
             async with asyncio.timeout(SERVER_SECONDS):
