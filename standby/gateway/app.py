@@ -15,6 +15,7 @@ from standby.connect import Place
 from standby.errors import UnknownWait
 from standby.gateway.keys import Allow, Caller
 from standby.gateway.limits import Limits
+from standby.gateway.links import links
 from standby.gateway.names import Name
 from standby.gateway.refusals import Refusal, Refused, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
@@ -77,6 +78,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     app.state.ledger, app.state.place = ledger, place
     answer_refusals(app)
     app.include_router(webhooks)
+    app.include_router(links)
     app.add_middleware(Limits)
 
     @app.get("/health", tags=["health"])
