@@ -128,7 +128,9 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         if found.kind != WaitKind.APPROVAL:
             raise Refused(409, f"Wait {wait_id} waits for a {found.kind}, which nobody answers.")
         if not caller.may_answer_for(found.party):
-            raise Refused(403, f"{caller.name} does not answer for {found.party}, who is asked here.")
+            why = f"{caller.name} does not answer for {found.party}, who is asked here."
+            await ledger.waits.note_not_allowed(found.id, Door.GATEWAY, caller.name, why)
+            raise Refused(403, why)
         made = await doors.answer(
             ledger, found, json.dumps(body), door=Door.GATEWAY, actor=caller.name, api_url=place.api_url
         )

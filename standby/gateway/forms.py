@@ -54,7 +54,7 @@ class Field:
 
 def fields_of(text: str | None) -> list[Field]:
     """The fields of a JSON Schema (its text), in order."""
-    schema = json.loads(text or "{}")
+    schema = _schema(text)
     if not _is_form(schema):
         return [_field(WHOLE, schema, schema, required=True)]
     required = schema.get("required", [])
@@ -77,8 +77,13 @@ def answer_of(text: str | None, given: Mapping[str, str]) -> tuple[str, list[tup
             pass
         except (ValueError, RecursionError) as error:
             problems.append((field.name, f"it is not JSON: {error}"))
-    whole = made if _is_form(json.loads(text or "{}")) else made.get(WHOLE)
+    whole = made if _is_form(_schema(text)) else made.get(WHOLE)
     return json.dumps(whole, allow_nan=False), problems
+
+
+def _schema(text: str | None) -> dict[str, Any]:
+    schema = json.loads(text or "{}")
+    return schema if isinstance(schema, dict) else {}
 
 
 def _is_form(schema: dict[str, Any]) -> bool:
@@ -114,7 +119,7 @@ def _meant(part: dict[str, Any], root: dict[str, Any]) -> tuple[dict[str, Any], 
         elif len(whole := part.get("allOf") or []) == 1:
             part = whole[0]
         elif parts := part.get("anyOf") or part.get("oneOf"):
-            left = [one for one in parts if one.get("type") != "null"]
+            left = [one for one in parts if isinstance(one, dict) and one.get("type") != "null"]
             nullable = nullable or len(left) < len(parts)
             if {one.get("type") for one in left} == {"number", "string"} and len(left) == 2:
                 return {"type": "decimal"}, nullable  # as Pydantic has it
