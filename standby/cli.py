@@ -222,16 +222,16 @@ def links(
             raise UsageError(
                 "Where the gateway is reached is not known. Set STANDBY_GATEWAY_URL to its public address."
             )
-        if not person.strip():
+        if not (name := person.strip()):
             raise UsageError("A link is for somebody: give a name with --for.")
         async with open_ledger() as (ledger, _):
-            link = await link_for(ledger, await _one_wait(ledger, target), person)
+            link = await link_for(ledger, await _one_wait(ledger, target), name)
             address = await address_of(ledger, link, gateway_url)
         expires = view.iso(link.expires_at)
         tell(
             as_json,
-            {"link": address, "wait_id": link.wait_id, "person": person, "expires_at": expires},
-            f"{address}\nWhoever has it answers as {person}, once, until {expires}.",
+            {"link": address, "wait_id": link.wait_id, "person": name, "expires_at": expires},
+            f"{address}\nWhoever has it answers as {name}, once, until {expires}.",
         )
         return 0
 

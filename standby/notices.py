@@ -186,7 +186,7 @@ def message(wait: Any, kind: str, ui_url: str | None, link: str | None = None) -
         cut = len(wait.evidence) > EVIDENCE_CHARS
         parts.append(wait.evidence[:EVIDENCE_CHARS] + ("\n... (cut)" if cut else ""))
     if link is not None:
-        parts.append(f"Answer here, once; whoever has this link answers for you, so keep it to yourself: {link}")
+        parts.append(f"Answer here, once; whoever has this link answers for you, so keep it to yourself: <{link}>")
     if ui_url is not None:
         parts.append(f"Its run: {ui_url}/runs/flow-run/{wait.run_id}")
     if command := command_for(wait):

@@ -84,7 +84,8 @@ async def _who_was_first(ledger: Ledger, wait: Any) -> str:
         return "The question is closed: its agent's run ended, or something else it waited for came first."
     if winner.door == Door.DEADLINE:
         return f"Nobody answered before the deadline, on {pages.moment(winner.decided_at)}."
-    return f"{winner.actor or winner.door} was first, on {pages.moment(winner.decided_at)}: {_said(winner.answer)}."
+    what = f": {_said(winner.answer)}" if winner.wait_id == wait.id else ", with something else it waited for"
+    return f"{winner.actor or winner.door} was first, on {pages.moment(winner.decided_at)}{what}."
 
 
 def _said(answer: str | None) -> str:

@@ -150,7 +150,7 @@ async def links(desk: Desk) -> dict[str, str | None]:
     secret = await secret_of(desk.ledger)
     found: dict[str, str | None] = {}
     for to, _, body in sent:
-        token = re.search(rf"{GATEWAY}/answer/(\S+)", body)
+        token = re.search(rf"{GATEWAY}/answer/([^>]+)>", body)
         link = None if token is None else read(token[1], secret)
         assert (token is None) == (link is None)
         found[to] = None if link is None else link.person
