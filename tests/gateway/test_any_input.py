@@ -22,8 +22,8 @@ from tests.gateway.conftest import Gate, opened
 from tests.gateway.test_links import Payment
 from tests.ledger.acts import parked, signal
 
-EXAMPLES = 40
-"""Requests to each operation, of those that fit its description and of those that do not: 560 in all."""
+EXAMPLES = 30
+"""Requests to each operation, of those that fit its description and of those that do not: 420 in all."""
 
 OPERATIONS = {
     "GET /health", "POST /signals/{topic}", "GET /waits", "GET /waits/{wait_id}", "POST /waits/{wait_id}/answer",
