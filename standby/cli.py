@@ -1,4 +1,4 @@
-"""The terminal: ``standby up | ps | show | approve | reject | answer | signal | doctor | keeper`` and the gateway's."""
+"""The terminal: ``standby up | ps | show | approve | reject | answer | links | signal | doctor | keeper``, and more."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from standby import doors, view
+from standby import doors, settings, view
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
 from standby.connect import open_prefect
-from standby.errors import AnswerRefused, UnknownRun, UnknownWait
+from standby.errors import AnswerRefused, UnknownRun, UnknownWait, UsageError
 from standby.ledger import Ledger
 from standby.policy import Policy
 from standby.states import NOBODY_ANSWERS, Disposition, Door, WaitKind
@@ -204,6 +204,38 @@ def up(
     from standby.up.stack import run_stack
 
     perform(run_stack(port=port, gateway_port=gateway_port, demo=demo, auto_answer=answer))
+
+
+@app.command()
+def links(
+    target: Target,
+    person: Annotated[str, typer.Option("--for", help="Who answers with it. Stands in the audit.")],
+    as_json: Json = False,
+) -> None:
+    """A link to the gateway's page about a wait, by which one person answers it, once, without a key."""
+
+    async def work() -> int:
+        from standby.links import address_of, link_for
+
+        gateway_url = settings.gateway_url()
+        if gateway_url is None:
+            raise UsageError(
+                "Where the gateway is reached is not known. Set STANDBY_GATEWAY_URL to its public address."
+            )
+        if not (name := person.strip()):
+            raise UsageError("A link is for somebody: give a name with --for.")
+        async with open_ledger() as (ledger, _):
+            link = await link_for(ledger, await _one_wait(ledger, target), name)
+            address = await address_of(ledger, link, gateway_url)
+        expires = view.iso(link.expires_at)
+        tell(
+            as_json,
+            {"link": address, "wait_id": link.wait_id, "person": name, "expires_at": expires},
+            f"{address}\nWhoever has it answers as {name}, once, until {expires}.",
+        )
+        return 0
+
+    perform(work())
 
 
 async def _answer(target: str, text_for: Callable[[Any], str], as_json: bool) -> int:

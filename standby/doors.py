@@ -35,14 +35,23 @@ class Answered(NamedTuple):
 
 
 async def answer(
-    ledger: Ledger, wait: Any, text: str, *, door: Door, actor: str | None, api_url: str | None
+    ledger: Ledger,
+    wait: Any,
+    text: str,
+    *,
+    door: Door,
+    actor: str | None,
+    api_url: str | None,
+    opening: int | None = None,
 ) -> Answered:
-    """Answer a wait (its ledger row) with a JSON text.
+    """Answer a wait (its ledger row) with a JSON text; only this ``opening`` of it, where one is given.
 
     Raises ``AnswerRefused`` for what does not fit and ``NotAllowed`` for who may not decide; the run then waits on.
     """
     checked = checked_answer(wait, text)
-    settled = await ledger.waits.settle(wait.id, outcome=Outcome.ANSWERED, answer=checked, door=door, actor=actor)
+    settled = await ledger.waits.settle(
+        wait.id, outcome=Outcome.ANSWERED, answer=checked, door=door, actor=actor, opening=opening
+    )
     assert settled is not None
     if settled.refused is not None:
         raise NotAllowed(f"Not counted, the wait is as it was: {settled.refused}.")

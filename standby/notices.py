@@ -18,9 +18,11 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from pydantic import Field
 
+from standby import settings
 from standby.connect import Place
-from standby.errors import LedgerUnavailable, UsageError
+from standby.errors import LedgerUnavailable, NotAllowed, UnknownWait, UsageError
 from standby.ledger import Ledger
+from standby.links import address_of, link_for
 from standby.policy import Policy
 from standby.states import NoticeKind, WaitState
 from standby.waits import command_for
@@ -58,6 +60,10 @@ class NotificationChannels(Block):
     def of(self, party: str | None) -> list[str]:
         """The notification blocks, ``type/name``, for a party."""
         return self.channels.get(party or EVERYBODY, self.channels.get(EVERYBODY, []))
+
+    def own(self, party: str | None) -> list[str]:
+        """Those that reach this party and nobody else."""
+        return [] if party in (None, EVERYBODY) else self.channels.get(party, [])
 
 
 class Notifier:
@@ -110,14 +116,35 @@ class Notifier:
         wait = await self._ledger.waits.get(notice.wait_id)
         if wait is None or wait.state != WaitState.OPEN:
             return "the wait is not open any more"
+        if notice.personal and await self._ledger.waits.decided_by(wait.id, wait.opening, notice.party):
+            return "this person has decided"
         async with asyncio.timeout(SEND_SECONDS), self._client() as client:
-            blocks = (await self._known_channels(client)).of(notice.party)
+            channels = await self._known_channels(client)
+            own = channels.own(notice.party)
+            # Who may decide, and is not the party, is told in person or not at all: everybody else knows by the party.
+            blocks = own if notice.personal and notice.party != wait.party else channels.of(notice.party)
             if not blocks:
                 return "the party has no channel"
-            subject, body = message(wait, notice.kind, Place("", str(client.api_url)).ui_url)
+            link = await self._link(wait, notice) if own else None
+            subject, body = message(wait, notice.kind, Place("", str(client.api_url)).ui_url, link)
             for slug in blocks:
                 await _through(slug, subject, body, client)
         return None
+
+    async def _link(self, wait: Any, notice: Any) -> str | None:
+        """A link for whom the notice is for; None for who may not have one, and where no gateway is known.
+
+        A party of several is nobody in particular: where it matters who decides, only people get links.
+        """
+        gateway_url = settings.gateway_url()
+        by_anybody = wait.policy is None or not Policy.model_validate_json(wait.policy).names_people
+        if gateway_url is None or not (notice.personal or (by_anybody and notice.party == wait.party)):
+            return None
+        try:
+            link = await link_for(self._ledger, wait, notice.party)
+        except (NotAllowed, UnknownWait):
+            return None
+        return await address_of(self._ledger, link, gateway_url)
 
     async def _known_channels(self, client: PrefectClient) -> NotificationChannels:
         if self._channels is None or monotonic() - self._channels[0] > KEPT_SECONDS:
@@ -141,8 +168,8 @@ async def _through(slug: str, subject: str, body: str, client: PrefectClient) ->
         await send(body, subject)
 
 
-def message(wait: Any, kind: str, ui_url: str | None) -> tuple[str, str]:
-    """Subject and body (Markdown) of what a party is told about a wait (its ledger row)."""
+def message(wait: Any, kind: str, ui_url: str | None, link: str | None = None) -> tuple[str, str]:
+    """Subject and body (Markdown) of what a party is told about a wait (its ledger row); ``link``: theirs to answer."""
     opening = {
         NoticeKind.OPENED: "An agent waits for your answer.",
         NoticeKind.REMINDER: "An agent still waits for your answer.",
@@ -158,6 +185,8 @@ def message(wait: Any, kind: str, ui_url: str | None) -> tuple[str, str]:
     if wait.evidence:
         cut = len(wait.evidence) > EVIDENCE_CHARS
         parts.append(wait.evidence[:EVIDENCE_CHARS] + ("\n... (cut)" if cut else ""))
+    if link is not None:
+        parts.append(f"Answer here, once; whoever has this link answers for you, so keep it to yourself: <{link}>")
     if ui_url is not None:
         parts.append(f"Its run: {ui_url}/runs/flow-run/{wait.run_id}")
     if command := command_for(wait):

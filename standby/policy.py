@@ -48,6 +48,8 @@ class Policy(BaseModel):
         able = set(self.approvers) - set(self.not_by)
         if self.approvers and len(able) < self.quorum:
             raise ValueError(f"{self.quorum} people have to approve, and only {len(able)} of approvers= may")
+        if any(not name.strip() or "\0" in name for name in (*self.approvers, *self.not_by)):
+            raise ValueError("approvers= and not_by= take names, which are not empty and have no NUL character")
         if any(after <= timedelta(0) for after in self.remind):
             raise ValueError("remind= takes spans of time after the opening, which are above zero")
         return self

@@ -57,5 +57,11 @@ def told_ledger_url() -> str | None:
     return os.environ.get("STANDBY_LEDGER_URL") or None
 
 
+def gateway_url() -> str | None:
+    """The address at which people reach the gateway, without a slash at its end: ``STANDBY_GATEWAY_URL``, else that of
+    the ``standby up`` of this folder; None where neither is known."""
+    return (os.environ.get("STANDBY_GATEWAY_URL") or running().get("gateway_url") or "").rstrip("/") or None
+
+
 def default_ledger_url() -> str:
     return f"sqlite:///{home() / 'ledger.db'}"

@@ -125,6 +125,7 @@ class Door(StrEnum):
     PREFECT = "prefect"  # the Prefect UI's Resume form, or the Prefect API's /resume
     TERMINAL = "terminal"
     GATEWAY = "gateway"
+    LINK = "link"  # a link of the gateway, made for one person
     SIGNAL = "signal"
     DEADLINE = "deadline"
     POLL = "poll"  # the keeper asked the source itself

@@ -19,7 +19,7 @@ parking
 children
 projection polling
 steps
-failures waits wakeups
+failures links waits wakeups
 runs
 pulse checkpoints
 ledger

@@ -12,14 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from standby import doors, view
 from standby.connect import Place
-from standby.errors import UnknownWait
+from standby.errors import NotAllowed, UnknownWait
 from standby.gateway.keys import Allow, Caller
 from standby.gateway.limits import Limits
+from standby.gateway.links import links
 from standby.gateway.names import Name
 from standby.gateway.refusals import Refusal, Refused, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
-from standby.states import Disposition, Door, Role, WaitKind
+from standby.states import Disposition, Door, Role, Verdict, WaitKind
+from standby.waits import checked_answer
 
 
 class SignalIn(BaseModel):
@@ -77,6 +79,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     app.state.ledger, app.state.place = ledger, place
     answer_refusals(app)
     app.include_router(webhooks)
+    app.include_router(links)
     app.add_middleware(Limits)
 
     @app.get("/health", tags=["health"])
@@ -121,17 +124,29 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         body: Annotated[JsonValue, Body()],
         caller: Annotated[Caller, Depends(Allow(Role.APPROVER))],
     ) -> AnswerOut:
-        """Answer a wait with what its form asks for. 422 names the fields that do not fit; the run then waits on."""
+        """Answer a wait with what its form asks for. 422 names the fields that do not fit; the run then waits on.
+
+        The same answer again from the same sender, who may not have heard of the first, changes nothing.
+        """
         found = await _found(ledger, wait_id)
         if found.kind != WaitKind.APPROVAL:
             raise Refused(409, f"Wait {wait_id} waits for a {found.kind}, which nobody answers.")
         if not caller.may_answer_for(found.party):
-            raise Refused(403, f"{caller.name} does not answer for {found.party}, who is asked here.")
-        made = await doors.answer(
-            ledger, found, json.dumps(body), door=Door.GATEWAY, actor=caller.name, api_url=place.api_url
-        )
+            why = f"{caller.name} does not answer for {found.party}, who is asked here."
+            await ledger.waits.note_not_allowed(found.id, Door.GATEWAY, caller.name, why)
+            raise Refused(403, why)
+        try:
+            made = await doors.answer(
+                ledger, found, json.dumps(body), door=Door.GATEWAY, actor=caller.name, api_url=place.api_url
+            )
+        except NotAllowed:
+            if (before := await _sent_before(ledger, found, body, caller)) is not None:
+                return before
+            raise
         if made.won or made.counted:
             return AnswerOut(wait_id=found.id, run_id=found.run_id, decided=made.won, woken=made.woken)
+        if (before := await _sent_before(ledger, found, body, caller)) is not None:
+            return before
         if made.winner is None:
             raise Refused(409, "The wait is closed: its run ended, or something else it waited for came first.")
         winner = {
@@ -142,6 +157,16 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         raise Refused(409, f"{made.winner.actor or made.winner.door} was first.", winner=winner)
 
     return app
+
+
+async def _sent_before(ledger: Ledger, wait: Any, body: Any, caller: Caller) -> AnswerOut | None:
+    """What the caller was told, or would have been, of this very answer; None unless it counts already."""
+    taken = await ledger.waits.decided_by(wait.id, wait.opening, caller.name)
+    if taken is None or (taken.door, taken.actor) != (Door.GATEWAY, caller.name):
+        return None
+    if json.loads(taken.answer) != json.loads(checked_answer(wait, json.dumps(body))):
+        return None
+    return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=taken.verdict == Verdict.WON, woken=False)
 
 
 async def _found(ledger: Ledger, wait_id: str) -> Any:

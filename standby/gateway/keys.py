@@ -10,14 +10,15 @@ import json
 import secrets
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, NoReturn
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from standby import clock
 from standby.gateway.refusals import Refused
 from standby.ledger import Ledger
-from standby.states import Role
+from standby.states import Door, Role
 
 PREFIX = "sb_"
 _bearer = HTTPBearer(auto_error=False, description="A key made by `standby keys add`.")
@@ -61,9 +62,21 @@ class Allow:
         ledger: Ledger = request.app.state.ledger
         row = await ledger.keys.find(_digest(given.credentials))
         if row is None:
-            raise Refused(401, "This key is unknown, revoked or expired. `standby keys add` makes a new one.")
+            raise Refused(401, "This key is unknown. `standby keys add` makes a new one.")
+        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= clock.utcnow()):
+            how = "was revoked" if row.revoked_at is not None else "has expired"
+            await self._refuse(
+                request, row.name, 401, f"The key of {row.name} {how}. `standby keys add` makes a new one."
+            )
         caller = Caller(row.name, Role(row.role), None if row.parties is None else frozenset(json.loads(row.parties)))
         if caller.role not in self.roles:
             allowed = ", ".join(sorted(self.roles))
-            raise Refused(403, f"The key of {caller.name} has the role {caller.role}; this takes one of: {allowed}.")
+            why = f"The key of {caller.name} has the role {caller.role}; this takes one of: {allowed}."
+            await self._refuse(request, caller.name, 403, why)
         return caller
+
+    async def _refuse(self, request: Request, name: str, status: int, why: str) -> NoReturn:
+        """Who has a key and is kept from deciding a wait with it is in the audit."""
+        if request.method == "POST" and (wait_id := request.path_params.get("wait_id")):
+            await request.app.state.ledger.waits.note_not_allowed(wait_id, Door.GATEWAY, name, why)
+        raise Refused(status, why)

@@ -31,9 +31,10 @@ async def serve(ledger: Ledger, place: Place, *, host: str, port: int) -> None:
         async with open_prefect(place.api_url) as client:
             yield Inbox(WebhookSources(client))
 
+    # No access log: a path may hold an approval link, which lets whoever reads it answer.
     config = uvicorn.Config(
-        create_app(ledger, place, inbox), host=host, port=port, log_level="warning", timeout_keep_alive=30,
-        timeout_graceful_shutdown=10, limit_concurrency=1000, server_header=False,
+        create_app(ledger, place, inbox), host=host, port=port, log_level="warning", access_log=False,
+        timeout_keep_alive=30, timeout_graceful_shutdown=10, limit_concurrency=1000, server_header=False,
     )  # fmt: skip
     # Once it has stopped in order, uvicorn raises the signal again: what is open here is closed, too, and all is well.
     signal.signal(signal.SIGTERM, _end)

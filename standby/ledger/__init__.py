@@ -15,6 +15,7 @@ from standby.ledger.migrations import migrate
 from standby.ledger.notices import Notices
 from standby.ledger.polls import Polls
 from standby.ledger.runs import Runs
+from standby.ledger.secrets import Secrets
 from standby.ledger.signals import Signals
 from standby.ledger.waits import Waits
 
@@ -22,7 +23,7 @@ from standby.ledger.waits import Waits
 class Ledger:
     """An open ledger. Made by ``Ledger.connect``; belongs to the event loop that made it.
 
-    ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``delegations`` and ``notices``
+    ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
     hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
     ``children`` those of agents that wait for agents.
     """
@@ -35,6 +36,7 @@ class Ledger:
         self.signals = Signals(database)
         self.leases = Leases(database)
         self.keys = Keys(database)
+        self.secrets = Secrets(database)
         self.delegations = Delegations(database)
         self.notices = Notices(database)
         self.chases = Chases(database)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standby import clock
 from standby.ledger.database import Database
 from standby.ledger.tables import Notice, table_of
+from standby.ledger.votes import deciders
 from standby.states import NoticeKind, WaitKind
 
 notices = table_of(Notice)
@@ -26,14 +27,21 @@ SENDING = timedelta(minutes=1)
 
 
 async def notify(connection: AsyncConnection, waiting: Iterable[Row[Any]], kind: NoticeKind) -> None:
-    """Have the party of each approval among these waits told."""
+    """Have the party of each approval among these waits told, and each person who is named as one who may decide it.
+
+    An escalation is for its party alone: the others know.
+    """
     now = clock.utcnow()
-    rows = [
-        {"id": uuid4().hex, "wait_id": wait.id, "kind": kind, "party": wait.party, "created_at": now,
-         "next_try_at": now, "tries": 0}
-        for wait in waiting
-        if wait.kind == WaitKind.APPROVAL
-    ]  # fmt: skip
+    rows = []
+    for wait in waiting:
+        if wait.kind == WaitKind.APPROVAL:
+            people = await deciders(connection, wait.policy)
+            told = [wait.party] if kind is NoticeKind.ESCALATED else [wait.party, *people]
+            rows += [
+                {"id": uuid4().hex, "wait_id": wait.id, "kind": kind, "party": party, "created_at": now,
+                 "next_try_at": now, "tries": 0, "personal": party in people}
+                for party in dict.fromkeys(told)
+            ]  # fmt: skip
     if rows:
         await connection.execute(notices.insert(), rows)
 

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Table, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Column, Index, Table, Text, UniqueConstraint, false, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, MetaData, SQLModel
@@ -237,6 +237,17 @@ class Notice(_Base, table=True):
     tries: int = 0
     done_at: datetime | None = _instant(nullable=True)
     note: str | None = _text(nullable=True)  # why the last try failed, or why it was not sent
+    personal: bool = Field(default=False, sa_column_kwargs={"server_default": false()})  # to one who may decide
+
+
+class Secret(_Base, table=True):
+    """A secret that all processes of the ledger share, such as the one that signs approval links."""
+
+    __tablename__ = "secrets"
+
+    name: str = Field(primary_key=True)
+    value: str  # hexadecimal
+    made_at: datetime = _instant(nullable=False)
 
 
 class Lease(_Base, table=True):

@@ -65,6 +65,17 @@ async def counted_for(connection: AsyncConnection, wait: Row[Any]) -> list[Row[A
     )
 
 
+async def deciders(connection: AsyncConnection, policy: str | None) -> list[str]:
+    """Who may decide, by name, and who stands in for them now; nobody where the policy names no approvers."""
+    parsed = Policy.model_validate_json(policy) if policy is not None else Policy()
+    able = [name for name in parsed.approvers if name not in parsed.not_by]
+    if not able:
+        return []
+    takers = await _delegates(connection, parsed)
+    stand_ins = [takers[name] for name in able if name in takers and takers[name] not in parsed.not_by]
+    return list(dict.fromkeys([*able, *stand_ins]))
+
+
 def next_chase(policy: str | None, opened_at: datetime, done: int) -> datetime | None:
     """When the next reminder or escalation is due."""
     return next_due(Policy.model_validate_json(policy), opened_at, done) if policy is not None else None

@@ -17,7 +17,7 @@ from standby.ledger.database import Database
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
 from standby.ledger.notices import notify
 from standby.ledger.polls import first_poll
-from standby.ledger.settling import Settled, decide, settle_in
+from standby.ledger.settling import Settled, decide, settle_in, winner_of
 from standby.ledger.signals import lock_topics, mark_signal, take_buffered
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.votes import next_chase, vote_in
@@ -26,6 +26,8 @@ from standby.states import BY_SIGNAL, Disposition, Door, Need, NoticeKind, Outco
 runs = table_of(Run)
 waits = table_of(Wait)
 decisions = table_of(Decision)
+
+EARLIER = "the question was asked anew since, and this answers the earlier one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +117,12 @@ class Waits:
         actor: str | None = None,
         note: str | None = None,
         not_before_deadline: bool = False,
+        opening: int | None = None,
     ) -> Settled | None:
         """Give the wait its one answer, unless it has one: the first write wins. None when there is no such wait.
 
         ``not_before_deadline`` settles only if the deadline has passed by the ledger's clock (for the keeper).
+        ``opening``: which opening of the wait is answered; one that has opened again since refuses.
         """
         async with self._db.transaction() as connection:
             run_id = (await connection.execute(select(waits.c.run_id).where(waits.c.id == wait_id))).scalar()
@@ -129,6 +133,9 @@ class Waits:
             assert run is not None
             if not_before_deadline and (wait.deadline is None or wait.deadline > clock.utcnow()):
                 return Settled(False, wait, False, None)
+            if opening is not None and opening != wait.opening:
+                await decide(connection, wait, Verdict.REFUSED, answer, door, actor, EARLIER)
+                return Settled(False, wait, False, None, refused=EARLIER)
             if wait.policy is not None and outcome is Outcome.ANSWERED:
                 return await vote_in(connection, run, wait, answer=answer or "null", door=door, actor=actor, note=note)
             return await settle_in(
@@ -186,6 +193,13 @@ class Waits:
             await connection.execute(update(waits).where(waits.c.id == wait_id).values(refused=reason))
             return True
 
+    async def note_not_allowed(self, wait_id: str, door: Door, actor: str, why: str) -> None:
+        """Write down that somebody was kept from deciding a wait before what they said was looked at."""
+        async with self._db.transaction() as connection:
+            wait = (await connection.execute(select(waits).where(waits.c.id == wait_id))).first()
+            if wait is not None:
+                await decide(connection, wait, Verdict.REFUSED, None, door, actor, why)
+
     async def group(self, run_id: str, key: str) -> Group:
         rows = await self._db.read(_group_query(run_id, key))
         return Group(all(row.state != WaitState.OPEN for row in rows), rows)
@@ -215,6 +229,23 @@ class Waits:
         return await self._db.read(
             select(decisions).where(decisions.c.run_id == run_id).order_by(decisions.c.decided_at, decisions.c.id)
         )
+
+    async def decided_by(self, wait_id: str, opening: int, person: str) -> Row[Any] | None:
+        """The decision in this opening of the wait that counts for this person: theirs, or one in their place."""
+        rows = await self._db.read(
+            select(decisions).where(
+                decisions.c.wait_id == wait_id,
+                decisions.c.opening == opening,
+                or_(decisions.c.actor == person, decisions.c.place == person),
+                decisions.c.verdict.in_((Verdict.COUNTED, Verdict.WON)),
+            )
+        )
+        return rows[0] if rows else None
+
+    async def winner(self, wait: Row[Any]) -> Row[Any] | None:
+        """The decision that settled the wait, or the one of its group that closed it."""
+        async with self._db.reading() as connection:
+            return await winner_of(connection, wait)
 
     async def decided_more_than_once(self) -> list[tuple[str, str, int]]:
         """``(wait, run, count)`` of waits with more than one winning decision, which must not be."""

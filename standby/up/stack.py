@@ -84,9 +84,9 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     logs = home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     ledger_url = settings.told_ledger_url() or settings.default_ledger_url()
-    env = _environment(port, ledger_url)
-    told = {name: env[name] for name in ("PREFECT_API_URL", "STANDBY_LEDGER_URL", "PREFECT_HOME", "DO_NOT_TRACK")}
-    os.environ.update(told)  # the keeper's Prefect client is in this process
+    env = _environment(port, ledger_url, gateway_port)
+    told = ("PREFECT_API_URL", "STANDBY_LEDGER_URL", "STANDBY_GATEWAY_URL", "PREFECT_HOME", "DO_NOT_TRACK")
+    os.environ.update({name: env[name] for name in told})  # the keeper and its Prefect client are in this process
     ledger = await Ledger.connect(ledger_url)
     cleanup.push_async_callback(ledger.close)
     stack = Stack(config, port, ledger, env)
@@ -96,7 +96,8 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     def write_down() -> None:
         """So that other terminals find this stack, and the next ``up`` what this one leaves if it is killed."""
         running = [identity for one in children if (identity := one.identity) is not None]
-        about = {"pid": os.getpid(), "api_url": stack.api_url, "ledger_url": ledger_url, "children": running}
+        about = {"pid": os.getpid(), "api_url": stack.api_url, "ledger_url": ledger_url,
+                 "gateway_url": env["STANDBY_GATEWAY_URL"], "children": running}  # fmt: skip
         # Renamed into place: whoever reads it, after a kill too, finds one of the versions whole.
         (home / "up.json.new").write_text(json.dumps(about, indent=2))
         (home / "up.json.new").rename(home / "up.json")
@@ -221,7 +222,7 @@ async def _to_the_end(name: str, argv: list[str], env: dict[str, str], log_file:
     return output
 
 
-def _environment(port: int, ledger_url: str) -> dict[str, str]:
+def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str]:
     """What the children are told. What the user has set stays, but for the addresses of this very stack."""
     defaults = {
         "PREFECT_HOME": str(settings.home() / "prefect"),
@@ -230,6 +231,7 @@ def _environment(port: int, ledger_url: str) -> dict[str, str]:
         # Deadlines are the keeper's. Prefect's own scan of all paused runs is slowed down.
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "300",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "STANDBY_GATEWAY_URL": f"http://{HOST}:{gateway_port}",
         "PYTHONUNBUFFERED": "1",
     }
     addresses = {

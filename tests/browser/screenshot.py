@@ -1,4 +1,5 @@
-"""Take the picture of a waiting run for the documentation: ``python -m tests.browser.screenshot [FILE]``."""
+"""Take the pictures of the documentation: ``python -m tests.browser.screenshot [FILE]`` that of a waiting run, or with
+``link [FILE]`` that of the page behind an approval link."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from pathlib import Path
 from playwright.async_api import expect
 
 from tests.browser.installation import ROOT, SAMPLES, installation
+from tests.browser.link_page import asked
 from tests.browser.pages import OlderPages, find_browser, new_page, running_browser
 
 FILE = ROOT / "docs" / "images" / "paused-run.png"
+LINK_FILE = FILE.with_name("approval-link.png")
 SIZE = {"width": 1020, "height": 1160}
 """In pixels; as high as it takes to show the whole of the question and of the form."""
 
@@ -38,5 +41,24 @@ async def take(file: Path) -> None:
     print(f"{file.name}: {file.stat().st_size // 1024} KB")
 
 
+async def take_link(file: Path) -> None:
+    program = find_browser()
+    if program is None:
+        sys.exit("There is no chromium or google-chrome on the PATH.")
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            asked(f"sqlite:///{folder}/ledger.db") as question,
+            running_browser(program) as browser,
+            new_page(browser, viewport={"width": 720, "height": 900}) as page,
+        ):
+            await page.goto(question.link)
+            await page.screenshot(path=file, full_page=True)
+    print(f"{file.name}: {file.stat().st_size // 1024} KB")
+
+
 if __name__ == "__main__":
-    asyncio.run(take(Path(sys.argv[1]) if len(sys.argv) > 1 else FILE))
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["link"]:
+        asyncio.run(take_link(Path(arguments[1]) if arguments[1:] else LINK_FILE))
+    else:
+        asyncio.run(take(Path(arguments[0]) if arguments else FILE))

@@ -1,7 +1,9 @@
 """Notices: parties are told through Prefect's notification blocks, and a channel that is down delays nobody."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -13,11 +15,14 @@ from prefect.context import SettingsContext
 from standby import Approval, Policy, clock
 from standby.keeper import Keeper
 from standby.ledger.notices import SENDING
+from standby.links import read, secret_of
 from standby.notices import NotificationChannels, Notifier, message
 from tests.fundamentals.conftest import Desk
 from tests.ledger import acts
 from tests.support.waiting import wait_until
 
+TWO = Policy(quorum=2)
+GATEWAY = "https://agents.example/standby"
 sent: list[tuple[str, str | None, str]] = []
 down: set[str] = set()
 
@@ -41,9 +46,10 @@ async def notifier(desk: Desk, prefect_settings: SettingsContext) -> AsyncIterat
     sent.clear()
     down.clear()
     with prefect_settings.model_copy():
-        for name in ("finance", "everybody"):
+        for name in ("finance", "everybody", "ada", "bob", "eve", "zoe"):
             await Pigeon(to=name).asave(name, overwrite=True)
-        channels: Any = {"finance": ["pigeon/finance"], "*": ["pigeon/everybody"], "nobody": []}
+        channels: Any = {name: [f"pigeon/{name}"] for name in ("finance", "ada", "bob", "eve", "zoe")}
+        channels |= {"*": ["pigeon/everybody"], "nobody": []}
         await NotificationChannels(channels=channels).asave("default", overwrite=True)
         notifier = Notifier(desk.ledger, lambda: PrefectClient(desk.url))
         yield notifier
@@ -51,9 +57,9 @@ async def notifier(desk: Desk, prefect_settings: SettingsContext) -> AsyncIterat
         await NotificationChannels.adelete("default")
 
 
-async def opened(desk: Desk, run: str, party: str | None) -> Any:
+async def opened(desk: Desk, run: str, party: str | None, policy: Policy | None = TWO) -> Any:
     """A run that waits for this party; the wait."""
-    wait = Approval(f"{run}?", party=party, show="**42 EUR**", policy=Policy(quorum=2))
+    wait = Approval(f"{run}?", party=party, show="**42 EUR**", policy=policy)
     return (await acts.parked(desk.ledger, [wait.row("approval")], run=run)).waits[0]
 
 
@@ -63,7 +69,7 @@ async def all_done(desk: Desk, notifier: Notifier, waits: list[Any]) -> None:
     async def done() -> bool:
         await notifier.tick()
         notices = [notice for wait in waits for notice in await desk.ledger.notices.of_wait(wait.id)]
-        return len(notices) == len(waits) and all(notice.done_at is not None for notice in notices)
+        return len(notices) >= len(waits) and all(notice.done_at is not None for notice in notices)
 
     await wait_until(done, 30)
 
@@ -137,6 +143,61 @@ async def test_a_notice_whose_sender_died_is_due_again(desk: Desk, monkeypatch: 
     later = clock.utcnow() + SENDING
     monkeypatch.setattr(clock, "_source", lambda: later)
     assert [again.id for again in await desk.ledger.notices.due()] == [notice.id]
+
+
+async def links(desk: Desk) -> dict[str, str | None]:
+    """For whom the link is in what each channel carried; None where there was none."""
+    secret = await secret_of(desk.ledger)
+    found: dict[str, str | None] = {}
+    for to, _, body in sent:
+        token = re.search(rf"{GATEWAY}/answer/([^>]+)>", body)
+        link = None if token is None else read(token[1], secret)
+        assert (token is None) == (link is None)
+        found[to] = None if link is None else link.person
+    return found
+
+
+async def test_a_party_is_sent_a_link_through_a_channel_of_its_own(
+    desk: Desk, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What everybody reads has no link, and where it matters who decides a party of several has none."""
+    silent = await opened(desk, "a", "finance", None)
+    await all_done(desk, notifier, [silent])
+    assert await links(desk) == {"finance": None}, "it is not known where the gateway is"
+    monkeypatch.setenv("STANDBY_GATEWAY_URL", f"{GATEWAY}/")
+    for party, policy, told in (
+        ("finance", None, {"finance": "finance"}),
+        ("finance", Policy(remind=(timedelta(hours=1),)), {"finance": "finance"}),
+        ("finance", TWO, {"finance": None}),
+        ("finance", Policy(not_by=("eve",)), {"finance": None}),
+        ("law", None, {"everybody": None}),
+        (None, None, {"everybody": None}),
+    ):
+        sent.clear()
+        wait = await opened(desk, uuid4().hex, party, policy)
+        await all_done(desk, notifier, [wait])
+        assert await links(desk) == told, (party, policy)
+
+
+async def test_each_who_may_decide_is_sent_a_link_of_their_own(
+    desk: Desk, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not who may not, nor who has decided, nor through the party's channel; who stands in for one of them, too."""
+    monkeypatch.setenv("STANDBY_GATEWAY_URL", GATEWAY)
+    await desk.ledger.delegations.give("ada", "zoe", None)
+    await desk.ledger.delegations.give("bob", "eve", None)
+    policy = Policy(quorum=2, approvers=("ada", "bob", "carla", "eve"), not_by=("eve",))
+    wait = await opened(desk, "a", "finance", policy)
+    await all_done(desk, notifier, [wait])
+    assert await links(desk) == {"finance": None, "ada": "ada", "bob": "bob", "zoe": "zoe"}
+    notes = {notice.party: notice.note for notice in await desk.ledger.notices.of_wait(wait.id)}
+    assert notes == {"finance": None, "ada": None, "bob": None, "zoe": None, "carla": "the party has no channel"}
+
+    sent.clear()
+    wait = await opened(desk, "b", "bob", policy)
+    assert (await acts.answer(desk.ledger, wait.id, '{"approved": true}', actor="ada")).counted
+    await all_done(desk, notifier, [wait])
+    assert await links(desk) == {"bob": "bob", "zoe": "zoe"}, "bob, who is the party, once"
 
 
 async def test_what_is_told_names_how_to_answer(desk: Desk) -> None:

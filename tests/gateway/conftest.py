@@ -45,6 +45,12 @@ class Gate:
 
 
 @asynccontextmanager
+async def nothing_to_receive() -> AsyncIterator[Inbox | None]:
+    """The inbox of a gateway that knows no Prefect server."""
+    yield None
+
+
+@asynccontextmanager
 async def opened(ledger: Ledger, **more: Any) -> AsyncIterator[Gate]:
     sources = Sources()
 

@@ -3,6 +3,9 @@
 import asyncio
 import json
 
+import pytest
+
+from standby import Policy
 from standby.states import Role, WaitState
 from standby.waits import Decision
 from tests.gateway.conftest import Gate
@@ -48,6 +51,23 @@ async def test_of_two_answers_at_once_one_wins_and_the_other_is_told_who(gate: G
     first = json.loads((await gate.ledger.waits.get(wait.id)).answer)["comment"]
     assert (lost["winner"]["actor"], lost["winner"]["answer"]["comment"]) == (first, first)
     assert lost["error"] == f"{first} was first."
+
+
+@pytest.mark.parametrize("policy", [None, Policy(quorum=2)], ids=["one", "quorum"])
+async def test_the_same_answer_again_is_told_the_same_and_another_one_is_not(gate: Gate, policy: Policy | None) -> None:
+    """Row 30: the response was lost, and the sender tries again."""
+    rule = None if policy is None else policy.model_dump_json()
+    [wait] = (await parked(gate.ledger, [approval(**FORM, policy=rule)])).waits
+    path, ada = f"/waits/{wait.id}/answer", await gate.as_(Role.APPROVER, "ada")
+    for _ in range(2):
+        sent = await gate.client.post(path, json={"approved": True}, headers=ada)
+        assert (sent.status_code, sent.json()["decided"]) == (200, policy is None)
+    changed = await gate.client.post(path, json={"approved": False}, headers=ada)
+    assert changed.status_code == (409 if policy is None else 403)
+    bob = await gate.client.post(path, json={"approved": True}, headers=await gate.as_(Role.APPROVER, "bob"))
+    assert bob.status_code == (409 if policy is None else 200)
+    counted = [one.actor for one in await gate.ledger.waits.decisions_of("run") if one.verdict in ("won", "counted")]
+    assert counted == (["ada"] if policy is None else ["ada", "bob"])
 
 
 async def test_what_is_not_there_or_not_asked_of_people_cannot_be_answered(gate: Gate) -> None:

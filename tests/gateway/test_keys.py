@@ -52,6 +52,31 @@ async def test_a_key_that_expired_or_was_revoked_is_good_for_nothing(gate: Gate)
         assert (await gate.client.get("/waits", headers={"Authorization": f"Bearer {key}"})).status_code == 401
 
 
+async def test_who_is_kept_from_deciding_is_told_why_and_is_in_the_audit(gate: Gate) -> None:
+    """Row 58: wrong role, wrong party, a key that was revoked or has expired; a stranger is nobody to name."""
+    [wait] = (await parked(gate.ledger, [approval(party="finance", answer_schema="{}")])).waits
+    old, _ = await make_key(gate.ledger, "old", Role.APPROVER, expires_at=clock.utcnow() - timedelta(seconds=1))
+    gone, key_id = await make_key(gate.ledger, "gone", Role.APPROVER)
+    await gate.ledger.keys.revoke(key_id)
+    tries = {
+        "The key of old has expired. `standby keys add` makes a new one.": (401, {"Authorization": f"Bearer {old}"}),
+        "The key of gone was revoked. `standby keys add` makes a new one.": (401, {"Authorization": f"Bearer {gone}"}),
+        "The key of vic has the role viewer; this takes one of: admin, approver.": (
+            403,
+            await gate.as_(Role.VIEWER, "vic"),
+        ),
+        "bob does not answer for finance, who is asked here.": (403, await gate.as_(Role.APPROVER, "bob", ["sales"])),
+        "This key is unknown. `standby keys add` makes a new one.": (401, {"Authorization": "Bearer sb_x"}),
+    }
+    for why, (status, headers) in tries.items():
+        sent = await gate.client.post(f"/waits/{wait.id}/answer", json=1, headers=headers)
+        assert (sent.status_code, sent.json()["error"]) == (status, why)
+    kept = [(one.actor, one.door, one.verdict, one.note) for one in await gate.ledger.waits.decisions_of("run")]
+    assert kept == [
+        (name, "gateway", "refused", why) for name, why in zip(("old", "gone", "vic", "bob"), tries, strict=False)
+    ]
+
+
 async def test_the_key_itself_is_not_kept(gate: Gate) -> None:
     key, _ = await make_key(gate.ledger, "ada", Role.VIEWER)
     [row] = await gate.ledger.keys.all()

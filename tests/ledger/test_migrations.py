@@ -10,6 +10,7 @@ from standby.errors import LedgerUnavailable
 from standby.ledger import Ledger, migrations
 from standby.ledger.database import Database
 from standby.ledger.tables import metadata
+from tests.ledger.acts import approval, parked
 
 CONNECT = """
 import asyncio, sys
@@ -98,3 +99,19 @@ async def test_tables_of_a_users_own_models_are_not_the_ledgers(ledger_url: str)
     from sqlmodel import SQLModel
 
     assert not set(metadata.tables) & set(SQLModel.metadata.tables)
+
+
+async def test_a_ledger_from_before_links_gets_what_they_need(ledger_url: str) -> None:
+    before = await Ledger.connect(ledger_url)
+    [wait] = (await parked(before, [approval()])).waits
+    async with before.database.transaction() as connection:
+        for statement in ("DROP TABLE secrets", "ALTER TABLE notices DROP COLUMN personal",
+                          "DELETE FROM ledger_version WHERE version > 3"):  # fmt: skip
+            await connection.execute(text(statement))
+    await before.close()
+    after = await Ledger.connect(ledger_url)
+    try:
+        assert len(await after.secrets.get("links")) == 32
+        assert [notice.personal for notice in await after.notices.of_wait(wait.id)] == [False]
+    finally:
+        await after.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from standby import Approval, Policy
 from standby.ledger import Ledger
+from standby.links import read, secret_of
 from tests.ledger import acts
 from tests.system.test_terminal import standby
 
@@ -56,3 +58,25 @@ async def test_delegations_are_listed_and_ended() -> None:
     assert listed == {"from": "bob", "to": "zoe", "until": None, "in_force": True}
     assert (await standby("delegations", "end", "bob")).out == "bob decides alone again.\n"
     assert (await standby("delegations", "end", "bob")).out == "bob has delegated to nobody.\n"
+
+
+async def test_a_link_is_for_somebody_who_may_decide_and_says_how_long_it_is_good(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path))
+    [wait] = (await acts.parked(ledger, [ASKED.row("approval")], run=RUN)).waits
+    assert "Set STANDBY_GATEWAY_URL" in (await standby("links", wait.id, "--for", "ada")).err
+    (tmp_path / "up.json").write_text('{"gateway_url": "http://127.0.0.1:4280"}')
+    said = await standby("links", wait.id, "--for", "ada")
+    address, sentence, _ = said.out.split("\n")
+    assert address.startswith("http://127.0.0.1:4280/answer/")
+    assert sentence.startswith("Whoever has it answers as ada, once, until 20")
+    monkeypatch.setenv("STANDBY_GATEWAY_URL", "https://agents.example/")
+    made = (await standby("links", RUN, "--for", "ada", "--json")).json
+    assert (made["person"], made["wait_id"]) == ("ada", wait.id)
+    link = read(made["link"].removeprefix("https://agents.example/answer/"), await secret_of(ledger))
+    assert link is not None
+    assert (link.person, link.opening) == ("ada", 1)
+    for person, why in (("eve", "eve may not decide this"), ("zoe", "zoe is not among ada, bob"), (" ", "give a name")):
+        said = await standby("links", wait.id, "--for", person)
+        assert (said.code, why in said.err) == (1, True), said

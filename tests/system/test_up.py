@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -64,6 +65,8 @@ async def test_ctrl_c_keeps_what_waits_and_the_next_up_carries_on_with_it(tmp_pa
 
         second = await project.standby("up", "--port", "4999")
         assert f"already up on .standby (process {up.pid}, {project.api_url})" in second.sentence
+        about = json.loads((project.home / "up.json").read_text())
+        assert about["gateway_url"] == f"http://127.0.0.1:{project.gateway_port}"
         assert [run["ui"] for run in await waiting(project)] == [
             f"{project.api_url.removesuffix('/api')}/runs/flow-run/{run['run_id']}" for run in await waiting(project)
         ]

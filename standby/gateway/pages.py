@@ -1,0 +1,99 @@
+"""The gateway's pages for people: HTML without scripts, in which whatever comes from outside is text.
+
+Templates escape by themselves. Evidence is Markdown, rendered without raw HTML and without pictures, so that a page
+loads nothing from anywhere. The headers have the browser hold it to that, and keep the address to itself.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import datetime
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+
+from standby import clock, view
+
+EVIDENCE_CHARS = 100_000
+"""Characters of evidence that are shown."""
+
+_FOLDER = Path(__file__).parent / "templates"
+
+
+def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page from a template of this package."""
+    html = _templates().get_template(template).render(style=_style(), **values)
+    # Half a surrogate pair is no character, and what was typed may have one.
+    return HTMLResponse(html.encode("utf-8", "replace"), status, headers=_headers())
+
+
+def rendered(markdown: str) -> str:
+    """Markdown as HTML that is safe to show as it is; what is too long is cut, and says so."""
+    shown = str(_markdown().render(markdown[:EVIDENCE_CHARS]))
+    return shown + ("<p>... (cut)</p>" if len(markdown) > EVIDENCE_CHARS else "")
+
+
+def moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def until(at: datetime) -> str:
+    """A time to come, and how far it is."""
+    left = (at - clock.utcnow()).total_seconds()
+    return f"{moment(at)} (in {view.age(left)})" if left > 0 else moment(at)
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"moment": moment, "until": until}
+    return made
+
+
+@cache
+def _style() -> str:
+    return (_FOLDER / "page.css").read_text()
+
+
+@cache
+def _headers() -> dict[str, str]:
+    style = b64encode(sha256(_style().encode()).digest()).decode()
+    return {
+        "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'",
+        "X-Frame-Options": "DENY",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+        "X-Robots-Tag": "noindex",
+    }
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    made = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    made.add_render_rule("link_open", _link)
+    for cell in ("th_open", "td_open"):
+        made.add_render_rule(cell, _cell)
+    return made
+
+
+def _link(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    tokens[index].attrSet("rel", "noopener noreferrer nofollow")
+    return str(self.renderToken(tokens, index, options, env))
+
+
+def _cell(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    """A column's alignment as a class: the page allows no styles in its elements."""
+    style = str(tokens[index].attrs.pop("style", ""))
+    if style:
+        tokens[index].attrSet("class", style.removeprefix("text-align:"))
+    return str(self.renderToken(tokens, index, options, env))
