@@ -84,9 +84,9 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     logs = home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     ledger_url = settings.told_ledger_url() or settings.default_ledger_url()
-    env = _environment(port, ledger_url)
-    told = {name: env[name] for name in ("PREFECT_API_URL", "STANDBY_LEDGER_URL", "PREFECT_HOME", "DO_NOT_TRACK")}
-    os.environ.update(told)  # the keeper's Prefect client is in this process
+    env = _environment(port, ledger_url, gateway_port)
+    told = ("PREFECT_API_URL", "STANDBY_LEDGER_URL", "STANDBY_GATEWAY_URL", "PREFECT_HOME", "DO_NOT_TRACK")
+    os.environ.update({name: env[name] for name in told})  # the keeper and its Prefect client are in this process
     ledger = await Ledger.connect(ledger_url)
     cleanup.push_async_callback(ledger.close)
     stack = Stack(config, port, ledger, env)
@@ -215,7 +215,7 @@ async def _to_the_end(name: str, argv: list[str], env: dict[str, str], log_file:
     return output
 
 
-def _environment(port: int, ledger_url: str) -> dict[str, str]:
+def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str]:
     """What the children are told. What the user has set stays, but for the addresses of this very stack."""
     defaults = {
         "PREFECT_HOME": str(settings.home() / "prefect"),
@@ -224,6 +224,7 @@ def _environment(port: int, ledger_url: str) -> dict[str, str]:
         # Deadlines are the keeper's. Prefect's own scan of all paused runs is slowed down.
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "300",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "STANDBY_GATEWAY_URL": f"http://{HOST}:{gateway_port}",
         "PYTHONUNBUFFERED": "1",
     }
     addresses = {
