@@ -19,6 +19,9 @@ from standby.gateway.webhook_source import WebhookSource
 SOURCE = "bank"
 """The block is ``webhook-source/bank``, and its address on a gateway ``/webhooks/bank``."""
 
+CONNECTS = 5
+"""How often a bank is knocked at that does not open: over eight seconds, for it may have been started just now."""
+
 
 def bank_source() -> WebhookSource:
     """A source with a fresh secret: the bank says which payment has settled, and may say nothing else."""
@@ -44,9 +47,9 @@ async def tell_bank(gateway_url: str) -> str | None:
     address = f"{gateway_url.rstrip('/')}/webhooks/{SOURCE}"
     webhook = {"url": address, "secret": source.secrets[0].get_secret_value()}
     headers = {"Authorization": f"Bearer {provider.api_key.get_secret_value()}"}
-    # Patient for eight seconds, for the bank may have been started just now. No proxy hears of the secret.
-    transport = httpx.AsyncHTTPTransport(retries=5)
+    transport = httpx.AsyncHTTPTransport(retries=CONNECTS)
     try:
+        # trust_env off: no proxy hears of the secret.
         async with httpx.AsyncClient(
             transport=transport, trust_env=False, timeout=provider.timeout_seconds, headers=headers
         ) as client:
