@@ -104,4 +104,5 @@ async def test_the_bank_s_secret_outlives_the_next_bootstrap_and_only_the_bank_h
     files = [file for file in runs.project.folder.rglob("*") if file.is_file()]
     assert {file.name for file in files} >= {"bank.log", "bootstrap.log", "gateway.log", "ledger.db"}
     having = {file.name for file in files if secret.encode() in file.read_bytes()}
+    assert having, "the bank keeps it, so it would be found"
     assert having <= {"bank.db", "bank.db-wal"}, having
