@@ -32,6 +32,12 @@ class PaymentPolicy(Block):
         title="In any other currency up to",
         description="The limit in currencies not listed above. 0 means: always ask.",
     )
+    two_approvers_from: dict[str, Number] = Field(
+        default={"EUR": Decimal(5000), "GBP": Decimal(4250), "SEK": Decimal(50000), "USD": Decimal(5000)},
+        title="Two people approve from",
+        description="Amount due per currency code, VAT included, from which two people have to approve where one is "
+        "asked. In currencies not listed it is always two.",
+    )
     price_tolerance_percent: Number = Field(
         default=Decimal(2),
         title="Price tolerance (percent)",
@@ -62,3 +68,7 @@ class PaymentPolicy(Block):
     def limit(self, currency: str) -> Decimal:
         """The largest amount due that is paid without asking."""
         return self.auto_approve_up_to.get(currency, self.auto_approve_otherwise)
+
+    def approvers(self, due: Decimal, currency: str) -> int:
+        """How many people have to approve, where anybody is asked. One is enough where nothing is to be paid."""
+        return 2 if due > 0 and due >= self.two_approvers_from.get(currency, Decimal(0)) else 1

@@ -4,7 +4,8 @@
     python -m deployments.bootstrap --deploy   does both
 
 Set ``PREFECT_API_URL`` to the server, and ``STANDBY_LEDGER_URL`` to the ledger its workers share; the address is saved
-in the block ``checkpoint-store/standby``, where workers on other machines find it.
+in the block ``checkpoint-store/standby``, where workers on other machines find it. With ``STANDBY_GATEWAY_URL`` set, a
+sandbox bank on this machine is told to report there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pydantic import SecretStr
 from blocks.books import Books
 from blocks.payment_policy import PaymentPolicy
 from blocks.payment_provider import PaymentProvider
+from deployments.bank_reports import SOURCE, bank_source, tell_bank
 from standby.checkpoints import STORE_NAME, CheckpointStore
-from standby.gateway.webhook_source import WebhookSource
 from standby.notices import NotificationChannels
 
 WORK_POOL = "agents"
@@ -47,7 +48,9 @@ async def bootstrap() -> None:
     # Its defaults are folders of the machine that runs the agent, so no document is saved, only the type.
     await Books.aregister_type_and_schema()
     await NotificationChannels.aregister_type_and_schema()
-    await WebhookSource.aregister_type_and_schema()
+    await _save(bank_source(), SOURCE)
+    if (gateway_url := os.environ.get("STANDBY_GATEWAY_URL")) and (said := await tell_bank(gateway_url)):
+        print(said)
 
 
 async def _save(block: Block, name: str, *, overwrite: bool = False) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect.runtime import flow_run
 
 from deployments.sandbox_bank.beside import bank_beside
-from standby import Approval, Condition, agent, resume_url, run_here, wait_for
+from standby import Approval, Condition, Policy, agent, run_here, wait_for
 from tasks.apply_policy import apply_policy
 from tasks.book import book
 from tasks.check_arithmetic import check_arithmetic
@@ -39,6 +39,7 @@ async def invoice_agent(path: Path) -> Receipt:
                 show=match.to_markdown(),
                 form=PaymentDecision,
                 party="accounts payable",
+                policy=Policy(quorum=match.approvers),
                 within=timedelta(days=3),
                 otherwise=PaymentDecision(approved=False, comment="nobody answered in three days"),
                 check=match.check_decision,
@@ -49,15 +50,14 @@ async def invoice_agent(path: Path) -> Receipt:
     amount = match.suggested_amount if decision.amount is None else decision.amount
     if not amount:
         return await write_receipt(await book(invoice, match, decision=decision))
-    payment = await pay(invoice, amount, notify_url=resume_url(), notify_envelope="run_input")
+    payment = await pay(invoice, amount)
     settlement = await wait_for(
         Condition(
             "payment.settled",
             key=payment.id,
             of=Settlement,
-            poll=find_settlement,  # should the bank's report stay away
+            poll=find_settlement,  # should the bank's report stay away, or no gateway take it
             args={"payment_id": payment.id},
-            every=timedelta(seconds=30),
             at_most=timedelta(minutes=15),
             party="bank",
             within=timedelta(days=5),

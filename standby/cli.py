@@ -19,7 +19,7 @@ from standby.errors import AnswerRefused, UnknownRun, UnknownWait, UsageError
 from standby.ledger import Ledger
 from standby.policy import Policy
 from standby.states import NOBODY_ANSWERS, Disposition, Door, WaitKind
-from standby.tables import plain, runs_table
+from standby.tables import asked, plain, runs_table
 from standby.terminal import Json, err, escaped, open_ledger, out, perform, tell
 
 app = typer.Typer(
@@ -32,6 +32,11 @@ Target = Annotated[str, typer.Argument(help="A wait's or a run's id (its beginni
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="A field of the form: name=value. The value is JSON, or text.")
 ]
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="Who decides. It is believed of whoever may write the ledger; default: "
+                 "this system's user."),
+]  # fmt: skip
 
 app.add_typer(keys_app, name="keys")
 app.add_typer(signals_app, name="signals")
@@ -77,21 +82,23 @@ def show(run: Target, as_json: Json = False) -> None:
 
 
 @app.command()
-def approve(target: Target, set_: Set = None, comment: str = "", as_json: Json = False) -> None:
+def approve(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
     """Approve: answer the form with approved=true, the other fields as set or by their defaults."""
-    perform(_answer(target, lambda wait: _decision(wait, True, comment, set_), as_json))
+    perform(_answer(target, lambda wait: _decision(wait, True, comment, set_), as_, as_json))
 
 
 @app.command()
-def reject(target: Target, set_: Set = None, comment: str = "", as_json: Json = False) -> None:
+def reject(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
     """Reject: answer the form with approved=false."""
-    perform(_answer(target, lambda wait: _decision(wait, False, comment, set_), as_json))
+    perform(_answer(target, lambda wait: _decision(wait, False, comment, set_), as_, as_json))
 
 
 @app.command()
-def answer(target: Target, text: Annotated[str, typer.Argument(metavar="JSON")], as_json: Json = False) -> None:
+def answer(
+    target: Target, text: Annotated[str, typer.Argument(metavar="JSON")], as_: As = None, as_json: Json = False
+) -> None:
     """Answer a wait with JSON, whatever its form."""
-    perform(_answer(target, lambda _: text, as_json))
+    perform(_answer(target, lambda _: text, as_, as_json))
 
 
 @app.command()
@@ -238,7 +245,10 @@ def links(
     perform(work())
 
 
-async def _answer(target: str, text_for: Callable[[Any], str], as_json: bool) -> int:
+async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, as_json: bool) -> int:
+    actor = getpass.getuser() if as_ is None else as_.strip()
+    if not actor:
+        raise UsageError("--as takes the name of who decides.")
     async with open_ledger() as (ledger, place):
         wait = await _one_wait(ledger, target)
         run = await ledger.runs.get(wait.run_id)
@@ -247,7 +257,7 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_json: bool) ->
                                       "nobody answers")  # fmt: skip
         try:
             made = await doors.answer(
-                ledger, wait, text_for(wait), door=Door.TERMINAL, actor=getpass.getuser(), api_url=place.api_url
+                ledger, wait, text_for(wait), door=Door.TERMINAL, actor=actor, api_url=place.api_url
             )
         except AnswerRefused as refused:
             fields = ", ".join(json.loads(wait.answer_schema or "{}").get("properties", {}))
@@ -347,9 +357,7 @@ def _print_run(run: dict[str, Any]) -> None:
     out.print(steps)
     for wait in run["waits"]:
         deadline = f", until {wait['deadline']}" if wait["deadline"] else ""
-        out.print(
-            f"\n[bold]{escaped(wait['reason'])}[/bold]  {wait['state']}, {view.age(wait['age_seconds'])}{deadline}"
-        )
+        out.print(f"\n[bold]{escaped(asked(wait))}[/bold]  {wait['state']}, {view.age(wait['age_seconds'])}{deadline}")
         if wait["refused"]:
             out.print(f"[red]The last answer was refused: {escaped(wait['refused'])}[/red]")
         if wait["evidence"]:

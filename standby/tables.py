@@ -23,7 +23,7 @@ def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
     for run in runs:
         wait = run["wait"]
         more = len(run["waits"]) - 1
-        awaited = f"{wait['reason']}{f' (+{more} more)' if more else ''}" if wait else run["error"] or ""
+        awaited = f"{asked(wait)}{f' (+{more} more)' if more else ''}" if wait else run["error"] or ""
         age = view.age(wait["age_seconds"]) if wait else ""
         table.add_row(
             Text(plain(run["name"])),
@@ -32,17 +32,30 @@ def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
             Text(plain(awaited)),
             age,
         )
-    asked = [(run, wait) for run in runs for wait in run["waits"] if wait["kind"] == WaitKind.APPROVAL]
-    if not asked:
+    questions = [(run, wait) for run in runs for wait in run["waits"] if wait["kind"] == WaitKind.APPROVAL]
+    if not questions:
         return table
     how = Table.grid(padding=(0, 2))
-    for run, wait in asked:
+    for run, wait in questions:
         how.add_row(
             Text(plain(run["name"]), no_wrap=True),
             Text(plain(wait["command"]), no_wrap=True),
-            Text(run["ui"] or "", overflow="fold"),
+            Text(plain(beside(run, wait)), overflow="fold"),
         )
-    return Group(table, Text("\nTo answer, type in another terminal, or open the run and press Resume:"), how)
+    return Group(table, Text("\nTo answer, type in another terminal, or open the address and press Resume:"), how)
+
+
+def asked(wait: dict[str, Any]) -> str:
+    """What is waited for (``view.wait_view``), who decides it where that matters, and who has so far."""
+    if wait["decided_by"] is None:
+        return str(wait["reason"])
+    so_far = f"; so far: {', '.join(wait['so_far'])}" if wait["so_far"] else ""
+    return f"{wait['reason']} ({wait['decided_by']}{so_far})"
+
+
+def beside(run: dict[str, Any], wait: dict[str, Any]) -> str:
+    """What stands beside the command: the run's page, or why its form takes no answer."""
+    return run["ui"] or "" if wait["decided_by"] is None else "each under a name of their own; Prefect asks for none"
 
 
 def state_text(state: str) -> Text:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from standby import clock
 from standby.connect import Place
 from standby.ledger import Ledger
+from standby.policy import Policy
+from standby.states import Verdict
 from standby.waits import command_for
 
 
@@ -23,7 +26,8 @@ async def runs_view(ledger: Ledger, place: Place, *, ended: bool = False) -> lis
     steps = await ledger.checkpoints.latest(ids)
     waits: dict[str, list[dict[str, Any]]] = {}
     for wait in await ledger.waits.open_ones():
-        waits.setdefault(wait.run_id, []).append(wait_view(wait))
+        votes = await ledger.waits.decisions_of(wait.run_id) if _policy(wait).names_people else []
+        waits.setdefault(wait.run_id, []).append(wait_view(wait, votes))
     return [
         {
             "run_id": run.id,
@@ -48,7 +52,9 @@ async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
         await ledger.checkpoints.journal(run.id), key=lambda entry: (entry.position is None, entry.position or 0)
     )
     keys = {wait.id: wait.key for wait in waits}
-    opened = [wait_view(wait) for wait in waits if wait.state == "open"]
+    decisions = await ledger.waits.decisions_of(run.id)
+    shown = [wait_view(wait, decisions) for wait in waits]
+    opened = [wait for wait in shown if wait["state"] == "open"]
     return {
         "run_id": run.id,
         "flow": run.flow,
@@ -61,7 +67,7 @@ async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
         "result": json.loads(run.result) if run.result is not None else None,
         "error": run.error,
         "checkpoints": [{"key": entry.key, "kind": entry.kind, "state": entry.state} for entry in journal],
-        "waits": [wait_view(wait) for wait in waits],
+        "waits": shown,
         "decisions": [
             {
                 "wait": decision.wait_id,
@@ -75,15 +81,22 @@ async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
                 "note": decision.note,
                 "at": iso(decision.decided_at),
             }
-            for decision in await ledger.waits.decisions_of(run.id)
+            for decision in decisions
         ],
         "ui": run_url(place, run),
     }
 
 
-def wait_view(wait: Any) -> dict[str, Any]:
-    """One wait (its ledger row). ``age_seconds`` is never negative; times are ISO 8601 in UTC."""
+def wait_view(wait: Any, decisions: Iterable[Any] = ()) -> dict[str, Any]:
+    """One wait (its ledger row), with what its run's decisions tell of it.
+
+    ``age_seconds`` is never negative; times are ISO 8601 in UTC. ``decided_by``: what its policy asks for, in words;
+    None where any one answer will do. ``so_far``: whose decisions count already.
+    """
     until = wait.settled_at or clock.utcnow()
+    policy = _policy(wait)
+    # Several people may answer from one terminal, each under a name.
+    command = f"{command_for(wait)} --as NAME" if policy.names_people else command_for(wait)
     return {
         "id": wait.id,
         "key": wait.key,
@@ -104,9 +117,19 @@ def wait_view(wait: Any) -> dict[str, Any]:
         "polls": wait.polls if wait.poll is not None else None,
         "poll_failed": wait.poll_note,
         "policy": json.loads(wait.policy) if wait.policy is not None else None,
+        "decided_by": policy.said or None,
+        "so_far": [
+            one.actor
+            for one in decisions
+            if (one.wait_id, one.opening, one.verdict) == (wait.id, wait.opening, Verdict.COUNTED)
+        ],
         "form": json.loads(wait.answer_schema or "{}"),
-        "command": command_for(wait),
+        "command": command,
     }
+
+
+def _policy(wait: Any) -> Policy:
+    return Policy.model_validate_json(wait.policy) if wait.policy is not None else Policy()
 
 
 def signal_view(signal: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
 
 
 def judge(invoice: Invoice, match: Match, policy: PaymentPolicy) -> Match:
-    """The match with its verdict: reasons to ask a person, and what to suggest. No reason means within policy."""
+    """The match with its verdict: why to ask people, how many, and what to suggest. No reason means within policy."""
     due = max(invoice.amount_due, Decimal(0))
     reasons = [*_about_payee(invoice, policy)]
     if invoice.kind == "invoice" and invoice.amount_due < 0:
@@ -33,6 +33,7 @@ def judge(invoice: Invoice, match: Match, policy: PaymentPolicy) -> Match:
         update={
             "within_policy": not reasons,
             "reasons": reasons,
+            "approvers": policy.approvers(due, invoice.currency),
             "suggested_amount": due,
             "suggested_account": match.order_account or policy.default_account,
         }

@@ -181,6 +181,8 @@ class Match(Record):
     within_policy: bool = False
     reasons: list[str] = []
     """Why a person must decide; empty exactly when `within_policy`."""
+    approvers: int = 1
+    """How many people have to approve, unless `within_policy`."""
     suggested_amount: Decimal = Decimal(0)
     """What to pay if approved; 0 for credit notes and whatever else leaves nothing to pay."""
     suggested_account: str = "4000"

@@ -33,8 +33,6 @@ _PAYMENT, _PAYMENTS = TypeAdapter(Payment), TypeAdapter(list[Payment])
 async def find_payment(
     invoice: Invoice,
     amount: Decimal,
-    notify_url: str | None = None,
-    notify_envelope: str | None = None,
     provider: str = "default",
 ) -> Payment | None:
     """The payment this step ordered before, or None if the provider has none with its key. Raises as `pay`."""
@@ -53,14 +51,12 @@ async def find_payment(
 async def pay(
     invoice: Invoice,
     amount: Decimal,
-    notify_url: str | None = None,
-    notify_envelope: str | None = None,
     provider: str = "default",
 ) -> Payment:
     """Order ``amount`` of the invoice's currency to be paid to its payee.
 
-    ``amount`` is above 0, with at most 2 decimals, and at most what is due. The settlement will be posted to
-    ``notify_url`` (under the field ``notify_envelope``, if given). ``provider`` names the block with address and key.
+    ``amount`` is above 0, with at most 2 decimals, and at most what is due. ``provider`` names the block with address
+    and key.
     Unless it was refused tried 4 times, 2 seconds apart; before each further try the probe looks whether the one before
     has ordered.
     Raises PaymentRefused or ProviderUnreachable (nothing was ordered), PaymentConflict (the key was used with another
@@ -68,7 +64,7 @@ async def pay(
     """
     block = await load_or_default(PaymentProvider, provider)
     url = _address(block)
-    order = order_body(invoice, amount, url, notify_url, notify_envelope)
+    order = order_body(invoice, amount, url)
     key = idempotency_key()
     url, response = await _ask(block, "POST", json=order, headers={"Idempotency-Key": key})
     if response.status_code not in (200, 201):
@@ -76,9 +72,7 @@ async def pay(
     return _checked(url, _read(url, response, _PAYMENT), invoice, amount, key)
 
 
-def order_body(
-    invoice: Invoice, amount: Decimal, url: str, notify_url: str | None, notify_envelope: str | None
-) -> dict[str, str]:
+def order_body(invoice: Invoice, amount: Decimal, url: str) -> dict[str, str]:
     """The order as JSON. Raises PaymentRefused, before anything is sent, for what must not be paid."""
     due = invoice.amount_due
     if invoice.kind == "credit_note" or due <= 0:
@@ -97,12 +91,9 @@ def order_body(
         "creditor_name": (invoice.payee or invoice.supplier.name)[:LONGEST_TEXT],
         "reference": (invoice.payment_reference or invoice.number)[:LONGEST_TEXT],
     }
-    optional = {
-        "creditor_account": invoice.payment_account,
-        "notify_url": notify_url,
-        "notify_envelope": notify_envelope,
-    }
-    return order | {name: value for name, value in optional.items() if value is not None}
+    if invoice.payment_account is not None:
+        order["creditor_account"] = invoice.payment_account
+    return order
 
 
 def open_client(provider: PaymentProvider) -> httpx.AsyncClient:

@@ -28,6 +28,7 @@ from deployments.sandbox_bank.wire import (
     PaymentView,
     Problem,
     ReportView,
+    Webhook,
 )
 
 _KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -64,6 +65,7 @@ def _no_payment(payment_id: str) -> NoReturn:
 
 
 payments = APIRouter(prefix="/payments", dependencies=[Depends(_authorised)])
+account = APIRouter(dependencies=[Depends(_authorised)])
 sandbox = APIRouter(prefix="/sandbox", dependencies=[Depends(_authorised)])
 health = APIRouter()
 
@@ -101,6 +103,11 @@ async def settle(payment_id: str, bank: TheBank) -> PaymentView:
     settled = await asyncio.to_thread(bank.store.settle, payment_id, datetime.now(UTC))
     bank.desk.poke()
     return settled or _no_payment(payment_id)
+
+
+@account.put("/webhook", status_code=204)
+async def report_to(webhook: Webhook, bank: TheBank) -> None:
+    await asyncio.to_thread(bank.store.report_to, webhook)
 
 
 @sandbox.get("")
@@ -210,7 +217,7 @@ def create_app(store: Store, api_key: str) -> FastAPI:
         },
     )
     app.state.bank = bank
-    for router in (payments, sandbox, health):
+    for router in (payments, account, sandbox, health):
         app.include_router(router)
     app.add_middleware(Front, store=store)
     return app

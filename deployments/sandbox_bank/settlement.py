@@ -1,17 +1,18 @@
 """What the bank does by itself: settles payments when their time has come, reports each until it is heard.
 
-Reports are at least once: a crash between the receiver's yes and our note of it sends the same bytes again.
+A report is a Standard Webhook, sent at least once: a crash between the receiver's yes and our note of it sends the same
+bytes again, under the same `webhook-id`.
 """
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
+from standardwebhooks.webhooks import Webhook as Signer
 
 from deployments.sandbox_bank.store import DueReport, Store
 
@@ -38,18 +39,19 @@ def retry_pause(attempts: int) -> float:
 
 
 def refusal_of(response: httpx.Response) -> str | None:
-    """Why an answer does not count as heard; None if it does.
+    """Why an answer does not count as heard; None if it does."""
+    return None if response.is_success else f"HTTP {response.status_code}"
 
-    Prefect answers 200 {"status": "ABORT"} to a resume that comes before the pause: 2xx alone is not enough.
-    """
-    if not response.is_success:
-        return f"HTTP {response.status_code}"
-    try:
-        answer = json.loads(response.content)
-    except (ValueError, RecursionError):
-        return None
-    status = answer.get("status") if isinstance(answer, dict) else None
-    return f"status {status[:100]}" if isinstance(status, str) and status != "ACCEPT" else None
+
+def signed(report: DueReport, now: datetime) -> dict[str, str]:
+    """The headers of one attempt. The signature is of this moment, the id is the report's own."""
+    report_id = f"evt_{report.payment_id}"
+    return {
+        "content-type": "application/json",
+        "webhook-id": report_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Signer(report.secret).sign(report_id, now, report.body),
+    }
 
 
 class SettlementDesk:
@@ -121,8 +123,8 @@ class SettlementDesk:
             self.poke()
 
     async def _send(self, client: httpx.AsyncClient, report: DueReport) -> str | None:
-        headers = {"Content-Type": "application/json"}
         try:
+            headers = signed(report, datetime.now(UTC))
             async with asyncio.timeout(ANSWER_WITHIN):
                 response = await client.post(report.url, content=report.body, headers=headers)
             return refusal_of(response)

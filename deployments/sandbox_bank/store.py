@@ -4,16 +4,16 @@ One connection, one lock, and each transaction is BEGIN IMMEDIATE: what is read 
 under it, not even through a second process on the file. Methods block (call them in a thread).
 """
 
-import json
+import os
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import URL, Dialect, Engine, StaticPool, String, TypeDecorator, event
 from sqlalchemy.orm import registry
@@ -28,8 +28,10 @@ from deployments.sandbox_bank.wire import (
     PaymentView,
     ReportState,
     ReportView,
+    Settled,
     SettlementReport,
     SettleMode,
+    Webhook,
 )
 
 
@@ -75,8 +77,6 @@ class Payment(Table, table=True):
     creditor_name: str
     creditor_account: str | None
     reference: str
-    notify_url: str | None
-    notify_envelope: str | None
     status: str = Field(index=True)
     created_at: datetime = Field(sa_type=Moment)
     settled_at: datetime | None = Field(default=None, sa_type=Moment)
@@ -88,8 +88,10 @@ class Payment(Table, table=True):
 class Report(Table, table=True):
     """Written in the transaction that settles its payment, with the body fixed there."""
 
+    # Databases from before the bank had webhooks have a table `report` of another shape, which nobody reads any more.
+    __tablename__: ClassVar[str] = "webhook_report"
+
     payment_id: str = Field(primary_key=True, foreign_key="payment.id")
-    url: str
     body: str
     state: str = Field(index=True)
     attempts: int = 0
@@ -107,6 +109,14 @@ class Request(Table, table=True):
     path: str
     idempotency_key: str | None = Field(index=True)
     status: int | None = None
+
+
+class Account(Table, table=True):
+    """The one row of where reports go, and with what they are signed; not there until PUT /webhook."""
+
+    id: int = Field(primary_key=True)
+    webhook_url: str
+    webhook_secret: str
 
 
 class Setting(Table, table=True):
@@ -127,10 +137,11 @@ class Accepted:
 @dataclass(frozen=True)
 class DueReport:
     payment_id: str
-    url: str
     body: str
     attempts: int
     settled_at: datetime
+    url: str
+    secret: str = field(repr=False)
 
 
 class OrderConflictError(ValueError):
@@ -154,6 +165,8 @@ class Store:
     def __init__(self, path: Path, *, settle_after: float | None = None) -> None:
         """`settle_after` (seconds) replaces the persisted value; None keeps it, 2.0 in a new database."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        # It keeps a secret: nobody else on this machine reads it, nor the files that SQLite puts beside it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._lock = threading.Lock()
         self._engine = _engine(path)
         with self._transaction() as session:
@@ -209,6 +222,12 @@ class Store:
 
     # Settlement
 
+    def report_to(self, webhook: Webhook) -> None:
+        """Send reports there from now on, also those that are pending."""
+        with self._transaction() as session:
+            secret = webhook.secret.get_secret_value()
+            session.merge(Account(id=1, webhook_url=webhook.url, webhook_secret=secret))
+
     def settle(self, payment_id: str, now: datetime) -> PaymentView | None:
         """Settle one payment, in either mode; a settled one stays as it is. None if there is none."""
         with self._transaction() as session:
@@ -237,7 +256,14 @@ class Store:
                 return []
             due = select(Report).where(Report.state == ReportState.PENDING, col(Report.next_at) <= now)
             due = due.where(col(Report.payment_id).not_in(beside)).order_by(col(Report.next_at)).limit(limit)
-            return [DueReport(r.payment_id, r.url, r.body, r.attempts, r.settled_at) for r in session.exec(due)]
+            reports = session.exec(due).all()
+            if not reports:
+                return []
+            to = session.get_one(Account, 1)
+            return [
+                DueReport(r.payment_id, r.body, r.attempts, r.settled_at, to.webhook_url, to.webhook_secret)
+                for r in reports
+            ]
 
     def next_moment(self, *, beside: set[str]) -> datetime | None:
         """When there is something to settle or report next; None if nothing waits for a time."""
@@ -314,7 +340,8 @@ def _engine(path: Path) -> Engine:
     # Not as text: a path may hold what a URL gives a meaning to.
     url = URL.create("sqlite", database=str(path))
     options = {"check_same_thread": False, "timeout": 10}
-    engine = create_engine(url, poolclass=StaticPool, connect_args=options)
+    # Errors name no values: one of them is a secret, and errors are logged.
+    engine = create_engine(url, poolclass=StaticPool, connect_args=options, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -344,9 +371,9 @@ def _change(session: Session, changes: dict[str, Any]) -> Controls:
 
 def _settle(session: Session, payment: Payment, now: datetime) -> None:
     payment.status, payment.settled_at = PaymentStatus.SETTLED, now
-    if payment.notify_url is None:
-        return
-    told = SettlementReport(
+    if session.get(Account, 1) is None:
+        return  # nobody has asked for reports
+    told = Settled(
         payment_id=payment.id,
         status=PaymentStatus.SETTLED,
         amount=payment.amount,
@@ -354,14 +381,10 @@ def _settle(session: Session, payment: Payment, now: datetime) -> None:
         settled_at=now,
         reference=payment.reference,
     )
-    body: dict[str, Any] = told.model_dump(mode="json")
-    if payment.notify_envelope is not None:
-        body = {payment.notify_envelope: body}
     session.add(
         Report(
             payment_id=payment.id,
-            url=payment.notify_url,
-            body=json.dumps(body),
+            body=SettlementReport(timestamp=now, data=told).model_dump_json(),
             state=ReportState.PENDING if _controls(session).report else ReportState.WITHHELD,
             settled_at=now,
             next_at=now,

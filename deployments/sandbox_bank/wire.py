@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -12,10 +12,13 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    SecretStr,
     StringConstraints,
     ValidationError,
     field_validator,
 )
+from standardwebhooks.webhooks import EmptyWebhookSecretError
+from standardwebhooks.webhooks import Webhook as Signer
 
 _AMOUNT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,4})?")
 
@@ -54,7 +57,7 @@ Currency = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{3}$", to_upper=T
 
 
 class PaymentOrder(BaseModel):
-    """The body of POST /payments. Unknown fields are refused: nobody would miss a misspelt `notify_url`."""
+    """The body of POST /payments. Unknown fields are refused: nobody would miss a misspelt `creditor_account`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,18 +66,35 @@ class PaymentOrder(BaseModel):
     creditor_name: Text
     creditor_account: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     reference: Text
-    notify_url: str | None = None
-    """Where the settlement is reported; http or https, a user and password in it become basic auth."""
-    notify_envelope: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    """Wrap the report as {notify_envelope: report}; Prefect's resume route wants `run_input`."""
 
-    @field_validator("notify_url")
+
+class Webhook(BaseModel):
+    """The body of PUT /webhook, as people fill it in at a provider: where the account's reports go, and their secret.
+
+    A user and password in the URL become basic auth. The secret is one of Standard Webhooks.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    secret: SecretStr
+
+    @field_validator("url")
     @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
+    def _is_http(cls, value: str) -> str:
         try:
-            return None if value is None else str(HttpUrl(value))
+            return str(HttpUrl(value))
         except ValidationError:
             raise ValueError("must be an http or https URL") from None
+
+    @field_validator("secret")
+    @classmethod
+    def _signs(cls, value: SecretStr) -> SecretStr:
+        try:
+            Signer(value.get_secret_value())
+        except (ValueError, EmptyWebhookSecretError):
+            raise ValueError("must be whsec_ and base64") from None
+        return value
 
 
 class PaymentView(BaseModel):
@@ -91,8 +111,8 @@ class PaymentView(BaseModel):
     settled_at: AwareDatetime | None
 
 
-class SettlementReport(BaseModel):
-    """What the bank posts to `notify_url`; every retry sends the same bytes."""
+class Settled(BaseModel):
+    """What a report says of its payment."""
 
     payment_id: str
     status: PaymentStatus
@@ -100,6 +120,14 @@ class SettlementReport(BaseModel):
     currency: str
     settled_at: AwareDatetime
     reference: str
+
+
+class SettlementReport(BaseModel):
+    """What the bank posts to the account's webhook; every retry sends the same bytes under the same `webhook-id`."""
+
+    type: Literal["payment.settled"] = "payment.settled"
+    timestamp: AwareDatetime
+    data: Settled
 
 
 class Controls(BaseModel):

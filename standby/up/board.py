@@ -13,10 +13,11 @@ from rich.text import Text
 
 from standby import doors, view
 from standby.connect import Place
-from standby.errors import AnswerRefused
+from standby.errors import AnswerRefused, NotAllowed
 from standby.ledger import Ledger
+from standby.policy import Policy
 from standby.states import ENDED, Door, WaitKind
-from standby.tables import plain, runs_table, state_text
+from standby.tables import asked, beside, plain, runs_table, state_text
 
 REFRESH_SECONDS = 0.5
 
@@ -27,6 +28,7 @@ class Board:
         self._place = Place(ledger.database.shown, api_url)
         self._told: set[tuple[str, str]] = set()
         self._alive: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()
 
     async def show(
         self, stop: asyncio.Event, *, run_ids: list[str] | None = None, auto_answer: str | None = None
@@ -54,22 +56,31 @@ class Board:
         return False
 
     async def _answer(self, runs: list[dict[str, Any]], *, approve: bool) -> None:
-        """Answer every open approval, as somebody at the terminal would."""
+        """Answer every open approval, as people at the terminal would: as many as it takes."""
         for run in runs:
             for shown in run["waits"]:
-                if shown["kind"] != WaitKind.APPROVAL:
-                    continue
-                wait = await self._ledger.waits.get(shown["id"])
-                text = json.dumps({"approved": approve})
-                try:
-                    await doors.answer(
-                        self._ledger, wait, text, door=Door.TERMINAL, actor="standby up --answer",
-                        api_url=self._place.api_url,
-                    )  # fmt: skip
-                except AnswerRefused as refused:
-                    self._say(f"{run['name']}: {refused}")
-                else:
-                    self._say(f"{run['name']}: answered {'approve' if approve else 'reject'} to: {shown['reason']}")
+                if shown["kind"] == WaitKind.APPROVAL:
+                    await self._answer_one(run["name"], shown, approve)
+
+    async def _answer_one(self, name: str, shown: dict[str, Any], approve: bool) -> None:
+        wait: Any = await self._ledger.waits.get(shown["id"])
+        policy = Policy.model_validate(shown["policy"] or {})
+        for actor in _people(policy):
+            if (wait.id, actor) in self._refused:
+                continue  # and it would be again
+            text = json.dumps({"approved": approve})
+            try:
+                made = await doors.answer(
+                    self._ledger, wait, text, door=Door.TERMINAL, actor=actor, api_url=self._place.api_url
+                )
+            except (AnswerRefused, NotAllowed) as refused:
+                self._refused.add((wait.id, actor))
+                self._say(f"{name}: {refused}")
+                continue
+            by = f" ({actor})" if policy.names_people else ""
+            self._say(f"{name}: answered {'approve' if approve else 'reject'} to: {shown['reason']}{by}")
+            if not made.counted:
+                return
 
     def _table(self, runs: list[dict[str, Any]], run_ids: list[str] | None) -> RenderableType:
         shown = [run for run in runs if run_ids is not None or run["state"] not in ENDED]
@@ -84,9 +95,9 @@ class Board:
         """Where there is no terminal: one line for each thing that changed."""
         for run in runs:
             if (wait := run["wait"]) is not None:
-                line = f"{run['name']}: {run['state']}, waits for: {wait['reason']}"
+                line = f"{run['name']}: {run['state']}, waits for: {asked(wait)}"
                 if wait["kind"] == WaitKind.APPROVAL and answerable:
-                    line += f"\n  answer: {wait['command']}   {run['ui']}"
+                    line += f"\n  answer: {wait['command']}   {beside(run, wait)}"
                 self._say_once(run["run_id"], line)
             elif run["state"] in ENDED:
                 self._say_once(run["run_id"], _end_of(run["name"], run["state"], run["error"]))
@@ -118,6 +129,14 @@ class Board:
                 result = json.loads(run.result) if run.result is not None else None
                 table.add_row(Text(plain(run.name)), state_text(run.state), Text(plain(run.error or _sentence(result))))
         self._console.print(table)
+
+
+def _people(policy: Policy) -> list[str]:
+    """Who answers under ``--answer``: whom the policy names, else as many as it asks for."""
+    if policy.approvers:
+        return [name for name in policy.approvers if name not in policy.not_by]
+    one = "standby up --answer"
+    return [one] if policy.quorum == 1 else [f"{one} {number}" for number in range(1, policy.quorum + 1)]
 
 
 def _end_of(name: str, state: str, error: str | None) -> str:

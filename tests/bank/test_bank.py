@@ -17,7 +17,7 @@ import pytest
 
 from deployments.sandbox_bank.settlement import retry_pause
 from tests.bank.process import ROOT, Bank, running_bank, until
-from tests.bank.receiver import ABORT, ACCEPT, receiver
+from tests.bank.receiver import ANOTHER, REFUSED, SECRET, TAKEN, receiver
 
 NEVER = 3600.0
 """Seconds to settlement where a test wants none."""
@@ -61,7 +61,7 @@ def noted_attempts(bank: Bank, change: str = "") -> int:
     with closing(sqlite3.connect(bank.database)) as database, database:
         if change:
             database.execute(change)
-        ((attempts,),) = database.execute("SELECT attempts FROM report")
+        ((attempts,),) = database.execute("SELECT attempts FROM webhook_report")
     return int(attempts)
 
 
@@ -94,7 +94,6 @@ async def test_a_key_used_with_another_order_is_a_conflict_that_names_the_field(
         for field, value in {
             "amount": "120.51",
             "creditor_account": "DE02",
-            "notify_url": "http://a/",
         }.items():
             conflict = await pay(bank, **{field: value})
             assert (conflict.status_code, conflict.json()["field"]) == (409, field)
@@ -119,9 +118,7 @@ async def test_input_errors_are_4xx_and_name_the_field(tmp_path: Path) -> None:
             ("creditor_name", "  "),
             ("reference", ...),
             ("reference", ["a"]),
-            ("notify_url", "ftp://a/"),
-            ("notify_envelope", ""),
-            ("notify_uri", "http://a/"),
+            ("creditor_acount", "DE02"),
         ]
         for field, value in wrong:
             answer = await pay(bank, **{field: value})
@@ -139,13 +136,18 @@ async def test_input_errors_are_4xx_and_name_the_field(tmp_path: Path) -> None:
         for controls in ({"forgetful": 10**30}, {"slow_seconds": -1}, {"settle": "maybe"}, {"fast": True}):
             answer = await bank.client.put("/sandbox", json=controls)
             assert (answer.status_code, answer.json()["field"]) == (422, next(iter(controls))), answer.text
+        for field, value in (("url", "ftp://a/"), ("secret", "whsec_"), ("secret", "whsec_ü"), ("topic", "x")):
+            webhook = {"url": "http://a/", "secret": SECRET, field: value}
+            answer = await bank.client.put("/webhook", json=webhook)
+            assert (answer.status_code, answer.json()["field"]) == (422, field), (field, value, answer.text)
         missing = await bank.client.get("/payments/pay_none")
         assert (missing.status_code, missing.json()["detail"]) == (404, "There is no payment 'pay_none'.")
         assert (await bank.client.get("/payments")).json()["field"] == "idempotency_key"
         for given in ("Bearer wrong", "Bearer ü", "Basic c2FuZGJveA==", ""):
             stranger = httpx.Headers({"Authorization": given}, encoding="utf-8")
-            answer = await bank.client.get("/sandbox", headers=stranger)
-            assert answer.status_code == 401, (given, answer.text)
+            for method, path in (("GET", "/sandbox"), ("PUT", "/webhook")):
+                answer = await bank.client.request(method, path, headers=stranger)
+                assert answer.status_code == 401, (given, answer.text)
         assert (await bank.counts())["payments"] == 0
         assert max(request["status"] for request in await bank.log()) < 500
         assert bank.errors.read_text() == ""
@@ -201,64 +203,100 @@ async def test_a_slow_bank_pays_before_it_answers(tmp_path: Path) -> None:
 
 async def test_killed_right_after_it_accepted_it_settles_and_reports_exactly_that(tmp_path: Path) -> None:
     async with receiver() as heard, running_bank(tmp_path, settle_after=0.3) as bank:
-        accepted = [
-            (await pay(bank, f"k{n}", amount=f"{n}.10", notify_url=heard.url, notify_envelope="run_input")).json()
-            for n in range(1, 4)
-        ]
+        await heard.enter_at(bank)
+        accepted = [(await pay(bank, f"k{n}", amount=f"{n}.10")).json() for n in range(1, 4)]
         await bank.kill()
         await bank.start()
         await delivered(bank, 3)
-        told = {report["run_input"].pop("payment_id"): report["run_input"] for report in heard.heard}
+        told = {report.body["data"].pop("payment_id"): report for report in heard.heard}
         for payment in accepted:
             settled = (await bank.client.get(f"/payments/{payment['id']}")).json()
             assert settled == payment | {"status": "settled", "settled_at": settled["settled_at"]}
             assert settled["settled_at"] > payment["created_at"]
             shared = ("status", "amount", "currency", "settled_at", "reference")
-            assert told[payment["id"]] == {field: settled[field] for field in shared}
-        assert len(told) == (await bank.counts())["payments"] == 3
+            assert told[payment["id"]].body == {
+                "type": "payment.settled",
+                "timestamp": settled["settled_at"],
+                "data": {field: settled[field] for field in shared},
+            }
+        assert len({report.id for report in told.values()}) == (await bank.counts())["payments"] == 3
 
 
 async def test_a_report_is_repeated_until_the_receiver_takes_it(tmp_path: Path) -> None:
-    """Prefect's 200 ABORT (not paused yet) and errors are refusals; every repetition is the same."""
+    """Nothing but 2xx counts; every repetition is the same webhook under the same id."""
     async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
-        heard.answers = [ABORT, (503, None), ABORT, ACCEPT]
-        await pay(bank, notify_url=heard.url)
+        await heard.enter_at(bank)
+        heard.answers = [REFUSED, (503, None), (302, None), (204, None)]
+        await pay(bank)
         (report,) = await delivered(bank)
         assert (report["attempts"], report["refusal"]) == (4, None)
         assert len(heard.heard) == 4
-        assert all(body == heard.heard[0] for body in heard.heard)
+        assert all(each == heard.heard[0] for each in heard.heard)
 
 
-async def test_a_plain_2xx_is_enough_from_a_receiver_without_a_status(tmp_path: Path) -> None:
+async def test_without_a_webhook_nothing_is_reported(tmp_path: Path) -> None:
+    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+        payment = (await pay(bank)).json()
+        await bank.client.post(f"/payments/{payment['id']}/settle")
+        assert await bank.reports() == []
+
+
+async def test_a_pending_report_goes_to_the_address_and_with_the_secret_of_today(tmp_path: Path) -> None:
+    """What is entered outlives a restart; what is entered later replaces it for what is pending, too."""
+    async with receiver() as closed, receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+        await closed.enter_at(bank)
+        closed.always = REFUSED
+        await pay(bank)
+        await until(refused(bank))
+        await bank.restart()
+        heard_before = len(closed.heard)
+
+        async def tried_again() -> bool:
+            return len(closed.heard) > heard_before
+
+        await until(tried_again)
+        await heard.enter_at(bank, ANOTHER)
+        await delivered(bank)
+        assert heard.heard[-1] == closed.heard[0]
+
+
+async def test_the_secret_is_nowhere_but_in_a_database_that_is_the_bank_s_alone(tmp_path: Path) -> None:
     async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
-        heard.answers = [(204, None), (200, {"outcome": "delivered"}), (202, {"status": 1}), (200, ["status"])]
-        for n in range(1, 5):
-            await pay(bank, f"k{n}", notify_url=heard.url)
-            assert (await delivered(bank, n))[-1]["attempts"] == 1
+        await heard.enter_at(bank)
+        await pay(bank)
+        await delivered(bank)
+        said = [bank.output.read_text(), bank.errors.read_text()]
+        for path in ("/payments?idempotency_key=run-1/pay", "/sandbox", "/sandbox/reports", "/sandbox/log"):
+            said.append((await bank.client.get(path)).text)
+        assert not [text for text in said if SECRET in text]
+        for file in tmp_path.glob("bank.db*"):
+            assert file.stat().st_mode & 0o077 == 0, file
 
 
 async def test_a_refused_report_is_repeated_after_a_restart(tmp_path: Path) -> None:
     async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
-        heard.always = ABORT
-        await pay(bank, notify_url=heard.url)
+        await heard.enter_at(bank)
+        heard.always = REFUSED
+        await pay(bank)
         await until(refused(bank))
         await bank.kill()
-        heard.always = ACCEPT
+        heard.always = TAKEN
         attempts = noted_attempts(bank)
         await bank.start()
         (report,) = await delivered(bank)
         assert report["attempts"] == attempts + 1
-        assert all(body == heard.heard[0] for body in heard.heard)
+        assert all(each == heard.heard[0] for each in heard.heard)
 
 
 async def test_a_report_is_given_up_a_day_after_settlement_but_not_untried(tmp_path: Path) -> None:
     """The bank was dead for the day, so the report gets one attempt more."""
     async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+        await heard.enter_at(bank)
         heard.always = (500, None)
-        await pay(bank, notify_url=heard.url)
+        await pay(bank)
         await until(refused(bank))
         await bank.kill()
-        attempts = noted_attempts(bank, "UPDATE report SET settled_at = '2020-01-01T00:00:00.000000+00:00'")
+        attempts = noted_attempts(bank, "UPDATE webhook_report SET settled_at = '2020-01-01T00:00:00.000000+00:00'")
         await bank.start()
         (report,) = await until(lambda: reports(bank, "given_up"))
         assert (report["refusal"], report["attempts"]) == ("HTTP 500", attempts + 1)
@@ -266,8 +304,9 @@ async def test_a_report_is_given_up_a_day_after_settlement_but_not_untried(tmp_p
 
 async def test_by_hand_a_payment_settles_when_told_and_silence_is_kept(tmp_path: Path) -> None:
     async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+        await heard.enter_at(bank)
         await bank.configure(settle="manual", report=False)
-        payment = (await pay(bank, notify_url=heard.url)).json()
+        payment = (await pay(bank)).json()
         await bank.restart()
         assert (await bank.client.get(f"/payments/{payment['id']}")).json() == payment
         settled = await bank.client.post(f"/payments/{payment['id']}/settle")
@@ -275,10 +314,10 @@ async def test_by_hand_a_payment_settles_when_told_and_silence_is_kept(tmp_path:
         assert (await bank.client.post(f"/payments/{payment['id']}/settle")).json() == settled.json()
         assert (await bank.client.post("/payments/pay_none/settle")).status_code == 404
         await bank.configure(report=True)
-        second = (await pay(bank, "second", notify_url=heard.url)).json()
+        second = (await pay(bank, "second")).json()
         await bank.client.post(f"/payments/{second['id']}/settle")
         await delivered(bank)
-        assert [body["payment_id"] for body in heard.heard] == [second["id"]]
+        assert [report.body["data"]["payment_id"] for report in heard.heard] == [second["id"]]
         assert [report["payment_id"] for report in await reports(bank, "withheld")] == [payment["id"]]
 
 

@@ -1,4 +1,7 @@
-"""What a browser meets: a Prefect server with both of its UIs, a stock worker, the sandbox bank, and the agents."""
+"""What a browser meets: a Prefect server with both of its UIs, a stock worker, the sandbox bank, and the agents.
+
+Neither gateway nor keeper: what the bank has settled is told to the run through Prefect's API, by ``settle``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.payment_provider import PaymentProvider
@@ -92,6 +96,16 @@ class Installation:
         while (wait := await self.parked(run_id, attempt=attempt)).key != key:
             attempt += 1
         return wait
+
+    async def settle(self, run_id: str) -> None:
+        """Have the bank settle the run's payment, and tell the run that waits for it."""
+        await self.parked_at(run_id, "payment.settled")
+        found = await self.bank.client.get("/payments", params={"idempotency_key": f"{run_id}/pay"})
+        [payment] = found.json()
+        settled = (await self.bank.client.post(f"/payments/{payment['id']}/settle")).json()
+        message = {name: settled[name] for name in ("status", "amount", "currency", "settled_at", "reference")}
+        told = await self.client.resume_flow_run(UUID(run_id), run_input={"payment_id": settled["id"]} | message)
+        assert told.status is SetStateStatus.ACCEPT, told
 
     async def result(self, run_id: str) -> Any:
         """What it returned, as JSON text; once Prefect says that it has completed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from uuid import UUID
 from xml.sax.saxutils import escape
 
@@ -67,24 +68,34 @@ async def place(program: str, tmp_path_factory: pytest.TempPathFactory) -> Async
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def runs(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The runs of this module by what they are for, all of them parked."""
-    hostile = tmp_path_factory.mktemp("inbox") / "hostile.xml"
-    text = (SAMPLES / "04-no-order.xml").read_text()
-    for old, new in (("Kantine Morgenrot e.K.", HOSTILE), ("M-2611-07", "M-2611-66")):
-        assert old in text
-        text = text.replace(old, escape(new))
-    hostile.write_text(text)
+    inbox = tmp_path_factory.mktemp("inbox")
+    due = '<cbc:PayableAmount currencyID="EUR">{}</cbc:PayableAmount>'
+    paid = '<cbc:PrepaidAmount currencyID="EUR">2500.00</cbc:PrepaidAmount>'
+    less = ((due.format("7380.00"), paid + due.format("4880.00")), ("2026-00731", "2026-00732"))
+    hostile = ((">Kantine Morgenrot e.K.<", f">{escape(HOSTILE)}<"), ("M-2611-07", "M-2611-66"))
     started = {
-        "filled in": await place.start("invoice-agent", path=str(SAMPLES / "02-over-limit.xml")),
+        "two people": await place.start("invoice-agent", path=str(SAMPLES / "02-over-limit.xml")),
+        "filled in": await place.start("invoice-agent", path=edited("02-over-limit.xml", inbox, *less)),
         "untouched": await place.start("invoice-agent", path=str(SAMPLES / "03-price-differs.xml")),
         "too much": await place.start("invoice-agent", path=str(SAMPLES / "04-no-order.xml")),
         "timer": await place.start("waits-for-time"),
         "message": await place.start("waits-for-message"),
-        "hostile": await place.start("invoice-agent", path=str(hostile)),
+        "hostile": await place.start("invoice-agent", path=edited("04-no-order.xml", inbox, *hostile)),
     }
     # Together, which is faster; and all of them before anybody looks, while the machine has nothing else to do.
     for run_id in started.values():
         await place.parked(run_id)
     return started
+
+
+def edited(sample: str, inbox: Path, *edits: tuple[str, str]) -> str:
+    """The path of a copy of a sample, with these places changed."""
+    text = (SAMPLES / sample).read_text()
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new)
+    (inbox / sample).write_text(text)
+    return str(inbox / sample)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -98,34 +109,51 @@ async def test_what_is_typed_into_the_form_is_what_the_agent_acts_on(
 ) -> None:
     """Question, evidence, form, Resume, and the run is watched to its end; the ledger says who decided what."""
     run_id = runs["filled in"]
-    await place.bank.configure(settle="manual")
     ui = OlderPages(page, place.pages)
     await ui.open(run_id)
     await expect(ui.state("Suspended")).to_be_visible()
     await ui.press_resume()
     await expect(ui.form.get_by_role("heading", level=3)).to_have_text(
-        "Pay 7380.00 EUR to Diepblauw Serverbouw B.V. (NL900000663B01)?"
+        "Pay 4880.00 EUR to Diepblauw Serverbouw B.V. (NL900000663B01)?"
     )
-    await expect(ui.row("Due")).to_have_text("7,380.00 EUR by 2026-12-04")
-    await expect(ui.form).to_contain_text("7,380.00 EUR is above the limit of 1,000.00 EUR")
+    await expect(ui.row("Due")).to_have_text("4,880.00 EUR by 2026-12-04")
+    await expect(ui.form).to_contain_text("4,880.00 EUR is above the limit of 1,000.00 EUR")
     await expect(ui.form).to_contain_text("Approve the payment: no; Comment: nobody answered in three days")
 
     await ui.field("Approve the payment").click()
-    await ui.field("Amount to pay").fill("7000.5")
+    await ui.field("Amount to pay").fill("4500.5")
     await ui.field("Ledger account").fill("0655")
     await ui.field("Comment").fill("two were missing")
-    typed = {"approved": True, "amount": 7000.5, "account": "0655", "comment": "two were missing"}
+    typed = {"approved": True, "amount": 4500.5, "account": "0655", "comment": "two were missing"}
     assert await ui.submit() == (typed, "ACCEPT")
 
-    await place.parked_at(run_id, "payment.settled")
-    await place.bank.configure(settle="auto")
+    await place.settle(run_id)
     receipt = Receipt.model_validate_json(await place.result(run_id))
-    assert (receipt.amount, receipt.account, receipt.comment) == (Decimal("7000.50"), "0655", "two were missing")
+    assert (receipt.amount, receipt.account, receipt.comment) == (Decimal("4500.50"), "0655", "two were missing")
     await expect(ui.state("Completed")).to_be_visible()
 
-    [approval, _] = await place.ledger.waits.decisions_of(run_id)
+    [approval, settlement] = await place.ledger.waits.decisions_of(run_id)
     assert (approval.verdict, approval.door) == (Verdict.WON, "prefect")
     assert PaymentDecision.model_validate_json(approval.answer) == PaymentDecision.model_validate(typed)
+    assert (settlement.verdict, settlement.door) == (Verdict.WON, "prefect")
+
+
+async def test_a_question_for_two_people_says_that_it_is_not_answered_here(
+    place: Installation, runs: dict[str, str], page: Page
+) -> None:
+    """Who submits it all the same has decided nothing: the run asks again, and says why."""
+    run_id = runs["two people"]
+    asked = await place.parked(run_id)
+    ui = OlderPages(page, place.pages)
+    await ui.open(run_id)
+    await ui.press_resume()
+    await expect(ui.form).to_contain_text("Not to be answered here, where nobody knows who answers: 2 people have to")
+    await ui.field("Approve the payment").click()
+    assert (await ui.submit()).verdict == "ACCEPT"
+    again = await place.parked(run_id, attempt=2)
+    assert again.id == asked.id
+    assert "here nobody knows who decides" in again.refused
+    assert [each.verdict for each in await place.ledger.waits.decisions_of(run_id)] == [Verdict.REFUSED]
 
 
 @pytest.mark.parametrize("pages", [OlderPages, NewerPages])
@@ -146,7 +174,6 @@ async def test_with_only_the_switch_turned_on_the_amount_due_is_paid(
     place: Installation, runs: dict[str, str], page: Page
 ) -> None:
     run_id = runs["untouched"]
-    await place.bank.configure(settle="auto")
     ui = NewerPages(page, place.pages)
     await ui.open(run_id)
     await expect(ui.state("Suspended")).to_be_visible()
@@ -158,6 +185,7 @@ async def test_with_only_the_switch_turned_on_the_amount_due_is_paid(
     await ui.field("Approve the payment").click()
     assert await ui.submit() == ({"approved": True} | FORM_DEFAULTS, "ACCEPT")
 
+    await place.settle(run_id)
     assert Receipt.model_validate_json(await place.result(run_id)).amount == Decimal("913.92")
     await expect(ui.state("Completed")).to_be_visible()
     [approval, _] = await place.ledger.waits.decisions_of(run_id)

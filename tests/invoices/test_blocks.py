@@ -24,7 +24,8 @@ def test_every_field_is_explained_and_has_a_default(block: type[Block]) -> None:
     for name, field in schema["properties"].items():
         assert field["title"], name
         assert field["description"].endswith("."), name
-    assert "anyOf" not in str(schema["properties"].get("auto_approve_up_to")), "a limit is a plain number"
+    for limits in ("auto_approve_up_to", "two_approvers_from"):
+        assert "anyOf" not in str(schema["properties"].get(limits)), "a limit is a plain number"
 
 
 @pytest.mark.parametrize("block", BLOCKS)

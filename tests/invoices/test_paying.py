@@ -76,7 +76,7 @@ Be = Callable[..., list[httpx.Request]]
 @pytest.mark.parametrize("status", [200, 201])
 async def test_an_order_carries_its_key_and_what_is_to_be_paid(provider: Be, status: int) -> None:
     requests = provider(answers(status, payment()))
-    paid = await pay(document(IN_POLICY), D("850.61"), "http://door.test/hook?token=t", "run_input")
+    paid = await pay(document(IN_POLICY), D("850.61"))
     assert (paid.id, paid.amount, paid.status, paid.settled_at) == ("pay-1", D("850.61"), "accepted", None)
     (request,) = requests
     assert (request.method, str(request.url)) == ("POST", URL)
@@ -88,8 +88,6 @@ async def test_an_order_carries_its_key_and_what_is_to_be_paid(provider: Be, sta
         "creditor_name": "Papierhof Lindner OHG",
         "creditor_account": "DE09999000110000527001",
         "reference": "RE-26-1187",
-        "notify_url": "http://door.test/hook?token=t",
-        "notify_envelope": "run_input",
     }
 
 
@@ -187,7 +185,7 @@ async def test_the_probe_asks_by_key(provider: Be) -> None:
 
 async def test_the_probe_finds_what_was_ordered(provider: Be) -> None:
     provider(answers(200, [payment(status="settled", settled_at="2026-11-23T12:00:00Z")]))
-    found = await find_payment(document(IN_POLICY), D("850.61"), "http://door.test", "run_input", "default")
+    found = await find_payment(document(IN_POLICY), D("850.61"), "default")
     assert found is not None
     assert (found.id, found.settled_at) == ("pay-1", datetime(2026, 11, 23, 12, tzinfo=UTC))
 

@@ -27,27 +27,56 @@ async def judged(document: Invoice, books_url: str, **policy: object) -> Match:
 
 
 @pytest.mark.parametrize(
-    ("name", "reasons"),
+    ("name", "approvers", "reasons"),
     [
-        (IN_POLICY, []),
-        (OVER_LIMIT, ["7,380.00 EUR is above the limit of 1,000.00 EUR"]),
+        (IN_POLICY, 1, []),
+        (OVER_LIMIT, 2, ["7,380.00 EUR is above the limit of 1,000.00 EUR"]),
         (
             PRICE_DIFFERS,
+            1,
             [
                 "line 1 price: ordered 58 EUR, invoiced 64 EUR (+10.34 %)",
                 "order total without VAT: ordered 696.00 EUR, invoiced 768.00 EUR (+10.34 %)",
             ],
         ),
-        (NO_ORDER, ["no purchase order was found"]),
-        (CREDIT_NOTE, []),
+        (NO_ORDER, 1, ["no purchase order was found"]),
+        (CREDIT_NOTE, 1, []),
     ],
 )
-async def test_the_samples_are_judged_by_the_default_policy(books_url: str, name: str, reasons: list[str]) -> None:
+async def test_the_samples_are_judged_by_the_default_policy(
+    books_url: str, name: str, approvers: int, reasons: list[str]
+) -> None:
+    """Of the samples one needs two people."""
     read = document(name)
     found = await judged(read, books_url)
     assert found.reasons == reasons
     assert found.within_policy == (not reasons)
     assert found.suggested_amount == max(read.amount_due, D(0))
+    assert found.approvers == approvers
+
+
+@pytest.mark.parametrize(
+    ("change", "policy", "approvers"),
+    [
+        ({}, {"two_approvers_from": {"EUR": "7380.00"}}, 2),
+        ({}, {"two_approvers_from": {"EUR": "7380.01"}}, 1),
+        ({}, {"two_approvers_from": {"SEK": 10}}, 2),  # nobody has said from where in EUR
+        ({"totals__prepaid": D("2380.01"), "totals__payable": D("4999.99")}, {}, 1),  # it is what is due that counts
+        ({"totals__prepaid": D(7380), "totals__payable": D(0)}, {"two_approvers_from": {}}, 1),
+        ({}, {"auto_approve_up_to": {"EUR": 10000}}, 2),  # and nobody is asked: it says how many, not whether
+    ],
+)
+def test_from_an_amount_due_on_two_people_have_to_approve(
+    change: dict[str, object], policy: dict[str, object], approvers: int
+) -> None:
+    read = invoice(OVER_LIMIT, **change)
+    facts = Match(
+        number="1", source="x", kind="invoice", supplier="x", currency="EUR", payable=D(1), tax_exclusive=D(1),
+        order_id="PO",
+    )  # fmt: skip
+    found = judge(read, facts, PaymentPolicy(**policy))
+    assert found.approvers == approvers
+    assert found.within_policy == (policy.get("auto_approve_up_to") is not None or read.amount_due == 0)
 
 
 ANY_ACCOUNT = {"require_order": False, "require_iban": False}

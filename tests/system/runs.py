@@ -87,12 +87,17 @@ class Runs:
 
         return await wait_until(parked, within, every=0.1, shows=lambda: self.shown(run_id))
 
-    async def answer(self, run_id: str, within: float = STEP_WITHIN, **form: Any) -> doors.Answered:
+    async def answer(self, run_id: str, by: str = "ada", within: float = STEP_WITHIN, **form: Any) -> doors.Answered:
         """Answer the approval it asks for, as the terminal does."""
         wait = await self.waits(run_id, within=within)
         return await doors.answer(
-            self.ledger, wait, json.dumps(form), door=Door.TERMINAL, actor="ada", api_url=self.project.api_url
+            self.ledger, wait, json.dumps(form), door=Door.TERMINAL, actor=by, api_url=self.project.api_url
         )
+
+    async def answer_twice(self, run_id: str, **form: Any) -> None:
+        """The same answer of two people, which together decide."""
+        assert (await self.answer(run_id, "ada", **form)).counted
+        assert (await self.answer(run_id, "bob", **form)).won
 
     async def payments(self, run_id: str) -> list[dict[str, Any]]:
         """What the bank has been ordered to pay for the run."""

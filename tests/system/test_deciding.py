@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from io import StringIO
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from rich.console import Console
 
 from standby import Approval, Policy
 from standby.ledger import Ledger
 from standby.links import read, secret_of
+from standby.up.board import Board
+from tasks.models import PaymentDecision
 from tests.ledger import acts
 from tests.system.test_terminal import standby
 
@@ -47,6 +53,69 @@ async def test_the_second_of_two_decides_and_who_may_not_is_told_why(
     assert counted == [
         ("ada", None, "counted"), ("ada", None, "refused"), ("zoe", None, "refused"), ("zoe", "bob", "won"),
     ]  # fmt: skip
+
+
+async def test_two_people_answer_from_one_terminal_each_under_a_name(ledger: Ledger) -> None:
+    """Before the first, after it, and after both: who decides, and who has, is shown; a decision has the name given."""
+    question = Approval("Pay 9000 EUR?", policy=Policy(quorum=2))
+    [wait] = (await acts.parked(ledger, [question.row("approval")], run=RUN)).waits
+    shown = " ".join((await standby("ps")).out.split())
+    assert "Pay 9000 EUR? (2 people have to approve)" in shown
+    assert f"standby approve {wait.id[:8]} --as NAME each under a name of their own" in shown
+    assert (await standby("approve", wait.id, "--as", " ")).code == 1
+    assert (await standby("approve", wait.id, "--as", "ada", "--json")).json["counted"] is True
+    assert "(2 people have to approve; so far: ada)" in " ".join((await standby("ps")).out.split())
+    [listed] = (await standby("ps", "--json")).json
+    assert (listed["wait"]["decided_by"], listed["wait"]["so_far"]) == ("2 people have to approve", ["ada"])
+    assert "so far: ada" in (await standby("show", RUN)).out
+    assert (await standby("approve", wait.id, "--as", "bob", "--json")).json["accepted"] is True
+    decisions = (await standby("show", RUN, "--json")).json["decisions"]
+    assert [(one["actor"], one["verdict"], one["door"]) for one in decisions] == [
+        ("ada", "counted", "terminal"), ("bob", "won", "terminal"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "answer", "decided"),
+    [
+        (Policy(), "approve", [("standby up --answer", "won")]),
+        (Policy(quorum=2), "approve", [("standby up --answer 1", "counted"), ("standby up --answer 2", "won")]),
+        (Policy(quorum=2), "reject", [("standby up --answer 1", "won")]),
+        (
+            Policy(quorum=2, approvers=("ada", "eve", "bob"), not_by=("eve",)),
+            "approve",
+            [("ada", "counted"), ("bob", "won")],
+        ),
+    ],
+)
+async def test_the_board_that_answers_by_itself_is_as_many_people_as_it_takes(
+    ledger: Ledger, policy: Policy, answer: str, decided: list[tuple[str, str]]
+) -> None:
+    await acts.parked(ledger, [Approval("Pay?", policy=policy).row("approval")], run=RUN)
+    board = Board(ledger, "", "", Console(file=StringIO()))
+    await board.show(OneLook(), auto_answer=answer)
+    assert [(one.actor, one.verdict) for one in await ledger.waits.decisions_of(RUN)] == decided
+
+
+async def test_the_board_takes_no_for_an_answer(ledger: Ledger) -> None:
+    """A person has approved something else: each of its people is told so once, and not twice a second."""
+    question = Approval("Pay?", form=PaymentDecision, policy=Policy(quorum=2))
+    [wait] = (await acts.parked(ledger, [question.row("approval")], run=RUN)).waits
+    assert (await standby("approve", wait.id, "--as", "ada", "--set", "amount=1", "--json")).json["counted"]
+    said = StringIO()
+    board = Board(ledger, "", "", Console(file=said, width=200))
+    for _ in range(3):
+        await board.show(OneLook(), auto_answer="approve")
+    assert said.getvalue().count('ada has approved amount="1": approve the same, or reject') == 2
+    assert len(await ledger.waits.decisions_of(RUN)) == 3
+
+
+class OneLook(asyncio.Event):
+    """Stops a board as soon as it has looked once, and would wait."""
+
+    async def wait(self) -> Literal[True]:
+        self.set()
+        return True
 
 
 @pytest.mark.usefixtures("ledger")
