@@ -12,6 +12,7 @@ up
 gateway terminal
 tables
 view local doctor keeper
+missed
 connect doors events notices
 flows
 waiting
@@ -23,6 +24,7 @@ failures waits wakeups
 runs
 pulse checkpoints
 ledger
+patience
 policy moments values holder faults settings clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}

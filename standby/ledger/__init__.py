@@ -13,6 +13,7 @@ from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
 from standby.ledger.migrations import migrate
 from standby.ledger.notices import Notices
+from standby.ledger.notifications import Notifications
 from standby.ledger.polls import Polls
 from standby.ledger.runs import Runs
 from standby.ledger.signals import Signals
@@ -24,7 +25,7 @@ class Ledger:
 
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``delegations`` and ``notices``
     hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
-    ``children`` those of agents that wait for agents.
+    ``children`` those of agents that wait for agents. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -40,6 +41,7 @@ class Ledger:
         self.chases = Chases(database)
         self.polls = Polls(database)
         self.children = Children(database)
+        self.notifications = Notifications(database)
 
     @classmethod
     async def connect(cls, url: str) -> Ledger:
