@@ -45,6 +45,7 @@ from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
 from standby.projection import BATCH, states_of
+from standby.starts import follow_starts
 from standby.states import ENDED, NOBODY_ANSWERS, Door, Need, Outcome, RunState, WaitState
 from standby.waits import checked_answer
 from standby.wakeups import call
@@ -141,6 +142,7 @@ class Keeper:
             await self._follow_prefect(client)
             for settled in await follow_children(self.ledger, client, now - settings.WAKE_GRACE):
                 await self._wake_settled(settled)
+            await follow_starts(self.ledger, client, now - settings.WAKE_GRACE)
             await self._start_stranded(client)
         return True
 

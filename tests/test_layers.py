@@ -17,7 +17,7 @@ connect doors events notices
 flows
 waiting
 parking
-children
+children starts
 projection polling
 steps
 failures waits wakeups

@@ -19,6 +19,7 @@ from standby.gateway.names import Name
 from standby.gateway.refusals import Refusal, Refused, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
+from standby.starts import ToStart
 from standby.states import Disposition, Door, Role, WaitKind
 
 
@@ -32,15 +33,23 @@ class SignalIn(BaseModel):
         default=None, description="The same one again from the same sender changes nothing: send it when you retry."
     )
     payload: JsonValue = Field(default=None, description="The message.")
+    start: ToStart | None = Field(
+        default=None, description="The agent to start with it, if no living run has the topic and key."
+    )
 
 
 class SignalOut(BaseModel):
-    """What became of the signal."""
+    """What became of the signal.
+
+    ``run_id``: the run it is for; null while that is not known. ``starts``: it starts that run, which has its id as
+    soon as Prefect has made it.
+    """
 
     disposition: Disposition
     signal_id: str
     wait_id: str | None = None
     run_id: str | None = None
+    starts: bool = False
 
 
 class AnswerOut(BaseModel):
@@ -92,13 +101,14 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         """Send a signal. Its disposition tells what became of it; a 2xx is sent when the ledger has it."""
         made = await doors.signal(
             ledger, topic=topic, key=body.key, payload=json.dumps(body.payload), source=f"key:{caller.name}",
-            delivery_id=body.delivery_id, api_url=place.api_url,
+            delivery_id=body.delivery_id, api_url=place.api_url, start=body.start,
         )  # fmt: skip
         if Disposition.REJECTED in (made.disposition, made.first):
             raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
         return SignalOut(
-            disposition=made.disposition, signal_id=made.signal_id, wait_id=made.wait_id, run_id=made.run_id
-        )
+            disposition=made.disposition, signal_id=made.signal_id, wait_id=made.wait_id, run_id=made.run_id,
+            starts=made.start is not None,
+        )  # fmt: skip
 
     @app.get("/waits", tags=["waits"])
     async def waits(

@@ -62,7 +62,7 @@ async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookO
     _check(meant)
     made = await doors.signal(
         ledger, topic=meant.topic, key=meant.key, payload=json.dumps(meant.payload), source=f"webhook:{source}",
-        delivery_id=meant.delivery_id, api_url=place.api_url,
+        delivery_id=meant.delivery_id, api_url=place.api_url, start=block.to_start(),
     )  # fmt: skip
     if Disposition.REJECTED in (made.disposition, made.first):
         raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)

@@ -17,6 +17,7 @@ from standby.ledger.notifications import Notifications
 from standby.ledger.polls import Polls
 from standby.ledger.runs import Runs
 from standby.ledger.signals import Signals
+from standby.ledger.starts import Starts
 from standby.ledger.waits import Waits
 
 
@@ -25,7 +26,8 @@ class Ledger:
 
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``delegations`` and ``notices``
     hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
-    ``children`` those of agents that wait for agents. ``notifications`` tells at once who became READY (PostgreSQL).
+    ``children`` those of agents that wait for agents, ``starts`` those of runs that signals start. ``notifications``
+    tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -41,6 +43,7 @@ class Ledger:
         self.chases = Chases(database)
         self.polls = Polls(database)
         self.children = Children(database)
+        self.starts = Starts(database)
         self.notifications = Notifications(database)
 
     @classmethod

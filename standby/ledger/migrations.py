@@ -36,6 +36,11 @@ async def _waits_of_more_kinds(connection: AsyncConnection) -> None:
         await connection.run_sync(index.create, checkfirst=True)
 
 
+async def _starts(connection: AsyncConnection) -> None:
+    """Runs that signals start; a new ledger has the table already."""
+    await connection.run_sync(metadata.tables["starts"].create, checkfirst=True)
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -45,7 +50,7 @@ async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> 
             await connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column}"))
 
 
-MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [_first_tables, _keys, _waits_of_more_kinds]
+MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [_first_tables, _keys, _waits_of_more_kinds, _starts]
 
 
 async def migrate(database: Database) -> None:

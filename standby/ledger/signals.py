@@ -16,6 +16,7 @@ from standby import clock
 from standby.ledger.database import Database
 from standby.ledger.locks import locked_run
 from standby.ledger.settling import settle_in
+from standby.ledger.starts import NewStart, alive, begin, started_by
 from standby.ledger.tables import Decision, Run, Signal, Wait, table_of
 from standby.states import BY_SIGNAL, ENDED, Disposition, Door, Outcome, RunState, Verdict, WaitKind, WaitState
 
@@ -36,9 +37,10 @@ Misfit = Callable[[Row[Any], str], list[tuple[str, str]]]
 
 
 class Delivery(NamedTuple):
-    """What became of a signal. ``run_id`` is the run to wake when ``wake``.
+    """What became of a signal. ``run_id`` is the run it is for, as far as that is known; the one to wake when ``wake``.
 
     ``first``: of a duplicate, what became of the first one. ``problems``: of a rejected one, what does not fit.
+    ``start``: the run (a row of ``starts``) that it starts, and that Prefect has perhaps not made yet.
     """
 
     disposition: Disposition
@@ -49,6 +51,7 @@ class Delivery(NamedTuple):
     wake_address: str | None = None
     first: Disposition | None = None
     problems: tuple[tuple[str, str], ...] = ()
+    start: Any | None = None
 
     @property
     def said(self) -> str:
@@ -70,8 +73,12 @@ class Signals:
         correlation: str | None,
         payload: str,
         misfit: Misfit | None = None,
+        start: NewStart | None = None,
     ) -> Delivery:
         """Take one signal in: settle the oldest open wait for its topic and key, or keep it.
+
+        With ``start`` (and a key), if no living run was started for this topic and key, nor has waited for it, write
+        down that one is to be started, once, whoever asks. It has the signal as a parameter, or as a kept signal.
 
         The same ``(source, delivery_id)`` again changes nothing and is a duplicate. One that the wait cannot take, as
         ``misfit`` says, is rejected, and the wait stays open. Without an open wait it is late if the last wait for it
@@ -103,11 +110,25 @@ class Signals:
                 ).one()
                 became = Disposition(first.disposition)
                 why = (("payload", first.note or "it did not fit"),) if became is Disposition.REJECTED else ()
-                return Delivery(Disposition.DUPLICATE, first.id, first.wait_id, first=became, problems=why)
+                begun = await started_by(connection, first.id)
+                run_id = begun.run_id if begun is not None else None
+                return Delivery(
+                    Disposition.DUPLICATE, first.id, first.wait_id, run_id, first=became, problems=why, start=begun
+                )
             await lock_topics(connection, self._db, [(topic, correlation)])
             found = await _to_open_wait(connection, signal_id, source, topic, correlation, payload, misfit)
             if found is not None:
                 return found
+            living = await alive(connection, topic, correlation) if correlation is not None else None
+            if start is not None and living is None and not await _has_waited(connection, topic, correlation):
+                assert correlation is not None
+                begun = await begin(connection, signal_id, topic, correlation, start)
+                if not start.takes_payload:
+                    return Delivery(Disposition.BUFFERED, signal_id, start=begun)
+                await _set(connection, signal_id, Disposition.DELIVERED, None, f"start {begun.id}")
+                return Delivery(Disposition.DELIVERED, signal_id, start=begun)
+            if living is not None:
+                return Delivery(Disposition.BUFFERED, signal_id, run_id=living.run_id)
             if (note := await _late(connection, topic, correlation)) is not None:
                 await _set(connection, signal_id, Disposition.LATE, None, note)
                 return Delivery(Disposition.LATE, signal_id)
@@ -269,6 +290,17 @@ async def _oldest_open(connection: AsyncConnection, topic: str, correlation: str
             .limit(1)
         )
     ).first()
+
+
+async def _has_waited(connection: AsyncConnection, topic: str, correlation: str | None) -> bool:
+    """Whether a run that has not ended has a wait for the topic and key, whatever became of it."""
+    found = await connection.execute(
+        select(waits.c.id)
+        .join(runs, runs.c.id == waits.c.run_id)
+        .where(waits.c.topic == topic, _same(waits.c.correlation, correlation), runs.c.state.not_in(ENDED))
+        .limit(1)
+    )
+    return found.first() is not None
 
 
 async def _late(connection: AsyncConnection, topic: str, correlation: str | None) -> str | None:
