@@ -35,6 +35,7 @@ from prefect.states import Failed
 from standby import clock, holder, settings
 from standby.children import follow_children
 from standby.errors import AnswerRefused, LedgerUnavailable
+from standby.event_door import EventDoor
 from standby.events import announce
 from standby.ledger import Ledger
 from standby.ledger.settling import Settled
@@ -77,6 +78,7 @@ class Keeper:
         self._last_reconcile: datetime | None = None
         self._patience = Patience()
         self._missed = Missed(ledger, self._patience)
+        self._events = EventDoor(ledger, client, self._wake_settled)
 
     async def run(self) -> None:
         """Keep until cancelled. What fails is logged and tried again at the next tick."""
@@ -86,6 +88,7 @@ class Keeper:
         finally:
             await self._notifier.close()
             await self._poller.close()
+            await self._events.close()
             try:
                 await self.ledger.leases.give_up("keeper", self._me)
             except LedgerUnavailable as error:
@@ -96,7 +99,7 @@ class Keeper:
             try:
                 async with self._client() as client:
                     while True:
-                        await self._until_next_round(client, at_work=await self._round(client))
+                        await self._until_next_round(client, at_work=await self._round(client, listen=True))
             except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError, OSError, RuntimeError) as error:
                 log.warning("The keeper could not finish its round: %s: %s", type(error).__name__, error)
             except Exception:
@@ -121,9 +124,11 @@ class Keeper:
         await self._poller.finish()
         return worked
 
-    async def _round(self, client: PrefectClient) -> bool:
+    async def _round(self, client: PrefectClient, *, listen: bool = False) -> bool:
+        """``listen``: there will be another one soon, and events are heard until then."""
         if not await self.ledger.leases.take("keeper", self._me, LEASE):
             self._missed.forget()
+            await self._events.close()
             return False
         await self.ledger.signals.expire()
         for run_id in await self._fire_deadlines(client):
@@ -144,6 +149,7 @@ class Keeper:
                 await self._wake_settled(settled)
             await follow_starts(self.ledger, client, now - settings.WAKE_GRACE)
             await self._start_stranded(client)
+        await self._events.tick(client, listen=listen)
         return True
 
     async def _wake_settled(self, settled: Settled) -> None:

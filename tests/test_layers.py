@@ -12,7 +12,7 @@ up
 gateway terminal
 tables
 view local doctor keeper
-missed
+missed event_door
 connect doors events notices
 flows
 waiting

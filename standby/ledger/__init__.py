@@ -9,6 +9,7 @@ from standby.ledger.checkpoints import Checkpoints
 from standby.ledger.children import Children
 from standby.ledger.database import Database
 from standby.ledger.delegations import Delegations
+from standby.ledger.events import Events
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
 from standby.ledger.migrations import migrate
@@ -26,8 +27,8 @@ class Ledger:
 
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``delegations`` and ``notices``
     hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
-    ``children`` those of agents that wait for agents, ``starts`` those of runs that signals start. ``notifications``
-    tells at once who became READY (PostgreSQL).
+    ``children`` those of agents that wait for agents, ``starts`` those of runs that signals start, ``events``
+    those of waits for Prefect's events. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -43,6 +44,7 @@ class Ledger:
         self.chases = Chases(database)
         self.polls = Polls(database)
         self.children = Children(database)
+        self.events = Events(database)
         self.starts = Starts(database)
         self.notifications = Notifications(database)
 

@@ -36,9 +36,11 @@ async def _waits_of_more_kinds(connection: AsyncConnection) -> None:
         await connection.run_sync(index.create, checkfirst=True)
 
 
-async def _starts(connection: AsyncConnection) -> None:
-    """Runs that signals start; a new ledger has the table already."""
+async def _starts_and_events(connection: AsyncConnection) -> None:
+    """Runs that signals start, and waits for events; a new ledger has them already."""
     await connection.run_sync(metadata.tables["starts"].create, checkfirst=True)
+    for index in metadata.tables["waits"].indexes:
+        await connection.run_sync(index.create, checkfirst=True)
 
 
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
@@ -50,7 +52,12 @@ async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> 
             await connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column}"))
 
 
-MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [_first_tables, _keys, _waits_of_more_kinds, _starts]
+MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
+    _first_tables,
+    _keys,
+    _waits_of_more_kinds,
+    _starts_and_events,
+]
 
 
 async def migrate(database: Database) -> None:

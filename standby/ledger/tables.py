@@ -111,6 +111,13 @@ class Wait(_Base, table=True):
         Index("waits_polled", "state", "poll_at"),
         Index("waits_by_child", "child_run_id"),
         Index(
+            "waits_for_events",
+            "topic",
+            "correlation",
+            sqlite_where=text("kind = 'event' AND state = 'open'"),
+            postgresql_where=text("kind = 'event' AND state = 'open'"),
+        ),
+        Index(
             "waits_unannounced",
             "opened_at",
             sqlite_where=text("announced_at IS NULL"),
