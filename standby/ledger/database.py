@@ -7,9 +7,10 @@ so a transaction there takes the write lock when it begins and needs no row lock
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -17,7 +18,7 @@ from typing import Any
 
 import aiosqlite
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import Select, event
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, any_, event, func, literal, select
 from sqlalchemy.engine import URL, CursorResult, Result, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -148,6 +149,15 @@ class Database:
             if _is_away(error):
                 raise LedgerUnavailable(self.shown, error.orig) from error
             raise
+
+
+def among(column: ColumnElement[str], values: Iterable[str], connection: AsyncConnection) -> ColumnElement[bool]:
+    """Whether the column is one of the values; one statement, however many there are, which is prepared once."""
+    listed = list(values)
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(json.dumps(listed)).table_valued("value")
+        return column.in_(select(each.c.value))
+    return column == any_(literal(listed, ARRAY(Text)))
 
 
 _AWAY = ("08", "25006", "28", "3D", "40", "42501", "53", "55", "57", "58")
