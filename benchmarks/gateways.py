@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import psutil
 
 from benchmarks.ledgers import ledger
 from benchmarks.open_waits import open_waits, settle_statistics
@@ -28,6 +29,12 @@ class Gateway(NamedTuple):
     ledger: Ledger
     port: int
     authorization: str
+    process: psutil.Process
+
+    def busy_ms(self) -> float:
+        """Processor time that it has used so far, in milliseconds."""
+        times = self.process.cpu_times()
+        return (times.user + times.system) * 1000
 
 
 @asynccontextmanager
@@ -45,14 +52,17 @@ async def gateway(kind: str, folder: Path, waits: int, *, with_prefect: bool = F
             key, _ = await make_key(opened, "benchmark", Role.SENDER)
             port = free_port()
             environment = {"STANDBY_LEDGER_URL": url, "STANDBY_HOME": str(folder / f"home-{port}")}
-            async with _process(port, environment, folder / f"gateway-{port}.log", with_prefect=with_prefect):
-                yield Gateway(opened, port, f"Bearer {key}")
+            log = folder / f"gateway-{port}.log"
+            async with _process(port, environment, log, with_prefect=with_prefect) as process:
+                yield Gateway(opened, port, f"Bearer {key}", process)
         finally:
             await opened.close()
 
 
 @asynccontextmanager
-async def _process(port: int, environment: dict[str, str], log: Path, *, with_prefect: bool) -> AsyncIterator[None]:
+async def _process(
+    port: int, environment: dict[str, str], log: Path, *, with_prefect: bool
+) -> AsyncIterator[psutil.Process]:
     inherited = {name: value for name, value in os.environ.items() if with_prefect or name != "PREFECT_API_URL"}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -65,7 +75,7 @@ async def _process(port: int, environment: dict[str, str], log: Path, *, with_pr
                 if process.returncode is not None:
                     raise RuntimeError(f"The gateway did not start:\n{log.read_text(errors='replace')[-2000:]}")
                 await asyncio.sleep(0.1)
-        yield
+        yield psutil.Process(process.pid)
     finally:
         if process.returncode is None:
             process.terminate()

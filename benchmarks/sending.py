@@ -38,9 +38,11 @@ class _Line(NamedTuple):
     writer: asyncio.StreamWriter
 
 
-async def send(block: Block) -> Sent:
-    """Send a block. Raises ``RuntimeError`` for a signal that is not delivered."""
-    lines = [_Line(*await asyncio.open_connection("127.0.0.1", block["port"])) for _ in range(block["connections"])]
+async def send(block: Block, open_lines: dict[int, list[_Line]]) -> Sent:
+    """Send a block over the first of the port's connections. Raises ``RuntimeError`` for what is not delivered."""
+    lines = open_lines.setdefault(block["port"], [])
+    while len(lines) < block["connections"]:
+        lines.append(_Line(*await asyncio.open_connection("127.0.0.1", block["port"])))
     sent_at, taken = [0.0] * block["count"], [0.0] * block["count"]
     numbers = iter(range(block["count"]))
 
@@ -55,11 +57,7 @@ async def send(block: Block) -> Sent:
                 raise RuntimeError(f"A signal was not delivered: {answer!r}")
 
     start = perf_counter()
-    try:
-        await asyncio.gather(*map(work, lines))
-    finally:
-        for line in lines:
-            line.writer.close()
+    await asyncio.gather(*map(work, lines[: block["connections"]]))
     return Sent(seconds=perf_counter() - start, sent_at=sent_at, taken=taken)
 
 
@@ -83,8 +81,12 @@ async def _answer(reader: asyncio.StreamReader) -> bytes:
 
 
 async def main() -> None:
+    open_lines: dict[int, list[_Line]] = {}
     while line := await asyncio.to_thread(sys.stdin.readline):
-        print(json.dumps(await send(json.loads(line))), flush=True)
+        print(json.dumps(await send(json.loads(line), open_lines)), flush=True)
+    for lines in open_lines.values():
+        for one in lines:
+            one.writer.close()
 
 
 if __name__ == "__main__":

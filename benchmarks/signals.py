@@ -83,13 +83,15 @@ async def _on(kind: str, folder: Path, send: Send) -> AsyncIterator[Figure]:
 
 async def _block(gate: Gateway, send: Send, connections: int, prefix: str, size: int) -> dict[str, float]:
     await open_waits(gate.ledger, prefix, size)
+    busy = gate.busy_ms()
     sent = await send(gate, connections, prefix, size)
+    busy = gate.busy_ms() - busy
     settled = await settled_at(gate.ledger, prefix)
     until = [(settled[f"{prefix}{number}"] - at) * 1000 for number, at in enumerate(sent["sent_at"])]
     return {
         "signals": size / sent["seconds"],
         "acknowledged p50": median(sent["taken"]), "acknowledged p99": _p99(sent["taken"]),
-        "settled p50": median(until), "settled p99": _p99(until),
+        "settled p50": median(until), "settled p99": _p99(until), "processor time": busy / size,
     }  # fmt: skip
 
 

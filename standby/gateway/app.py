@@ -16,6 +16,7 @@ from standby.errors import UnknownWait
 from standby.gateway.keys import Allow, Caller
 from standby.gateway.limits import Limits
 from standby.gateway.names import Name
+from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refusal, Refused, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
@@ -71,7 +72,11 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with inbox() as opened:
             app.state.inbox = opened
-            yield
+            app.state.reception = reception = Reception(ledger, opened.client if opened is not None else None)
+            try:
+                yield
+            finally:
+                await reception.close()
 
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"model": Refusal} for status in (400, 401, 403, 404, 408, 409, 413, 422, 503)
@@ -99,12 +104,11 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         topic: Annotated[Name, Path()], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
     ) -> SignalOut:
         """Send a signal. Its disposition tells what became of it; a 2xx is sent when the ledger has it."""
-        made = await doors.signal(
-            ledger, topic=topic, key=body.key, payload=json.dumps(body.payload), source=f"key:{caller.name}",
-            delivery_id=body.delivery_id, api_url=place.api_url, start=body.start,
+        reception: Reception = app.state.reception
+        made = await reception.take(
+            topic=topic, key=body.key, payload=json.dumps(body.payload), source=f"key:{caller.name}",
+            delivery_id=body.delivery_id, start=body.start,
         )  # fmt: skip
-        if Disposition.REJECTED in (made.disposition, made.first):
-            raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
         return SignalOut(
             disposition=made.disposition, signal_id=made.signal_id, wait_id=made.wait_id, run_id=made.run_id,
             starts=made.start is not None,

@@ -17,13 +17,16 @@ MOST = 100
 
 
 class Batches(Generic[T, R]):
-    """``work`` does a batch and returns what became of each piece, in order; an exception is raised to who asked.
+    """``work`` does a batch and returns what became of each piece, in order; what it raises all who asked are told.
 
-    ``name`` names a piece: no two of one name are in a batch, and those of one name are done in their order.
+    ``name`` names a piece: no two of one name are in a batch, and those of one name are done in their order. Without
+    it, any may go together.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]], name: Callable[[T], object]
+        self,
+        work: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        name: Callable[[T], object] | None = None,
     ) -> None:
         self._work, self._name = work, name
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
@@ -45,13 +48,12 @@ class Batches(Generic[T, R]):
                 try:
                     results = await self._work([piece for piece, _ in batch])
                 except Exception as error:
-                    results = [error] * len(batch)
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
                 for (_, future), result in zip(batch, results, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(result, Exception):
-                        future.set_exception(result)
-                    else:
+                    if not future.done():  # who asked may have gone
                         future.set_result(result)
         finally:
             self._worker = None
@@ -63,7 +65,7 @@ class Batches(Generic[T, R]):
         left: list[tuple[T, asyncio.Future[R]]] = []
         names: set[object] = set()
         for item in self._waiting:
-            name = self._name(item[0])
+            name = object() if self._name is None else self._name(item[0])
             if len(batch) < MOST and name not in names:
                 batch.append(item)
             else:

@@ -5,11 +5,11 @@ Inside a transaction that has written the signal and holds the lock on its topic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import ARRAY, Row, Text, bindparam, column, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby.ledger.database import Database
@@ -57,15 +57,21 @@ class Delivery(NamedTuple):
         return "; ".join(f"{field}: {reason}" for field, reason in self.problems)
 
 
-async def lock_topics(connection: AsyncConnection, database: Database, topics: list[tuple[str, str | None]]) -> None:
+_lock = select(func.pg_advisory_xact_lock(func.hashtextextended(column("name"), 0))).select_from(
+    func.unnest(bindparam("names", type_=ARRAY(Text))).alias("name")
+)
+
+
+async def lock_topics(
+    connection: AsyncConnection, database: Database, topics: Iterable[tuple[str, str | None]]
+) -> None:
     """Let a signal and a wait for the same topic and key see each other: the second to come waits for the first.
 
     Taken before any row is locked, in one order. SQLite has one writer at a time and needs no lock.
     """
-    if database.sqlite:
-        return
-    for name in sorted({f"{topic}\x1f{correlation or ''}" for topic, correlation in topics}):
-        await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+    names = sorted({f"{topic}\x1f{correlation or ''}" for topic, correlation in topics})
+    if names and not database.sqlite:
+        await connection.execute(_lock, {"names": names})
 
 
 async def take_buffered(

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standby import clock
 from standby.errors import LedgerUnavailable
 from standby.ledger.batches import Batches
-from standby.ledger.database import Database, among
+from standby.ledger.database import Database, among, listed
 from standby.ledger.delivering import KEPT_FOR, Delivery, Misfit, keep, lock_topics, to_open_wait
 from standby.ledger.notifications import told
 from standby.ledger.starts import NewStart, started_by
@@ -119,32 +119,32 @@ class Intake:
             .where(signals.c.id == bindparam("signal"))
             .values(_given(signals, "disposition", "wait_id", "note"))
         )
-        self._batches: Batches[Incoming, Delivery] = Batches(self._take, lambda one: (one.topic, one.correlation))
+        self._waits_for = select(signals.c.id, _oldest_open).where(among(signals.c.id, "signals", database))
+        self._still_open = _with_run.where(among(waits.c.id, "waits", database))
+        self._undo = delete(signals).where(among(signals.c.id, "signals", database))
+        ready = update(runs).where(among(runs.c.id, "runs", database))
+        ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
+        self._ready = told(ready, database)
+        self._batches: Batches[Incoming, Delivery | None] = Batches(
+            self._take, lambda one: (one.topic, one.correlation)
+        )
 
     async def take(self, signal: Incoming) -> Delivery:
-        """What became of it, once that is committed. Those for one topic and key keep their order."""
-        return await self._batches.do(signal)
+        """What became of it, once that is committed."""
+        made = await self._batches.do(signal) if signal.correlation is not None else None
+        return made or await self._alone(signal)
 
-    async def _take(self, batch: Sequence[Incoming]) -> list[Delivery | Exception]:
-        usual = {uuid4().hex: signal for signal in batch if signal.correlation is not None}
-        made: dict[str, Delivery] = {}
-        if usual:
-            try:
-                made = await self._together(usual)
-            except LedgerUnavailable:
-                raise
-            except Exception:
-                if len(usual) == 1:
-                    raise
-                log.exception("%s signals could not be taken in together, and are one by one.", len(usual))
-        ids = {signal: signal_id for signal_id, signal in usual.items()}
-        results: list[Delivery | Exception] = []
-        for signal in batch:
-            try:
-                results.append(made.get(ids.get(signal, "")) or await self._alone(signal))
-            except Exception as error:
-                results.append(error)
-        return results
+    async def _take(self, batch: Sequence[Incoming]) -> Sequence[Delivery | None]:
+        """None for those that have to be taken in alone."""
+        ids = [uuid4().hex for _ in batch]
+        try:
+            made = await self._together(dict(zip(ids, batch, strict=True)))
+        except LedgerUnavailable:
+            raise
+        except Exception:
+            log.exception("%s signals could not be taken in together, and are one by one.", len(batch))
+            made = {}
+        return [made.get(signal_id) for signal_id in ids]
 
     async def _together(self, batch: dict[str, Incoming]) -> dict[str, Delivery]:
         """What became of each by its id; those that have to be taken in alone are not there."""
@@ -154,16 +154,14 @@ class Intake:
             rows = sorted(batch.items(), key=lambda item: (item[1].source, item[1].delivery_id))
             await self._write.many(connection, [_kept(signal_id, one) for signal_id, one in rows])
             await lock_topics(connection, self._db, [(one.topic, one.correlation) for one in batch.values()])
-            found = await connection.execute(
-                select(signals.c.id, _oldest_open).where(among(signals.c.id, batch, connection))
-            )
+            found = await connection.execute(self._waits_for, {"signals": listed(batch, self._db)})
             wait_of: dict[str, str | None] = dict(found.tuples().all())
             made |= await self._settle_waits(connection, batch, wait_of)
             alone = [
                 signal_id for signal_id, wait_id in wait_of.items() if wait_id is not None and signal_id not in made
             ]
             if alone:
-                await connection.execute(delete(signals).where(among(signals.c.id, alone, connection)))
+                await connection.execute(self._undo, {"signals": listed(alone, self._db)})
             for signal_id, one in batch.items():
                 if signal_id not in wait_of:
                     made[signal_id] = await _duplicate(connection, one)
@@ -179,9 +177,7 @@ class Intake:
         if not wanted:
             return {}
         now = clock.utcnow()
-        found = {
-            row.id: row for row in await connection.execute(_with_run.where(among(waits.c.id, wanted, connection)))
-        }
+        found = {row.id: row for row in await connection.execute(self._still_open, {"waits": listed(wanted, self._db)})}
         made: dict[str, Delivery] = {}
         settled: list[tuple[str, Incoming, Row[Any]]] = []
         seen: set[str] = set()
@@ -216,8 +212,7 @@ class Intake:
             ],
         )  # fmt: skip
         if parked := [wait.run_id for _, _, wait in settled if wait.run_state == RunState.PARKED]:
-            ready = update(runs).where(among(runs.c.id, parked, connection))
-            await connection.execute(told(ready.values(state=RunState.READY, ready_at=now), connection))
+            await connection.execute(self._ready, {"runs": listed(parked, self._db), "now": now})
         await self._dispose.many(
             connection,
             [
@@ -238,6 +233,10 @@ class Intake:
                 connection, signal_id, one.source, one.topic, one.correlation, one.payload, one.misfit
             )
             return found or await keep(connection, signal_id, one.topic, one.correlation, one.start)
+
+
+def _address(one: Incoming) -> tuple[str, str | None]:
+    return one.topic, one.correlation
 
 
 def _kept(signal_id: str, one: Incoming) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, bindparam, or_, select, update
 
 from standby import clock
-from standby.ledger.database import Database
+from standby.ledger.batches import Batches
+from standby.ledger.database import Database, among, listed
 from standby.ledger.tables import ApiKey, table_of
 from standby.states import Role
 
@@ -20,6 +22,12 @@ keys = table_of(ApiKey)
 class Keys:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._good = select(keys).where(
+            among(keys.c.digest, "digests", database),
+            keys.c.revoked_at.is_(None),
+            or_(keys.c.expires_at.is_(None), keys.c.expires_at > bindparam("now", type_=keys.c.expires_at.type)),
+        )
+        self._looks: Batches[str, Row[Any] | None] = Batches(self._look)
 
     async def add(
         self,
@@ -46,15 +54,16 @@ class Keys:
         return key_id
 
     async def find(self, digest: str) -> Row[Any] | None:
-        """The key with this digest, if it is neither revoked nor expired."""
-        rows = await self._db.read(
-            select(keys).where(
-                keys.c.digest == digest,
-                keys.c.revoked_at.is_(None),
-                or_(keys.c.expires_at.is_(None), keys.c.expires_at > clock.utcnow()),
-            )
-        )
-        return rows[0] if rows else None
+        """The key with this digest, if it is neither revoked nor expired.
+
+        Requests that come at the same time share one look, which begins after all of them have come.
+        """
+        return await self._looks.do(digest)
+
+    async def _look(self, digests: Sequence[str]) -> list[Row[Any] | None]:
+        given = {"digests": listed(set(digests), self._db), "now": clock.utcnow()}
+        found = {row.digest: row for row in await self._db.read(self._good, given)}
+        return [found.get(digest) for digest in digests]
 
     async def revoke(self, prefix: str) -> int:
         """Revoke the keys whose id begins with this. Returns how many."""

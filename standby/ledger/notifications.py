@@ -37,9 +37,9 @@ Heard = Callable[[str | None], None]
 _DIALECTS_OWN = ("prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback", "async_creator_fn")
 
 
-def told(ready: Update, connection: AsyncConnection) -> Any:
-    """The UPDATE that makes a run READY, as one that also tells it when the transaction commits."""
-    if connection.dialect.name != "postgresql":
+def told(ready: Update, on: AsyncConnection | Database) -> Any:
+    """The UPDATE that makes runs READY, as one that also tells it when the transaction commits."""
+    if on.dialect.name != "postgresql":
         return ready
     # In the same statement: another one would be another trip.
     return ready.returning(func.pg_notify(CHANNEL, table_of(Run).c.id))
