@@ -19,6 +19,7 @@ from benchmarks.server import data_folder, prefect_server
 BENCHMARKS = {
     "checkpoint": "what a completed step costs",
     "replay": "what a recorded step costs a second attempt",
+    "signals": "what taking a signal in costs",
 }
 
 

@@ -41,7 +41,7 @@ def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
     Settings are Prefect's own defaults, but for two: no analytics, and the client prints no logs (they still go to the
     server). Raises ``RuntimeError`` with the server's last words when it does not start.
     """
-    port = _free_port()
+    port = free_port()
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "STANDBY_"))}
     environment = {
         "PREFECT_HOME": str(folder / "prefect"),
@@ -92,7 +92,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

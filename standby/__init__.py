@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from standby.policy import Escalation, Policy
     from standby.steps import idempotency_key, now, random, step, uuid
     from standby.waiting import First, resume_url, wait_all, wait_any, wait_for
-    from standby.waits import AgentFinished, Approval, Condition, Decision, Signal, Timer
+    from standby.waits import AgentFinished, Approval, Condition, Decision, PrefectEvent, Signal, Timer
 
 _MENU = {
     "flows": "agent",
@@ -34,15 +34,15 @@ _MENU = {
     "policy": "Escalation Policy",
     "steps": "idempotency_key now random step uuid",
     "waiting": "First resume_url wait_all wait_any wait_for",
-    "waits": "AgentFinished Approval Condition Decision Signal Timer",
+    "waits": "AgentFinished Approval Condition Decision PrefectEvent Signal Timer",
 }
 _HOME = {name: module for module, names in _MENU.items() for name in names.split()}
 
 __all__ = [
-    "AgentFailed", "AgentFinished", "AnswerRefused", "Approval", "BusinessDays", "Condition", "Decision", "Escalation",
-    "First", "JournalMismatch", "NotAllowed", "Policy", "Signal", "StandbyError", "Timer", "UsageError", "WaitTimedOut",
-    "agent", "idempotency_key", "now", "random", "resume_url", "run_here", "step", "uuid", "wait_all", "wait_any",
-    "wait_for",
+    "AgentFailed", "AgentFinished", "AnswerRefused", "Approval", "BusinessDays", "Condition", "Decision",
+    "Escalation", "First", "JournalMismatch", "NotAllowed", "Policy", "PrefectEvent", "Signal", "StandbyError",
+    "Timer", "UsageError", "WaitTimedOut", "agent", "idempotency_key", "now", "random", "resume_url", "run_here",
+    "step", "uuid", "wait_all", "wait_any", "wait_for",
 ]  # fmt: skip
 
 

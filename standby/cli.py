@@ -6,7 +6,7 @@ import getpass
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,6 +21,9 @@ from standby.policy import Policy
 from standby.states import NOBODY_ANSWERS, Disposition, Door, WaitKind
 from standby.tables import asked, plain, runs_table
 from standby.terminal import Json, err, escaped, open_ledger, out, perform, tell
+
+if TYPE_CHECKING:
+    from standby.starts import ToStart
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -110,16 +113,30 @@ def signal(
         str | None, typer.Option("--id", help="Delivery id: the same one again changes nothing.")
     ] = None,
     source: Annotated[str, typer.Option(help="Who sends it.")] = "terminal",
+    start: Annotated[
+        str | None, typer.Option(help="flow/deployment of the agent to start if no living run has the topic and key.")
+    ] = None,
+    payload_as: Annotated[
+        str | None, typer.Option("--as", help="With --start: the parameter that is the payload.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --start: a parameter, name=value. The value is JSON, or text."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Send a signal to the run that waits for this topic and key, or keep it for the one that will."""
+    """Send a signal to the run that waits for this topic and key, or keep it for the one that will.
+
+    With --start, begin that run if there is none.
+    """
 
     async def work() -> int:
         async with open_ledger() as (ledger, place):
             made = await doors.signal(
                 ledger, topic=topic, key=key, payload=payload, source=source, delivery_id=delivery,
-                api_url=place.api_url,
+                api_url=place.api_url, start=_to_start(start, payload_as),
             )  # fmt: skip
+        started = f"Run {made.run_id} is started with it." if made.run_id else "A run will be started with it."
         sentences = {
             Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
             Disposition.BUFFERED: "No run waits for it yet: it is kept for seven days.",
@@ -130,8 +147,9 @@ def signal(
         tell(
             as_json,
             {"disposition": made.disposition, "signal_id": made.signal_id,
-             "wait_id": made.wait_id, "run_id": made.run_id, "problems": made.problems},
-            sentences[made.disposition],
+             "wait_id": made.wait_id, "run_id": made.run_id, "starts": made.start is not None,
+             "problems": made.problems},
+            started if made.start is not None and made.first is None else sentences[made.disposition],
         )  # fmt: skip
         return 1 if made.disposition is Disposition.REJECTED else 0
 
@@ -281,6 +299,21 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, 
         sentence = "Too late: the wait is closed."
     tell(as_json, report, sentence)
     return 0 if made.won or made.counted else 1
+
+
+def _to_start(deployment: str | None, payload_as: str | None) -> ToStart | None:
+    if deployment is None:
+        if payload_as is not None:
+            raise UsageError("--as goes with --start.")
+        return None
+    from pydantic import ValidationError
+
+    from standby.starts import ToStart
+
+    try:
+        return ToStart(deployment=deployment, payload_as=payload_as)
+    except ValidationError:
+        raise UsageError(f"--start is flow/deployment, not {deployment!r}.") from None
 
 
 def _decision(wait: Any, approved: bool, comment: str, fields: list[str] | None) -> str:

@@ -34,6 +34,7 @@ async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Fin
         *_about_runs(runs, waits),
         *_about_waits(runs, waits),
         *await _about_decisions(ledger),
+        *await _about_starts(ledger),
     ]
     if client is not None:
         away = await client.api_healthcheck()
@@ -83,6 +84,18 @@ async def _about_decisions(ledger: Ledger) -> list[Finding]:
     for wait_id, run_id, count in await ledger.waits.decided_more_than_once():
         found.append(Finding(run_id, f"wait {wait_id} was decided {count} times", "Report this as a bug."))
     return found
+
+
+async def _about_starts(ledger: Ledger) -> list[Finding]:
+    return [
+        Finding(
+            None,
+            f"The run of {start.deployment} that signal {start.signal_id} starts was not made"
+            f" ({start.note or 'nobody tried'})",
+            "Is there such a deployment, and does a keeper run?",
+        )
+        for start in await ledger.starts.unstarted(clock.utcnow() - LATE)
+    ]
 
 
 async def _about_prefect(client: PrefectClient, runs: dict[str, Any]) -> list[Finding]:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, NamedTuple
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
+import httpx
+
 from standby.connect import open_prefect
-from standby.errors import AnswerRefused, NotAllowed
+from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
 from standby.states import Door, Outcome
 from standby.waits import checked_answer
 from standby.wakeups import call
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+    from standby.starts import ToStart
 
 log = logging.getLogger("standby.doors")
 
@@ -68,15 +76,50 @@ async def signal(
     source: str,
     delivery_id: str | None,
     api_url: str | None,
+    start: ToStart | None = None,
 ) -> Delivery:
-    """Take a signal in. ``payload`` is JSON text; without a delivery id each call is a delivery of its own.
+    """Take a signal in, and wake or start the run it is for. The rest is as for ``take``."""
+    async with AsyncExitStack() as stack:
+        client = None
+        if start is not None and api_url is not None:
+            client = await stack.enter_async_context(open_prefect(api_url))
+        delivery = await take(
+            ledger, topic=topic, key=key, payload=payload, source=source, delivery_id=delivery_id, start=start,
+            client=client,
+        )  # fmt: skip
+        delivery = await start_run(ledger, delivery, client)
+    if delivery.wake and delivery.run_id is not None:
+        await wake_run(delivery.run_id, delivery.wake_address, api_url)
+    return delivery
 
-    A payload that the wait for it cannot take is rejected, and the run waits on.
+
+async def take(
+    ledger: Ledger,
+    *,
+    topic: str,
+    key: str | None,
+    payload: str,
+    source: str,
+    delivery_id: str | None,
+    start: ToStart | None = None,
+    client: PrefectClient | None = None,
+) -> Delivery:
+    """Write a signal to the ledger, and no more.
+
+    ``payload`` is JSON text; without a delivery id each call is a delivery of its own. A payload that the wait for it
+    cannot take is rejected, and the run waits on. With ``start``, a signal that finds no living run starts one.
+
+    Raises ``AnswerRefused`` for what is no JSON, and ``StartRefused`` for a start that cannot be; Prefect, which knows
+    the deployments, is asked with ``client`` if it can be.
     """
     try:
         plain = json.dumps(json.loads(payload), allow_nan=False, separators=(",", ":"))
     except (ValueError, RecursionError) as error:
         raise AnswerRefused(f"signal {topic}", [("payload", f"it is not JSON: {error}")]) from error
+    if start is not None:
+        from standby.starts import check
+
+        await check(start, key, plain, client)
     reach("signal.delivering")
     delivery = await ledger.signals.deliver(
         source=source,
@@ -85,11 +128,26 @@ async def signal(
         correlation=key,
         payload=plain,
         misfit=misfit,
+        start=start.new(plain) if start is not None else None,
     )
     reach("signal.delivered")
-    if delivery.wake and delivery.run_id is not None:
-        await wake_run(delivery.run_id, delivery.wake_address, api_url)
     return delivery
+
+
+async def start_run(ledger: Ledger, delivery: Delivery, client: PrefectClient | None) -> Delivery:
+    """Have Prefect make the run that a signal starts; the delivery with its id. What fails here the keeper does."""
+    start = delivery.start
+    if start is None or start.run_id is not None or client is None:
+        return delivery
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+    from standby.starts import make_run
+
+    try:
+        return delivery._replace(run_id=await make_run(ledger, start, client))
+    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, RuntimeError, LedgerUnavailable) as error:
+        log.warning("The run of start %s could not be made now, the keeper will: %s", start.id, error)
+        return delivery
 
 
 async def redrive(ledger: Ledger, signal_id: str, api_url: str | None) -> Delivery | None:
@@ -116,7 +174,6 @@ async def wake_run(run_id: str, wake_address: str | None, api_url: str | None) -
         return True
     if api_url is None:
         return False
-    import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 
     from standby.parking import wake

@@ -5,6 +5,7 @@
     ├── UnknownRun (LookupError)               no run with this id in the ledger
     ├── UnknownWait (LookupError)              no wait with this id, or none open for this run
     ├── AnswerRefused (ValueError)             an answer does not fit what the wait asks for
+    │   └── StartRefused                       a signal asks to start what cannot be started
     ├── NotAllowed (PermissionError)           somebody may not decide this wait
     ├── AgentFailed                            an agent that was started and waited for did not complete
     ├── WaitTimedOut (TimeoutError)            a deadline passed and the wait has no default answer
@@ -77,6 +78,15 @@ class AnswerRefused(StandbyError, ValueError):
         self.problems = problems
         listed = "; ".join(f"{field}: {reason}" for field, reason in problems)
         super().__init__(f"The answer to {wait} was refused, the run is still waiting. {listed}")
+
+
+class StartRefused(AnswerRefused):
+    """A signal that asks to start what cannot be started; it was not taken. ``problems`` as for ``AnswerRefused``."""
+
+    def __init__(self, deployment: str, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        listed = "; ".join(f"{field}: {reason}" for field, reason in problems)
+        ValueError.__init__(self, f"The signal was not taken, for it cannot start {deployment}. {listed}")
 
 
 class WaitTimedOut(StandbyError, TimeoutError):

@@ -3,7 +3,8 @@
 Run any number of keepers; a lease lets one work at a time. Everything it does is safe to do twice: the ledger's
 transactions decide, and Prefect is told afterwards. Nothing here is lost when it dies, only late: a due deadline fires
 and a dead process on the same machine is noticed within a tick (one second) of a working keeper; a dead process on
-another machine when its lease ends; a missed wake after ``WAKE_GRACE``; a run stuck in starting after ``START_GRACE``.
+another machine when its lease ends; a missed wake after ``WAKE_GRACE``, or where the ledger tells of it after the head
+start of who should have woken the run (``missed.HEAD_START``); a run stuck in starting after ``START_GRACE``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,14 +35,18 @@ from prefect.states import Failed
 from standby import clock, holder, settings
 from standby.children import follow_children
 from standby.errors import AnswerRefused, LedgerUnavailable
+from standby.event_door import EventDoor
 from standby.events import announce
 from standby.ledger import Ledger
 from standby.ledger.settling import Settled
+from standby.missed import Missed
 from standby.notices import Notifier
 from standby.parking import answer_in_prefect, wake
+from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
 from standby.projection import BATCH, states_of
+from standby.starts import follow_starts
 from standby.states import ENDED, NOBODY_ANSWERS, Door, Need, Outcome, RunState, WaitState
 from standby.waits import checked_answer
 from standby.wakeups import call
@@ -70,30 +76,45 @@ class Keeper:
         self._notifier = Notifier(ledger, client)
         self._poller = Poller(ledger, self._wake_settled)
         self._last_reconcile: datetime | None = None
-        # Runs that keep dying are tried again ever more slowly: (not before, delay).
-        self._patience: dict[str, tuple[datetime, timedelta]] = {}
+        self._patience = Patience()
+        self._missed = Missed(ledger, self._patience)
+        self._events = EventDoor(ledger, client, self._wake_settled)
 
     async def run(self) -> None:
         """Keep until cancelled. What fails is logged and tried again at the next tick."""
         try:
-            while True:
-                try:
-                    async with self._client() as client:
-                        while True:
-                            await self._round(client)
-                            await asyncio.sleep(settings.KEEPER_TICK.total_seconds())
-                except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError, OSError, RuntimeError) as error:
-                    log.warning("The keeper could not finish its round: %s: %s", type(error).__name__, error)
-                except Exception:
-                    log.exception("The keeper could not finish its round.")
-                await asyncio.sleep(settings.KEEPER_TICK.total_seconds())
+            async with self._missed.listening():
+                await self._keep()
         finally:
             await self._notifier.close()
             await self._poller.close()
+            await self._events.close()
             try:
                 await self.ledger.leases.give_up("keeper", self._me)
             except LedgerUnavailable as error:
                 log.warning("%s", error)
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                async with self._client() as client:
+                    while True:
+                        await self._until_next_round(client, at_work=await self._round(client, listen=True))
+            except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError, OSError, RuntimeError) as error:
+                log.warning("The keeper could not finish its round: %s: %s", type(error).__name__, error)
+            except Exception:
+                log.exception("The keeper could not finish its round.")
+            await asyncio.sleep(settings.KEEPER_TICK.total_seconds())
+
+    async def _until_next_round(self, client: PrefectClient, *, at_work: bool) -> None:
+        """Wait for the next tick, and wake meanwhile whom the ledger has told of."""
+        if not at_work:
+            await asyncio.sleep(settings.KEEPER_TICK.total_seconds())
+            return
+        end = monotonic() + settings.KEEPER_TICK.total_seconds()
+        while (left := end - monotonic()) > 0:
+            await self._missed.until_due(left)
+            await self._missed.wake_heard(client)
 
     async def tick(self) -> bool:
         """One round, and all that it starts. False when another keeper is at work."""
@@ -103,8 +124,11 @@ class Keeper:
         await self._poller.finish()
         return worked
 
-    async def _round(self, client: PrefectClient) -> bool:
+    async def _round(self, client: PrefectClient, *, listen: bool = False) -> bool:
+        """``listen``: there will be another one soon, and events are heard until then."""
         if not await self.ledger.leases.take("keeper", self._me, LEASE):
+            self._missed.forget()
+            await self._events.close()
             return False
         await self.ledger.signals.expire()
         for run_id in await self._fire_deadlines(client):
@@ -123,7 +147,9 @@ class Keeper:
             await self._follow_prefect(client)
             for settled in await follow_children(self.ledger, client, now - settings.WAKE_GRACE):
                 await self._wake_settled(settled)
+            await follow_starts(self.ledger, client, now - settings.WAKE_GRACE)
             await self._start_stranded(client)
+        await self._events.tick(client, listen=listen)
         return True
 
     async def _wake_settled(self, settled: Settled) -> None:
@@ -185,7 +211,7 @@ class Keeper:
         now = clock.utcnow()
         for run in await self.ledger.runs.held():
             dead = run.holder is None or run.lease_expires_at <= now or holder.is_dead(run.holder)
-            if not dead or run.deployment_id is None or not self._patient(run.id):
+            if not dead or run.deployment_id is None or not self._patience.allows(run.id):
                 continue
             state = await self._prefect_state(client, run)
             if state is None or state.type is StateType.SCHEDULED:
@@ -195,16 +221,16 @@ class Keeper:
             rescued = await self.ledger.runs.rescue(run.id, run.attempt, run.holder)
             if rescued is RunState.READY:
                 log.info("Run %s is rescued: %s is dead.", run.id, run.holder or "its process")
-                self._be_patient(run.id)
+                self._patience.tried(run.id)
                 await wake(client, run.id, presumed_dead=True)
 
     async def _wake_missed(self, client: PrefectClient) -> None:
         """Runs whose wait has settled, and which nobody has taken up."""
         now = clock.utcnow()
         for run in await self.ledger.runs.ready_since(now - settings.WAKE_GRACE):
-            if run.deployment_id is None or not self._patient(run.id):
+            if run.deployment_id is None or not self._patience.allows(run.id):
                 continue
-            self._be_patient(run.id)
+            self._patience.tried(run.id)
             state = await self._prefect_state(client, run)
             if state is None:
                 continue
@@ -231,8 +257,8 @@ class Keeper:
                     log.info("Prefect is told that run %s failed: its process died before it could.", run.id)
                     await client.set_flow_run_state(UUID(run.id), Failed(message=run.error), force=True)
                 confirmed.append(run.id)  # a later state shows that Prefect knew: somebody retries the run
-            elif self._patient(run.id):
-                self._be_patient(run.id)
+            elif self._patience.allows(run.id):
+                self._patience.tried(run.id)
                 await wake(client, run.id, presumed_dead=True)
         if confirmed:
             await self.ledger.runs.confirm(confirmed)
@@ -253,10 +279,10 @@ class Keeper:
                 and parked[run_id].holder is None
                 and state.type in _STARTING
                 and now - state.timestamp > _grace(state)
-                and self._patient(run_id)
+                and self._patience.allows(run_id)
             ):
                 log.info("Run %s was resumed and not reached: its process died. It is scheduled again.", run_id)
-                self._be_patient(run_id)
+                self._patience.tried(run_id)
                 await wake(client, run_id, presumed_dead=True)
 
     async def _start_stranded(self, client: PrefectClient) -> None:
@@ -270,14 +296,14 @@ class Keeper:
         now = clock.utcnow()
         for flow_run in starting:
             state, run_id = flow_run.state, str(flow_run.id)
-            if state is None or now - state.timestamp <= _grace(state) or not self._patient(run_id):
+            if state is None or now - state.timestamp <= _grace(state) or not self._patience.allows(run_id):
                 continue
             if state.type is StateType.CRASHED and now - state.timestamp > 20 * settings.START_GRACE:
                 continue  # an old wreck, from before there was a keeper
             run = await self.ledger.runs.get(run_id)
             if run is None or (RunState(run.state) in ENDED and run.confirmed):
                 log.info("Run %s never started: its process died. It is scheduled again.", run_id)
-                self._be_patient(run_id)
+                self._patience.tried(run_id)
                 await wake(client, run_id, presumed_dead=True)
 
     async def _prefect_state(self, client: PrefectClient, run: Any) -> State[Any] | None:
@@ -292,19 +318,6 @@ class Keeper:
         ended = _ENDED[state.type]
         if await self.ledger.runs.end_from_outside(run_id, ended, f"{state.name} in Prefect: {state.message or ''}"):
             log.info("Run %s was ended in Prefect (%s); its waits are closed.", run_id, state.name)
-
-    def _patient(self, run_id: str) -> bool:
-        return run_id not in self._patience or self._patience[run_id][0] <= clock.utcnow()
-
-    def _be_patient(self, run_id: str) -> None:
-        """The next try for this run comes later: after 2 seconds, then twice as long each time, up to a minute."""
-        now = clock.utcnow()
-        since, delay = self._patience.get(run_id, (now, timedelta(seconds=1)))
-        fresh = now - since > timedelta(minutes=5)
-        delay = timedelta(seconds=2) if fresh else min(delay * 2, timedelta(minutes=1))
-        self._patience[run_id] = (now + delay, delay)
-        if len(self._patience) > 10_000:
-            self._patience = {key: value for key, value in self._patience.items() if value[0] > now}
 
 
 def _grace(state: State[Any]) -> timedelta:

@@ -146,7 +146,11 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
     wait = form_wait(group)
     pause_key = f"{_opening(wait or group.waits[0])}-{run.attempt}-{count}"
     keyset = keyset_from_base_key(f"paused-{pause_key}")
-    async with _prefect(run.id) as client, Listener.open() as listener:
+    async with (
+        _prefect(run.id) as client,
+        Listener.open() as listener,
+        run.ledger.notifications.to(lambda ready: listener.hear() if ready in (run.id, None) else None),
+    ):
         if wait is not None:
             await _save_form(client, run.id, keyset, wait)
         if await run.ledger.runs.park(run.id, run.attempt, key, Hold.PAUSE, listener.address) is None:

@@ -64,6 +64,7 @@ class WaitKind(StrEnum):
     APPROVAL = "approval"
     SIGNAL = "signal"
     CONDITION = "condition"  # a signal, or a poll that finds what the signal would have said
+    EVENT = "event"  # something that Prefect observes
     TIMER = "timer"
     AGENT = "agent"  # another agent's run, which this one has started
 
@@ -71,7 +72,7 @@ class WaitKind(StrEnum):
 NOBODY_ANSWERS = (WaitKind.TIMER, WaitKind.AGENT)
 """Kinds of wait that no person and no message settles."""
 
-BY_SIGNAL = (WaitKind.SIGNAL, WaitKind.CONDITION)
+BY_SIGNAL = (WaitKind.SIGNAL, WaitKind.CONDITION, WaitKind.EVENT)
 """Kinds of wait that a signal settles."""
 
 

@@ -1,6 +1,7 @@
 """How a process that waits hears that a wait of its run has settled: a datagram to a loopback address it names.
 
-Only a hint, sent after the ledger's transaction: who listens looks at the ledger, and looks anyway now and then.
+From other machines it hears by the ledger's notifications, where the ledger is on PostgreSQL. Only a hint, sent after
+the ledger's transaction: who listens looks at the ledger, and looks anyway now and then.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Listener(asyncio.DatagramProtocol):
             transport.close()
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.hear()
+
+    def hear(self) -> None:
         self._heard.set()
 
     async def wait(self, seconds: float) -> None:

@@ -12,17 +12,19 @@ up
 gateway terminal host
 tables
 view local doctor keeper
+missed event_door
 connect doors events notices
 flows
 waiting
 parking
-children
+children starts
 projection polling
 steps
 failures links waits wakeups
 runs
 pulse checkpoints
 ledger
+patience
 policy moments values holder faults settings clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}

@@ -17,9 +17,11 @@ from standby.gateway.keys import Allow, Caller
 from standby.gateway.limits import Limits
 from standby.gateway.links import links
 from standby.gateway.names import Name
+from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refusal, Refused, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
+from standby.starts import ToStart
 from standby.states import Disposition, Door, Role, Verdict, WaitKind
 from standby.waits import checked_answer
 
@@ -34,15 +36,23 @@ class SignalIn(BaseModel):
         default=None, description="The same one again from the same sender changes nothing: send it when you retry."
     )
     payload: JsonValue = Field(default=None, description="The message.")
+    start: ToStart | None = Field(
+        default=None, description="The agent to start with it, if no living run has the topic and key."
+    )
 
 
 class SignalOut(BaseModel):
-    """What became of the signal."""
+    """What became of the signal.
+
+    ``run_id``: the run it is for; null while that is not known. ``starts``: it starts that run, which has its id as
+    soon as Prefect has made it.
+    """
 
     disposition: Disposition
     signal_id: str
     wait_id: str | None = None
     run_id: str | None = None
+    starts: bool = False
 
 
 class AnswerOut(BaseModel):
@@ -64,7 +74,11 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with inbox() as opened:
             app.state.inbox = opened
-            yield
+            app.state.reception = reception = Reception(ledger, opened.client if opened is not None else None)
+            try:
+                yield
+            finally:
+                await reception.close()
 
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"model": Refusal} for status in (400, 401, 403, 404, 408, 409, 413, 422, 503)
@@ -93,15 +107,15 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         topic: Annotated[Name, Path()], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
     ) -> SignalOut:
         """Send a signal. Its disposition tells what became of it; a 2xx is sent when the ledger has it."""
-        made = await doors.signal(
-            ledger, topic=topic, key=body.key, payload=json.dumps(body.payload), source=f"key:{caller.name}",
-            delivery_id=body.delivery_id, api_url=place.api_url,
+        reception: Reception = app.state.reception
+        made = await reception.take(
+            topic=topic, key=body.key, payload=json.dumps(body.payload), source=f"key:{caller.name}",
+            delivery_id=body.delivery_id, start=body.start,
         )  # fmt: skip
-        if Disposition.REJECTED in (made.disposition, made.first):
-            raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
         return SignalOut(
-            disposition=made.disposition, signal_id=made.signal_id, wait_id=made.wait_id, run_id=made.run_id
-        )
+            disposition=made.disposition, signal_id=made.signal_id, wait_id=made.wait_id, run_id=made.run_id,
+            starts=made.start is not None,
+        )  # fmt: skip
 
     @app.get("/waits", tags=["waits"])
     async def waits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -29,13 +30,17 @@ async def serve(ledger: Ledger, place: Place, *, host: str, port: int) -> None:
             yield None
             return
         async with open_prefect(place.api_url) as client:
-            yield Inbox(WebhookSources(client))
+            yield Inbox(WebhookSources(client), client)
 
     # No access log: a path may hold an approval link, which lets whoever reads it answer.
     config = uvicorn.Config(
         create_app(ledger, place, inbox), host=host, port=port, log_level="warning", access_log=False,
         timeout_keep_alive=30, timeout_graceful_shutdown=10, limit_concurrency=1000, server_header=False,
     )  # fmt: skip
+    # What is there by now stays. To look through all of it for garbage takes a tenth of a second, now and then, and
+    # nobody is answered meanwhile.
+    gc.collect()
+    gc.freeze()
     # Once it has stopped in order, uvicorn raises the signal again: what is open here is closed, too, and all is well.
     signal.signal(signal.SIGTERM, _end)
     await uvicorn.Server(config).serve()

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr
 
 from standby.gateway.sources import Received
 from standby.gateway.sources.base import Malformed
+from standby.starts import NAMED, ToStart
 
 KEPT_SECONDS = 15.0
 """How long a gateway uses a block before it looks whether somebody changed it."""
@@ -48,6 +49,17 @@ class WebhookSource(Block):
         title="Delivery id at",
         description="Where the delivery id is, if the scheme has none. Empty: every delivery counts.",
     )
+    start: str | None = Field(
+        default=None,
+        title="Start",
+        pattern=NAMED,
+        description="flow/deployment of the agent to start when no living run has the message's topic and key.",
+    )
+    payload_as: str | None = Field(
+        default=None,
+        title="Payload as",
+        description="The parameter of that agent that is the payload. Empty: it is kept for the run's own wait.",
+    )
     tolerance_seconds: float = Field(
         default=300, gt=0, title="Tolerance", description="By how many seconds a timestamp may be off."
     )
@@ -63,6 +75,9 @@ class WebhookSource(Block):
             delivery_id = _text(received.data, self.delivery_id_at)
         payload = received.data if self.payload_at is None else _at(received.data, self.payload_at)
         return Mapped(topic, key, delivery_id, payload)
+
+    def to_start(self) -> ToStart | None:
+        return ToStart(deployment=self.start, payload_as=self.payload_as) if self.start else None
 
 
 class Mapped(NamedTuple):

@@ -7,17 +7,17 @@ from typing import Annotated, Any, NamedTuple
 
 import httpx
 from fastapi import APIRouter, Path, Request
+from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from standby import clock, doors
-from standby.connect import Place
+from standby import clock
 from standby.gateway.names import Name
+from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refused
 from standby.gateway.sources import Incoming, receiver
 from standby.gateway.sources.base import Malformed, Unverified
 from standby.gateway.webhook_source import Mapped, WebhookSource, WebhookSources
-from standby.ledger import Ledger
 from standby.states import Disposition
 from standby.values import problems_of
 
@@ -26,9 +26,10 @@ _name: TypeAdapter[str] = TypeAdapter(Name)
 
 
 class Inbox(NamedTuple):
-    """What webhooks need beside the ledger: the blocks that say how their senders sign."""
+    """What a Prefect server is needed for: the blocks that say how senders sign, and runs to wake and to start."""
 
     sources: WebhookSources
+    client: PrefectClient | None = None
 
 
 class WebhookOut(BaseModel):
@@ -41,8 +42,6 @@ class WebhookOut(BaseModel):
 @webhooks.post("/webhooks/{source}")
 async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookOut:
     """Take a webhook in, if its signature fits one of the secrets of the block `webhook-source/{source}`."""
-    ledger: Ledger = request.app.state.ledger
-    place: Place = request.app.state.place
     block = await _block(request.app.state.inbox, source)
     if block is None:
         raise Refused(404, f"There is no source {source!r}: save a block webhook-source/{source} first.")
@@ -60,12 +59,11 @@ async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookO
     except Malformed as error:
         raise Refused(422, "The webhook does not fit.", [(error.field, error.reason)]) from None
     _check(meant)
-    made = await doors.signal(
-        ledger, topic=meant.topic, key=meant.key, payload=json.dumps(meant.payload), source=f"webhook:{source}",
-        delivery_id=meant.delivery_id, api_url=place.api_url,
+    reception: Reception = request.app.state.reception
+    made = await reception.take(
+        topic=meant.topic, key=meant.key, payload=json.dumps(meant.payload), source=f"webhook:{source}",
+        delivery_id=meant.delivery_id, start=block.to_start(),
     )  # fmt: skip
-    if Disposition.REJECTED in (made.disposition, made.first):
-        raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
     return WebhookOut(disposition=made.disposition, signal_id=made.signal_id)
 
 

@@ -9,14 +9,17 @@ from standby.ledger.checkpoints import Checkpoints
 from standby.ledger.children import Children
 from standby.ledger.database import Database
 from standby.ledger.delegations import Delegations
+from standby.ledger.events import Events
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
 from standby.ledger.migrations import migrate
 from standby.ledger.notices import Notices
+from standby.ledger.notifications import Notifications
 from standby.ledger.polls import Polls
 from standby.ledger.runs import Runs
 from standby.ledger.secrets import Secrets
 from standby.ledger.signals import Signals
+from standby.ledger.starts import Starts
 from standby.ledger.waits import Waits
 
 
@@ -25,7 +28,8 @@ class Ledger:
 
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
     hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
-    ``children`` those of agents that wait for agents.
+    ``children`` those of agents that wait for agents, ``starts`` those of runs that signals start, ``events``
+    those of waits for Prefect's events. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -42,6 +46,9 @@ class Ledger:
         self.chases = Chases(database)
         self.polls = Polls(database)
         self.children = Children(database)
+        self.events = Events(database)
+        self.starts = Starts(database)
+        self.notifications = Notifications(database)
 
     @classmethod
     async def connect(cls, url: str) -> Ledger:

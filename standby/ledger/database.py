@@ -7,9 +7,10 @@ so a transaction there takes the write lock when it begins and needs no row lock
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -17,8 +18,8 @@ from typing import Any
 
 import aiosqlite
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import Select, event
-from sqlalchemy.engine import URL, CursorResult, Result, make_url
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, any_, bindparam, event, func, select
+from sqlalchemy.engine import URL, CursorResult, Dialect, Result, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -79,6 +80,10 @@ class Database:
         event.listen(engine.sync_engine, "close", _close_postgres)
         return engine.execution_options(isolation_level="READ COMMITTED"), engine
 
+    @property
+    def dialect(self) -> Dialect:
+        return self._writer.dialect
+
     async def close(self) -> None:
         await self._writer.dispose()
         await self._reader.dispose()
@@ -115,7 +120,7 @@ class Database:
 
     def prepared(self, statement: ClauseElement) -> Prepared:
         """The statement compiled once, for ``write``."""
-        return Prepared(statement, self._writer.dialect)
+        return Prepared(statement, self.dialect)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -148,6 +153,19 @@ class Database:
             if _is_away(error):
                 raise LedgerUnavailable(self.shown, error.orig) from error
             raise
+
+
+def among(column: ColumnElement[str], name: str, database: Database) -> ColumnElement[bool]:
+    """Whether the column is one of the values of the parameter ``name``, which ``listed`` makes: one statement, however
+    many there are, that is compiled and prepared once."""
+    if database.sqlite:
+        each = func.json_each(bindparam(name, type_=Text())).table_valued("value")
+        return column.in_(select(each.c.value))
+    return column == any_(bindparam(name, type_=ARRAY(Text)))
+
+
+def listed(values: Iterable[str], database: Database) -> Any:
+    return json.dumps(list(values)) if database.sqlite else list(values)
 
 
 _AWAY = ("08", "25006", "28", "3D", "40", "42501", "53", "55", "57", "58")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,8 @@ from uuid import uuid4
 from sqlalchemy import Row, select, update
 
 from standby import clock
-from standby.ledger.database import Database
+from standby.ledger.batches import Batches
+from standby.ledger.database import Database, among, listed
 from standby.ledger.tables import ApiKey, table_of
 from standby.states import Role
 
@@ -20,6 +22,8 @@ keys = table_of(ApiKey)
 class Keys:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._any = select(keys).where(among(keys.c.digest, "digests", database))
+        self._looks: Batches[str, Row[Any] | None] = Batches(self._look)
 
     async def add(
         self,
@@ -46,9 +50,15 @@ class Keys:
         return key_id
 
     async def find(self, digest: str) -> Row[Any] | None:
-        """The key with this digest, also if it was revoked or has expired."""
-        rows = await self._db.read(select(keys).where(keys.c.digest == digest))
-        return rows[0] if rows else None
+        """The key with this digest, also if it was revoked or has expired.
+
+        Requests that come at the same time share one look, which begins after all of them have come.
+        """
+        return await self._looks.do(digest)
+
+    async def _look(self, digests: Sequence[str]) -> list[Row[Any] | None]:
+        found = {row.digest: row for row in await self._db.read(self._any, {"digests": listed(set(digests), self._db)})}
+        return [found.get(digest) for digest in digests]
 
     async def revoke(self, prefix: str) -> int:
         """Revoke the keys whose id begins with this. Returns how many."""

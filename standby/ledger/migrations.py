@@ -42,6 +42,13 @@ async def _links(connection: AsyncConnection) -> None:
     await _add_columns(connection, "notices", "personal")
 
 
+async def _starts_and_events(connection: AsyncConnection) -> None:
+    """Runs that signals start, and waits for events; a new ledger has them already."""
+    await connection.run_sync(metadata.tables["starts"].create, checkfirst=True)
+    for index in metadata.tables["waits"].indexes:
+        await connection.run_sync(index.create, checkfirst=True)
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -51,7 +58,13 @@ async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> 
             await connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column}"))
 
 
-MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [_first_tables, _keys, _waits_of_more_kinds, _links]
+MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
+    _first_tables,
+    _keys,
+    _waits_of_more_kinds,
+    _links,
+    _starts_and_events,
+]
 
 
 async def migrate(database: Database) -> None:

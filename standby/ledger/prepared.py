@@ -6,9 +6,11 @@ much as the write itself, and a run writes at every step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ClauseElement
 
 
@@ -21,9 +23,17 @@ class Prepared:
         self._names: list[str] = compiled.positiontup
         self._constants: dict[str, Any] = compiled.params
         to_driver = {
-            name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
+            name: bind.type.dialect_impl(dialect).bind_processor(dialect) for bind, name in compiled.bind_names.items()
         }
         self._to_driver = {name: convert for name, convert in to_driver.items() if convert is not None}
+
+    async def many(self, connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> int:
+        """Execute it for each of the rows, in one trip. Returns how many rows a single one has changed."""
+        if not rows:
+            return 0
+        values = [self.values(row) for row in rows]
+        result = await connection.exec_driver_sql(self.sql, values if len(values) > 1 else values[0])
+        return result.rowcount
 
     def values(self, parameters: dict[str, Any]) -> tuple[Any, ...]:
         """The parameters as the driver takes them. All that the statement leaves open must be given."""

@@ -15,6 +15,7 @@ from standby import clock
 from standby.ledger.children import tell_parents
 from standby.ledger.database import Database
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
+from standby.ledger.notifications import told
 from standby.ledger.tables import Checkpoint, Run, Wait, table_of
 from standby.states import ENDED, Hold, RunState, WaitState
 
@@ -136,7 +137,8 @@ class Runs:
             }
             if hold is Hold.SUSPEND:
                 values |= {"holder": None, "lease_expires_at": None}
-            await connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+            parked = update(runs).where(runs.c.id == run_id).values(**values)
+            await connection.execute(told(parked, connection) if ready else parked)
             return state
 
     async def unpark(self, run_id: str, attempt: int) -> bool:
@@ -255,6 +257,12 @@ class Runs:
         """Runs that should have been taken up by now: READY, held by none, since before ``before``."""
         return await self._db.read(
             select(runs).where(runs.c.state == RunState.READY, runs.c.holder.is_(None), runs.c.ready_at <= before)
+        )
+
+    async def still_ready(self, run_ids: list[str]) -> list[Row[Any]]:
+        """Those of these runs that are READY and held by none."""
+        return await self._db.read(
+            select(runs).where(runs.c.id.in_(run_ids), runs.c.state == RunState.READY, runs.c.holder.is_(None))
         )
 
     async def unconfirmed(self, before: datetime) -> list[Row[Any]]:

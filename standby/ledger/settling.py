@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.locks import group_ready
+from standby.ledger.notifications import told
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.text import digest_of
 from standby.states import ENDED, Door, Hold, Need, Outcome, RunState, Verdict, WaitState
@@ -71,9 +72,8 @@ async def settle_in(
         )
     wake = False
     if run.state == RunState.PARKED and await group_ready(connection, wait.run_id, wait.group_key):
-        await connection.execute(
-            update(runs).where(runs.c.id == wait.run_id).values(state=RunState.READY, ready_at=now)
-        )
+        ready = update(runs).where(runs.c.id == wait.run_id).values(state=RunState.READY, ready_at=now)
+        await connection.execute(told(ready, connection))
         wake = True
     settled = (await connection.execute(select(waits).where(waits.c.id == wait.id))).one()
     address = run.wake_address if run.hold == Hold.PAUSE else None

@@ -111,6 +111,13 @@ class Wait(_Base, table=True):
         Index("waits_polled", "state", "poll_at"),
         Index("waits_by_child", "child_run_id"),
         Index(
+            "waits_for_events",
+            "topic",
+            "correlation",
+            sqlite_where=text("kind = 'event' AND state = 'open'"),
+            postgresql_where=text("kind = 'event' AND state = 'open'"),
+        ),
+        Index(
             "waits_unannounced",
             "opened_at",
             sqlite_where=text("announced_at IS NULL"),
@@ -194,6 +201,34 @@ class Signal(_Base, table=True):
     note: str | None = _text(nullable=True)
     received_at: datetime = _instant(nullable=False)
     expires_at: datetime | None = _instant(nullable=True)  # while buffered
+
+
+class Start(_Base, table=True):
+    """A run that a signal starts, because no living run has its topic and key. One at a time for each."""
+
+    __tablename__ = "starts"
+    __table_args__ = (
+        Index(
+            "starts_alive",
+            "topic",
+            "correlation",
+            unique=True,
+            sqlite_where=text("over_at IS NULL"),
+            postgresql_where=text("over_at IS NULL"),
+        ),
+        Index("starts_by_signal", "signal_id"),
+    )
+
+    id: str = Field(primary_key=True)  # Prefect's idempotency key for the run
+    signal_id: str
+    topic: str
+    correlation: str
+    deployment: str  # flow/name
+    parameters: str = _text(nullable=False)  # JSON
+    run_id: str | None = None  # once Prefect has made it
+    note: str | None = _text(nullable=True)  # why the last try failed
+    created_at: datetime = _instant(nullable=False)
+    over_at: datetime | None = _instant(nullable=True)  # its run has ended: the next signal starts another
 
 
 class ApiKey(_Base, table=True):

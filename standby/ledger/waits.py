@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standby import clock
 from standby.ledger.checkpoints import intend_wait, record_wait
 from standby.ledger.database import Database
+from standby.ledger.delivering import lock_topics, mark_signal, take_buffered
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
 from standby.ledger.notices import notify
 from standby.ledger.polls import first_poll
 from standby.ledger.settling import Settled, decide, settle_in, winner_of
-from standby.ledger.signals import lock_topics, mark_signal, take_buffered
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.votes import next_chase, vote_in
 from standby.states import BY_SIGNAL, Disposition, Door, Need, NoticeKind, Outcome, Verdict, WaitKind, WaitState

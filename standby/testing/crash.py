@@ -12,7 +12,8 @@ wait is about to be written; ``wait.opened`` it is written; ``wait.suspending`` 
 
 Those around an agent that is started: ``child.starting`` its wait is open; ``child.created`` Prefect has its run;
 ``child.started`` the ledger knows which. And those of a door, such as a gateway: ``signal.delivering`` a signal is
-about to be written, ``signal.delivered`` it is written, and nobody was woken or told yet.
+about to be written, ``signal.delivered`` it is written, and nobody was woken, started or told yet; ``start.created``
+Prefect has the run that it starts, and the ledger does not know which.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ POINTS = (
     "wait.opening", "wait.opened", "wait.suspending", "wait.suspended", "wait.parked", "wait.consumed", "run.ended",
 )  # fmt: skip
 CHILD_POINTS = ("child.starting", "child.created", "child.started")
-DOOR_POINTS = ("signal.delivering", "signal.delivered")
+DOOR_POINTS = ("signal.delivering", "signal.delivered", "start.created")
 ALL_POINTS = POINTS + CHILD_POINTS + DOOR_POINTS
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from uuid import UUID
 
+import pytest
+from prefect.client.schemas.objects import StateType
+
+from standby import settings
 from standby.states import Disposition, Door, Outcome, RunState, Verdict
 from tests.support.stage import Run, Stage
-from tests.support.waiting import together
+from tests.support.waiting import together, wait_until
 
 YES, NO = {"approved": True, "comment": "yes"}, {"approved": False, "comment": "no"}
 
@@ -23,6 +29,29 @@ async def test_an_answer_whose_wake_was_lost_wakes_its_run_all_the_same(stage: S
     assert settled.wake
     assert await run.rests() is RunState.COMPLETED
     assert await run.result() == "yes"
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+async def test_the_keeper_hears_of_a_lost_wake_and_leaves_a_live_door_its_head_start(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 22 on PostgreSQL; G9: told at once, not found after a grace. A door that lives wakes its run itself, once."""
+    monkeypatch.setattr(settings, "WAKE_GRACE", timedelta(hours=1))
+    lost, woken = await stage.start("deadlines.py:asking"), await stage.start("deadlines.py:asking")
+    await together(lost.rests(), woken.rests())
+    wait = await lost.open_wait()
+    async with stage.keeping():
+        await stage.ledger.waits.settle(wait.id, outcome=Outcome.ANSWERED, answer=json.dumps(YES), door=Door.GATEWAY)
+        assert (await woken.answer(YES)).woken
+
+        async def scheduled() -> bool:
+            return (await lost.prefect()).type is StateType.SCHEDULED
+
+        await wait_until(scheduled, shows=lost.shown)
+    states = await stage.client.read_flow_run_states(UUID(woken.id))
+    assert [state.name for state in states].count("Resuming") == 1
+    for run in (lost, woken):
+        assert await run.rests() is RunState.COMPLETED
 
 
 async def test_an_answer_is_the_same_on_every_replay(stage: Stage) -> None:

@@ -165,10 +165,20 @@ def prefect_settings(prefect_server: PrefectServer) -> SettingsContext:
 
 
 @pytest.fixture
+def desk_url(request: pytest.FixtureRequest) -> str:
+    """The desk's ledger: on SQLite, or as the test's indirect parameter says."""
+    return str(request.getfixturevalue(getattr(request, "param", "sqlite_url")))
+
+
+@pytest.fixture
 async def desk(
-    prefect_server: PrefectServer, prefect_settings: SettingsContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: PrefectServer,
+    prefect_settings: SettingsContext,
+    desk_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Desk]:
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    url = desk_url
     monkeypatch.setenv("STANDBY_LEDGER_URL", url)
     monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
     ledger = await Ledger.connect(url)

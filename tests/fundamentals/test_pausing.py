@@ -10,9 +10,11 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import Abort
 from prefect.states import Cancelling, Running
 
-from standby import Approval, Decision, agent, step, wait_for
-from standby.states import RunState, WaitState
+from standby import Approval, Decision, agent, parking, step, wait_for
+from standby.ledger import notifications
+from standby.states import Door, Outcome, RunState, WaitState
 from tests.fundamentals.conftest import Desk, Run
+from tests.support.databases import kill_listeners
 from tests.support.waiting import wait_until
 
 
@@ -105,3 +107,39 @@ async def test_a_run_that_is_cancelled_while_it_waits_ends_cancelled(desk: Desk)
     [wait] = await run.waits()
     assert wait.state == WaitState.CLOSED
     assert not (await run.answer_to(wait, {"approved": True})).won
+
+
+ON_POSTGRES = pytest.mark.parametrize("desk_url", ["postgres_url"], indirect=True)
+
+
+async def settled_elsewhere(desk: Desk, run: Run) -> None:
+    """A door on another machine answers: what it sends to the run's loopback address reaches nobody."""
+    [wait] = await run.open_waits()
+    await paused(desk, run)
+    settled = await desk.ledger.waits.settle(
+        wait.id, outcome=Outcome.ANSWERED, answer='{"approved": true, "comment": ""}', door=Door.GATEWAY
+    )
+    assert settled is not None
+    assert settled.wake
+
+
+@ON_POSTGRES
+async def test_an_answer_from_another_machine_is_heard_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """G9: by the ledger's notification, long before the run would look again."""
+    monkeypatch.setattr(parking, "RECHECK_SECONDS", 3600.0)
+    run = await desk.start(asker)
+    await settled_elsewhere(desk, run)
+    assert await run.result() == Decision(approved=True)
+
+
+@ON_POSTGRES
+async def test_a_run_that_hears_nothing_looks_again(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """Row 46: its connection is killed and stays away; the answer is found when the run looks at the ledger."""
+    monkeypatch.setattr(parking, "RECHECK_SECONDS", 0.5)
+    monkeypatch.setattr(notifications, "BACKOFF_SECONDS", (3600.0, 3600.0))
+    run = await desk.start(asker)
+    await run.open_waits()
+    await paused(desk, run)
+    await wait_until(lambda: kill_listeners(desk.ledger))
+    await settled_elsewhere(desk, run)
+    assert await run.result() == Decision(approved=True)

@@ -30,7 +30,7 @@ Start = Callable[..., Awaitable["Process"]]
 
 
 class Process:
-    def __init__(self, ledger_url: str, folder: Path, crash_at: str | None) -> None:
+    def __init__(self, ledger_url: str, folder: Path, crash_at: str | None, api_url: str | None = None) -> None:
         self.port, self._port = reserved_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"gateway-{self.port}.log"
@@ -38,6 +38,8 @@ class Process:
         env |= {"STANDBY_LEDGER_URL": ledger_url, "STANDBY_HOME": str(folder / "home")}
         if crash_at is not None:
             env["STANDBY_CRASH_AT"] = crash_at
+        if api_url is not None:
+            env["PREFECT_API_URL"] = api_url
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "standby", "gateway", "--port", str(self.port)], env=env, stdout=log, stderr=log

@@ -37,6 +37,24 @@ async def test_one_that_comes_early_is_kept_and_used(gate: Gate) -> None:
     assert await gate.signals() == [("paid", "delivered")]
 
 
+async def test_one_that_may_start_a_run_starts_it_or_is_refused_with_the_field_named(gate: Gate) -> None:
+    """While Prefect cannot be asked it is taken, and says that a run will start."""
+    sender = await gate.as_(Role.SENDER)
+    start = {"deployment": "seller/live", "payload_as": "order"}
+    wrong = [({"start": {"deployment": "seller"}, "key": "7"}, "body.start.deployment"), ({"start": start}, "key")]
+    for body, field in wrong:
+        refused = await gate.client.post("/signals/paid", json=body, headers=sender)
+        assert (refused.status_code, refused.json()["problems"][0]["field"]) == (422, field)
+    told = []
+    for delivery in ("a", "a", "b"):
+        body = {"key": "7", "delivery_id": delivery, "start": start}
+        told.append((await gate.client.post("/signals/paid", json=body, headers=sender)).json())
+    assert [(one["disposition"], one["starts"]) for one in told] == [
+        ("delivered", True), ("duplicate", True), ("buffered", False)
+    ]  # fmt: skip
+    assert len(await gate.ledger.starts.all()) == 1
+
+
 async def test_the_same_delivery_a_hundred_times_at_once_counts_once(gate: Gate) -> None:
     """Row 26: one effect, and the same acknowledgement for each."""
     await parked(gate.ledger, [signal()])

@@ -48,6 +48,21 @@ async def test_a_standard_webhook_settles_the_wait_it_is_for(gate: Gate) -> None
     assert decision.actor == "webhook:bank"
 
 
+async def test_a_source_may_start_the_run_that_its_message_is_for(door: Gate) -> None:
+    """As its block says; once while that run lives."""
+    door.sources.blocks["shop"] = source("standard", key_at="data.id", start="payer/live", payload_as="event")
+    body = json.dumps(EVENT).encode()
+    for number, disposition in enumerate(("delivered", "buffered")):
+        sent = await door.client.post("/webhooks/shop", content=body, headers=standard(body, id=f"msg_{number}"))
+        assert (sent.status_code, sent.json()["disposition"]) == (200, disposition)
+    [start] = await door.ledger.starts.all()
+    assert (start.deployment, json.loads(start.parameters), start.correlation) == (
+        "payer/live",
+        {"event": EVENT},
+        "pay_7",
+    )
+
+
 async def test_both_secrets_are_good_during_a_rotation(door: Gate) -> None:
     door.sources.blocks["bank"] = source("standard", SECRET, NEWER)
     body = json.dumps(EVENT).encode()

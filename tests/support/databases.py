@@ -22,7 +22,9 @@ from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 import asyncpg
+from sqlalchemy import text
 
+from standby.ledger import Ledger
 from tests.support.ports import reserved_port
 from tests.support.waiting import wait_until
 
@@ -68,6 +70,18 @@ async def on_server(server: str, *statements: str) -> None:
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def kill_listeners(ledger: Ledger) -> int:
+    """Kill the connections that listen for notifications of this ledger (PostgreSQL). Returns how many."""
+    async with ledger.database.transaction() as connection:
+        killed = await connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = 'standby notifications'"
+            )
+        )
+        return len(killed.all())
 
 
 def _with_database(url: str, name: str) -> str:

@@ -48,17 +48,22 @@ def effects_repeated(deeds: list[Deed]) -> list[str]:
 
 
 async def _signals_without_outcome(ledger: Ledger, acknowledged: list[str]) -> list[str]:
-    """(c) Every acknowledged signal has exactly one outcome, and no two were given to the same wait."""
+    """(c) Every acknowledged signal has exactly one outcome, and no two were given to the same wait.
+
+    A delivered one is the answer of its wait, or has started exactly one run.
+    """
     signals = await ledger.signals.all()
+    started = Counter(start.signal_id for start in await ledger.starts.all() if start.run_id is not None)
     kept = Counter(signal.id for signal in signals)
     broken = [f"signal {name} was acknowledged and is in the ledger {kept[name]} times"
               for name in acknowledged if kept[name] != 1]  # fmt: skip
     for signal in signals:
         wait = await ledger.waits.get(signal.wait_id) if signal.wait_id is not None else None
-        delivered = signal.disposition == Disposition.DELIVERED
+        delivered = signal.disposition == Disposition.DELIVERED and started[signal.id] != 1
         if delivered and (wait is None or wait.state != WaitState.SETTLED or wait.answer != signal.payload):
             broken.append(f"signal {signal.id} is delivered to {wait}, which does not have it")
-    taken = Counter(signal.wait_id for signal in signals if signal.disposition == Disposition.DELIVERED)
+    taken = Counter(signal.wait_id for signal in signals
+                    if signal.disposition == Disposition.DELIVERED and signal.wait_id is not None)  # fmt: skip
     return broken + [f"wait {wait} was given {count} signals" for wait, count in taken.items() if count > 1]
 
 

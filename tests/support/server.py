@@ -24,6 +24,8 @@ SETTINGS = {
     "DO_NOT_TRACK": "1",
     # It would only read all paused runs every five seconds; deadlines are the ledger's.
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "3600",
+    # Events can be asked for when it has written them down.
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_CLI_PROMPT": "false",
 }

@@ -114,10 +114,14 @@ class Stage:
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
-        """A keeper at work in the background, as in any installation."""
+        """A keeper at work in the background, as in any installation; on PostgreSQL it listens already."""
+        heard = asyncio.Event()
         work = asyncio.create_task(Keeper(self.ledger, self.open_client).run())
         self._keeping = True
         try:
+            if not self.ledger.database.sqlite:
+                async with self.ledger.notifications.to(lambda _: heard.set()):
+                    await heard.wait()
             yield
         finally:
             self._keeping = False

@@ -63,7 +63,7 @@ def test_an_approval_opens_with_its_form_and_evidence() -> None:
 
 def test_an_approval_without_a_form_asks_for_a_decision() -> None:
     wait = Approval("Pay?")
-    assert wait.row("approval").answer_type == "standby.waits:Decision"
+    assert wait.row("approval").answer_type == "standby.waits.approval:Decision"
     assert wait.read('{"approved": true}') == ('{"approved":true,"comment":""}', Decision(approved=True))
 
 

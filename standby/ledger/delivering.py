@@ -1,0 +1,225 @@
+"""What a signal is for: the open wait it settles, the run that lives for its key, or nobody any more.
+
+Inside a transaction that has written the signal and holds the lock on its topic and key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import ARRAY, Row, Text, bindparam, column, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby.ledger.database import Database
+from standby.ledger.locks import locked_run
+from standby.ledger.settling import settle_in
+from standby.ledger.starts import NewStart, alive, begin
+from standby.ledger.tables import Run, Signal, Wait, table_of
+from standby.states import BY_SIGNAL, ENDED, Disposition, Door, Outcome, RunState, WaitState
+
+runs = table_of(Run)
+waits = table_of(Wait)
+signals = table_of(Signal)
+
+KEPT_FOR = timedelta(days=7)
+"""How long a signal that no wait has asked for is kept."""
+
+
+DEAD = (Disposition.LATE, Disposition.UNMATCHED, Disposition.REJECTED)
+"""Signals that reached nobody, and can be sent on their way again."""
+
+Misfit = Callable[[Row[Any], str], list[tuple[str, str]]]
+"""What is wrong with a payload (JSON text) for a wait: ``(field, reason)`` pairs, none if it fits."""
+
+
+class Delivery(NamedTuple):
+    """What became of a signal. ``run_id`` is the run it is for, as far as that is known; the one to wake when ``wake``.
+
+    ``first``: of a duplicate, what became of the first one. ``problems``: of a rejected one, what does not fit.
+    ``start``: the run (a row of ``starts``) that it starts, and that Prefect has perhaps not made yet.
+    """
+
+    disposition: Disposition
+    signal_id: str
+    wait_id: str | None = None
+    run_id: str | None = None
+    wake: bool = False
+    wake_address: str | None = None
+    first: Disposition | None = None
+    problems: tuple[tuple[str, str], ...] = ()
+    start: Any | None = None
+
+    @property
+    def said(self) -> str:
+        """The problems in one line."""
+        return "; ".join(f"{field}: {reason}" for field, reason in self.problems)
+
+
+_lock = select(func.pg_advisory_xact_lock(func.hashtextextended(column("name"), 0))).select_from(
+    func.unnest(bindparam("names", type_=ARRAY(Text))).alias("name")
+)
+
+
+async def lock_topics(
+    connection: AsyncConnection, database: Database, topics: Iterable[tuple[str, str | None]]
+) -> None:
+    """Let a signal and a wait for the same topic and key see each other: the second to come waits for the first.
+
+    Taken before any row is locked, in one order. SQLite has one writer at a time and needs no lock.
+    """
+    names = sorted({f"{topic}\x1f{correlation or ''}" for topic, correlation in topics})
+    if names and not database.sqlite:
+        await connection.execute(_lock, {"names": names})
+
+
+async def take_buffered(
+    connection: AsyncConnection, topic: str, correlation: str | None, wait_id: str
+) -> Row[Any] | None:
+    """The oldest kept signal for a wait that opens, now delivered to it."""
+    signal = (
+        await connection.execute(
+            select(signals)
+            .where(
+                signals.c.topic == topic,
+                _same(signals.c.correlation, correlation),
+                signals.c.disposition == Disposition.BUFFERED,
+            )
+            .order_by(signals.c.received_at, signals.c.id)
+            .limit(1)
+            .with_for_update()
+        )
+    ).first()
+    if signal is not None:
+        await set_disposition(connection, signal.id, Disposition.DELIVERED, wait_id)
+    return signal
+
+
+async def mark_signal(connection: AsyncConnection, wait_id: str, disposition: Disposition, note: str) -> None:
+    """Change what became of the signal that a wait had taken."""
+    await connection.execute(
+        update(signals)
+        .where(signals.c.wait_id == wait_id, signals.c.disposition == Disposition.DELIVERED)
+        .values(disposition=disposition, note=note)
+    )
+
+
+async def to_open_wait(
+    connection: AsyncConnection,
+    signal_id: str,
+    source: str,
+    topic: str,
+    correlation: str | None,
+    payload: str,
+    misfit: Misfit | None,
+) -> Delivery | None:
+    """Settle the oldest open wait for the topic and key with the signal; None when there is none."""
+    # Another signal may take the same wait while this one waits for the lock on its run: look again then.
+    while (wait := await _oldest_open(connection, topic, correlation)) is not None:
+        run = await locked_run(connection, wait.run_id)
+        wait = (await connection.execute(select(waits).where(waits.c.id == wait.id))).one()
+        if run is None or wait.state != WaitState.OPEN or RunState(run.state) in ENDED:
+            continue
+        if misfit is not None and (problems := misfit(wait, payload)):
+            made = Delivery(Disposition.REJECTED, signal_id, wait.id, wait.run_id, problems=tuple(problems))
+            await set_disposition(connection, signal_id, Disposition.REJECTED, wait.id, made.said)
+            return made
+        settled = await settle_in(
+            connection,
+            run,
+            wait,
+            outcome=Outcome.ANSWERED,
+            answer=payload,
+            door=Door.SIGNAL,
+            actor=source,
+            note=f"signal {signal_id}",
+        )
+        await set_disposition(connection, signal_id, Disposition.DELIVERED, wait.id)
+        return Delivery(Disposition.DELIVERED, signal_id, wait.id, wait.run_id, settled.wake, settled.wake_address)
+    return None
+
+
+async def _oldest_open(connection: AsyncConnection, topic: str, correlation: str | None) -> Row[Any] | None:
+    return (
+        await connection.execute(
+            select(waits)
+            .join(runs, runs.c.id == waits.c.run_id)
+            .where(
+                waits.c.topic == topic,
+                _same(waits.c.correlation, correlation),
+                waits.c.kind.in_(BY_SIGNAL),
+                waits.c.state == WaitState.OPEN,
+                runs.c.state.not_in(ENDED),
+            )
+            .order_by(waits.c.opened_at, waits.c.id)
+            .limit(1)
+        )
+    ).first()
+
+
+async def keep(
+    connection: AsyncConnection, signal_id: str, topic: str, correlation: str | None, start: NewStart | None
+) -> Delivery:
+    """What becomes of a signal, written as kept, that no wait is open for: it stays so, starts a run, or is late."""
+    living = await alive(connection, topic, correlation) if correlation is not None else None
+    if start is not None and living is None and not await has_waited(connection, topic, correlation):
+        assert correlation is not None
+        begun = await begin(connection, signal_id, topic, correlation, start)
+        if not start.takes_payload:
+            return Delivery(Disposition.BUFFERED, signal_id, start=begun)
+        await set_disposition(connection, signal_id, Disposition.DELIVERED, None, f"start {begun.id}")
+        return Delivery(Disposition.DELIVERED, signal_id, start=begun)
+    if living is not None:
+        return Delivery(Disposition.BUFFERED, signal_id, run_id=living.run_id)
+    if (note := await late(connection, topic, correlation)) is not None:
+        await set_disposition(connection, signal_id, Disposition.LATE, None, note)
+        return Delivery(Disposition.LATE, signal_id)
+    return Delivery(Disposition.BUFFERED, signal_id)
+
+
+async def has_waited(connection: AsyncConnection, topic: str, correlation: str | None) -> bool:
+    """Whether a run that has not ended has a wait for the topic and key, whatever became of it."""
+    found = await connection.execute(
+        select(waits.c.id)
+        .join(runs, runs.c.id == waits.c.run_id)
+        .where(waits.c.topic == topic, _same(waits.c.correlation, correlation), runs.c.state.not_in(ENDED))
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+async def late(connection: AsyncConnection, topic: str, correlation: str | None) -> str | None:
+    """Why a signal without an open wait comes too late; None when it may be early."""
+    last = (
+        await connection.execute(
+            select(waits.c.id, waits.c.state, waits.c.outcome, runs.c.state.label("run_state"))
+            .join(runs, runs.c.id == waits.c.run_id)
+            .where(waits.c.topic == topic, _same(waits.c.correlation, correlation))
+            .order_by(waits.c.opened_at.desc(), waits.c.id.desc())
+            .limit(1)
+        )
+    ).first()
+    if last is None:
+        return None
+    if RunState(last.run_state) in ENDED:
+        return f"the run of wait {last.id} has ended"
+    if last.state == WaitState.CLOSED or last.outcome != Outcome.ANSWERED:
+        return f"wait {last.id} was settled or closed without it"
+    return None
+
+
+async def set_disposition(
+    connection: AsyncConnection,
+    signal_id: str,
+    disposition: Disposition,
+    wait_id: str | None,
+    note: str | None = None,
+) -> None:
+    await connection.execute(
+        update(signals).where(signals.c.id == signal_id).values(disposition=disposition, wait_id=wait_id, note=note)
+    )
+
+
+def _same(column: Any, value: str | None) -> Any:
+    return column.is_(None) if value is None else column == value

@@ -1,0 +1,260 @@
+"""Taking signals in: those that come at the same time share one transaction, and one fsync.
+
+What is usual is done for all of a batch by the same few statements: a signal with a key settles the oldest open wait
+for it. A transaction that works for many must not wait for one run after another, or two of them could wait for each
+other: it passes over runs that somebody else has locked just then. Those signals, and whatever is not usual, are taken
+in alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import Row, bindparam, delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.errors import LedgerUnavailable
+from standby.ledger.batches import Batches
+from standby.ledger.database import Database, among, listed
+from standby.ledger.delivering import KEPT_FOR, Delivery, Misfit, keep, lock_topics, to_open_wait
+from standby.ledger.notifications import told
+from standby.ledger.starts import NewStart, started_by
+from standby.ledger.tables import Decision, Run, Signal, Wait, table_of
+from standby.ledger.text import digest_of
+from standby.states import (
+    BY_SIGNAL,
+    ENDED,
+    Disposition,
+    Door,
+    Hold,
+    Need,
+    Outcome,
+    RunState,
+    Verdict,
+    WaitState,
+)  # fmt: skip
+
+log = logging.getLogger("standby.ledger")
+
+runs = table_of(Run)
+waits = table_of(Wait)
+signals = table_of(Signal)
+decisions = table_of(Decision)
+
+
+class Incoming(NamedTuple):
+    """A signal as it comes. ``payload`` is JSON text."""
+
+    source: str
+    delivery_id: str
+    topic: str
+    correlation: str | None
+    payload: str
+    misfit: Misfit | None
+    start: NewStart | None
+
+
+_oldest_open = (
+    select(waits.c.id)
+    .join(runs, runs.c.id == waits.c.run_id)
+    .where(
+        waits.c.topic == signals.c.topic,
+        waits.c.correlation == signals.c.correlation,
+        waits.c.kind.in_(BY_SIGNAL),
+        waits.c.state == WaitState.OPEN,
+        runs.c.state.not_in(ENDED),
+    )
+    .order_by(waits.c.opened_at, waits.c.id)
+    .limit(1)
+    .correlate(signals)
+    .scalar_subquery()
+)
+
+_with_run = (
+    select(
+        waits,
+        runs.c.state.label("run_state"),
+        runs.c.hold.label("run_hold"),
+        runs.c.wake_address.label("run_wake_address"),
+    )
+    .join(runs, runs.c.id == waits.c.run_id)
+    .where(waits.c.state == WaitState.OPEN, waits.c.need == Need.ONE, runs.c.state.not_in(ENDED))
+    .with_for_update(of=[runs, waits], skip_locked=True)
+)
+
+
+def _given(table: Any, *names: str) -> dict[str, Any]:
+    return {name: bindparam(name, type_=table.c[name].type) for name in names}
+
+
+class Intake:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        insert = sqlite_insert if database.sqlite else postgres_insert
+        signal = _given(
+            signals, "id", "source", "delivery_id", "topic", "correlation", "payload", "disposition", "received_at",
+            "expires_at",
+        )  # fmt: skip
+        decision = _given(
+            decisions, "id", "wait_id", "run_id", "door", "actor", "opening", "verdict", "answer", "note", "decided_at",
+            "evidence_digest",
+        )  # fmt: skip
+        self._write = database.prepared(insert(signals).values(signal).on_conflict_do_nothing())
+        self._decide = database.prepared(decisions.insert().values(decision))
+        self._settle = database.prepared(
+            update(waits)
+            .where(waits.c.id == bindparam("wait"))
+            .values(
+                state=WaitState.SETTLED, outcome=Outcome.ANSWERED, refused=None, **_given(waits, "answer", "settled_at")
+            )
+        )
+        self._dispose = database.prepared(
+            update(signals)
+            .where(signals.c.id == bindparam("signal"))
+            .values(_given(signals, "disposition", "wait_id", "note"))
+        )
+        self._waits_for = select(signals.c.id, _oldest_open).where(among(signals.c.id, "signals", database))
+        self._still_open = _with_run.where(among(waits.c.id, "waits", database))
+        self._undo = delete(signals).where(among(signals.c.id, "signals", database))
+        ready = update(runs).where(among(runs.c.id, "runs", database))
+        ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
+        self._ready = told(ready, database)
+        self._batches: Batches[Incoming, Delivery | None] = Batches(
+            self._take, lambda one: (one.topic, one.correlation)
+        )
+
+    async def take(self, signal: Incoming) -> Delivery:
+        """What became of it, once that is committed."""
+        made = await self._batches.do(signal) if signal.correlation is not None else None
+        return made or await self._alone(signal)
+
+    async def _take(self, batch: Sequence[Incoming]) -> Sequence[Delivery | None]:
+        """None for those that have to be taken in alone."""
+        ids = [uuid4().hex for _ in batch]
+        try:
+            made = await self._together(dict(zip(ids, batch, strict=True)))
+        except LedgerUnavailable:
+            raise
+        except Exception:
+            log.exception("%s signals could not be taken in together, and are one by one.", len(batch))
+            made = {}
+        return [made.get(signal_id) for signal_id in ids]
+
+    async def _together(self, batch: dict[str, Incoming]) -> dict[str, Delivery]:
+        """What became of each by its id; those that have to be taken in alone are not there."""
+        made: dict[str, Delivery] = {}
+        async with self._db.transaction() as connection:
+            # In one order in all transactions: one of two that write the same delivery waits for the other.
+            rows = sorted(batch.items(), key=lambda item: (item[1].source, item[1].delivery_id))
+            await self._write.many(connection, [_kept(signal_id, one) for signal_id, one in rows])
+            await lock_topics(connection, self._db, [(one.topic, one.correlation) for one in batch.values()])
+            found = await connection.execute(self._waits_for, {"signals": listed(batch, self._db)})
+            wait_of: dict[str, str | None] = dict(found.tuples().all())
+            made |= await self._settle_waits(connection, batch, wait_of)
+            alone = [
+                signal_id for signal_id, wait_id in wait_of.items() if wait_id is not None and signal_id not in made
+            ]
+            if alone:
+                await connection.execute(self._undo, {"signals": listed(alone, self._db)})
+            for signal_id, one in batch.items():
+                if signal_id not in wait_of:
+                    made[signal_id] = await _duplicate(connection, one)
+                elif wait_of[signal_id] is None:
+                    made[signal_id] = await keep(connection, signal_id, one.topic, one.correlation, one.start)
+        return made
+
+    async def _settle_waits(
+        self, connection: AsyncConnection, batch: dict[str, Incoming], wait_of: dict[str, str | None]
+    ) -> dict[str, Delivery]:
+        """Settle the waits that can be settled here, each with its signal."""
+        wanted = [wait_id for wait_id in wait_of.values() if wait_id is not None]
+        if not wanted:
+            return {}
+        now = clock.utcnow()
+        found = {row.id: row for row in await connection.execute(self._still_open, {"waits": listed(wanted, self._db)})}
+        made: dict[str, Delivery] = {}
+        settled: list[tuple[str, Incoming, Row[Any]]] = []
+        seen: set[str] = set()
+        for signal_id, wait_id in wait_of.items():
+            wait, one = found.get(wait_id), batch[signal_id]
+            if wait is None or wait.run_id in seen:
+                continue
+            seen.add(wait.run_id)
+            if one.misfit is not None and (problems := one.misfit(wait, one.payload)):
+                made[signal_id] = Delivery(
+                    Disposition.REJECTED, signal_id, wait.id, wait.run_id, problems=tuple(problems)
+                )
+                continue
+            settled.append((signal_id, one, wait))
+            address = wait.run_wake_address if wait.run_hold == Hold.PAUSE else None
+            wake = wait.run_state == RunState.PARKED
+            made[signal_id] = Delivery(Disposition.DELIVERED, signal_id, wait.id, wait.run_id, wake, address)
+        await self._settle.many(
+            connection,
+            [{"wait": wait.id, "answer": one.payload, "settled_at": now} for _, one, wait in settled],
+        )
+        await self._decide.many(
+            connection,
+            [
+                {
+                    "id": uuid4().hex, "wait_id": wait.id, "run_id": wait.run_id, "door": Door.SIGNAL,
+                    "actor": one.source, "opening": wait.opening, "verdict": Verdict.WON, "answer": one.payload,
+                    "note": f"signal {signal_id}", "decided_at": now,
+                    "evidence_digest": digest_of(wait.evidence) if wait.evidence is not None else None,
+                }
+                for signal_id, one, wait in settled
+            ],
+        )  # fmt: skip
+        if parked := [wait.run_id for _, _, wait in settled if wait.run_state == RunState.PARKED]:
+            await connection.execute(self._ready, {"runs": listed(parked, self._db), "now": now})
+        await self._dispose.many(
+            connection,
+            [
+                {"signal": signal_id, "disposition": one.disposition, "wait_id": one.wait_id, "note": one.said or None}
+                for signal_id, one in made.items()
+            ],
+        )
+        return made
+
+    async def _alone(self, one: Incoming) -> Delivery:
+        signal_id = uuid4().hex
+        async with self._db.transaction() as connection:
+            inserted = await self._write.many(connection, [_kept(signal_id, one)])
+            if not inserted:
+                return await _duplicate(connection, one)
+            await lock_topics(connection, self._db, [(one.topic, one.correlation)])
+            found = await to_open_wait(
+                connection, signal_id, one.source, one.topic, one.correlation, one.payload, one.misfit
+            )
+            return found or await keep(connection, signal_id, one.topic, one.correlation, one.start)
+
+
+def _address(one: Incoming) -> tuple[str, str | None]:
+    return one.topic, one.correlation
+
+
+def _kept(signal_id: str, one: Incoming) -> dict[str, Any]:
+    """The row of a signal as long as nothing else has become of it."""
+    now = clock.utcnow()
+    return {
+        "id": signal_id, "source": one.source, "delivery_id": one.delivery_id, "topic": one.topic,
+        "correlation": one.correlation, "payload": one.payload, "disposition": Disposition.BUFFERED,
+        "received_at": now, "expires_at": now + KEPT_FOR,
+    }  # fmt: skip
+
+
+async def _duplicate(connection: AsyncConnection, one: Incoming) -> Delivery:
+    """What became of the first of this delivery."""
+    same = select(signals).where(signals.c.source == one.source, signals.c.delivery_id == one.delivery_id)
+    first = (await connection.execute(same)).one()
+    became = Disposition(first.disposition)
+    why = (("payload", first.note or "it did not fit"),) if became is Disposition.REJECTED else ()
+    begun = await started_by(connection, first.id)
+    run_id = begun.run_id if begun is not None else None
+    return Delivery(Disposition.DUPLICATE, first.id, first.wait_id, run_id, first=became, problems=why, start=begun)

@@ -1,0 +1,88 @@
+"""What all kinds of wait share: the row a wait is in the ledger, and how its typed answer is read back from JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from standby.errors import UsageError
+from standby.ledger.waits import WaitRow
+from standby.moments import BusinessDays, Moment, point_in_time
+from standby.states import WaitKind
+from standby.values import Codec
+from standby.waits.names import type_name
+
+A = TypeVar("A")
+
+
+class Nothing:
+    def __repr__(self) -> str:
+        return "no default"
+
+
+NOTHING = Nothing()
+
+
+@dataclass(frozen=True)
+class Wait(Generic[A]):
+    """Base of all kinds. ``name`` is the default name in the wait's key."""
+
+    reason: str
+    name: str
+    codec: Codec[A]
+    party: str | None = None
+    deadline: Moment | None = None
+    default: Any = NOTHING
+
+    def row(self, key: str) -> WaitRow:
+        """The wait as it opens now; ``deadline`` becomes a point in time. Raises ``UsageError`` for text with NUL."""
+        has_default = not isinstance(self.default, Nothing)
+        row = WaitRow(
+            key=key,
+            kind=self.kind(),
+            reason=self.reason,
+            party=self.party,
+            deadline=self.due(),
+            has_default=has_default,
+            default_answer=self.codec.encode(self.default, f"the default of wait {key!r}")[0] if has_default else None,
+            answer_type=type_name(self.codec.annotation),
+            answer_schema=json.dumps(self.codec.schema()),
+            **self.more(),
+        )
+        for field in ("reason", "party", "topic", "correlation", "evidence"):
+            if "\0" in (getattr(row, field) or ""):
+                raise UsageError(f"The {field} of wait {key!r} has a NUL character, which cannot be stored. Remove it.")
+        return row
+
+    def kind(self) -> WaitKind:
+        raise NotImplementedError
+
+    def due(self) -> datetime | None:
+        """The deadline of a wait that opens now."""
+        return None if self.deadline is None else point_in_time(self.deadline)
+
+    def more(self) -> dict[str, Any]:
+        """Columns that only this kind has."""
+        return {}
+
+    def check(self, answer: A) -> None:
+        """Raise ``ValueError`` if an answer of the right type will not do all the same."""
+
+    def taken(self, answer: Any) -> A:
+        """What ``wait_for`` returns for the answer as it was stored. May raise, the same on every replay."""
+        value: A = answer
+        return value
+
+    def read(self, text: str) -> tuple[str, A]:
+        """An answer's JSON text as it is stored, and its value. Raises ``ValueError`` or ``TypeError``."""
+        answer = self.codec.decode(text)
+        self.check(answer)
+        return self.codec.encode(answer, f"the answer to {self.reason!r}")
+
+
+def one_deadline(within: timedelta | BusinessDays | None, by: datetime | None) -> Moment | None:
+    if within is not None and by is not None:
+        raise UsageError("A wait has one deadline: give within= or by=, not both.")
+    return within if within is not None else by

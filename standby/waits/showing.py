@@ -1,0 +1,59 @@
+"""What people are shown of a wait: its evidence, its words as plain text, and the command that answers it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from standby.states import BY_SIGNAL, NOBODY_ANSWERS
+
+
+def evidence_of(show: Any) -> str | None:
+    """What is shown to the person who decides, as Markdown."""
+    if show is None or isinstance(show, str):
+        return show
+    if callable(markdown := getattr(show, "_repr_markdown_", None)):
+        return str(markdown())
+    plain = TypeAdapter(Any).dump_python(show, mode="json")
+    if not isinstance(plain, dict):
+        return f"```json\n{json.dumps(plain, indent=2)}\n```"
+    lines = ["| | |", "|---|---|"]
+    for name, value in plain.items():
+        shown = value if isinstance(value, str) else json.dumps(value)
+        lines.append(f"| {as_text(name)} | {as_text(shown)} |")
+    return "\n".join(lines)
+
+
+_MARKUP = re.compile(r"([\\`*_\[\]<>|~&$#@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+"""What Markdown, or a renderer that makes links by itself, would act on."""
+
+
+def as_text(text: str) -> str:
+    """Text as one line of Markdown that shows it as it is: whoever wrote an invoice must not format the question."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def command_for(wait: Any) -> str | None:
+    """What to type to answer the wait; None for one that nobody answers."""
+    standby, short = program(), wait.id[:8]
+    if wait.kind in NOBODY_ANSWERS:
+        return None
+    if wait.kind in BY_SIGNAL:
+        # Both may have come from outside, and the line is there to be pasted into a shell.
+        key = f" --key {shlex.quote(wait.correlation)}" if wait.correlation is not None else ""
+        return f"{standby} signal {shlex.quote(wait.topic)}{key} 'JSON'"
+    fields = json.loads(wait.answer_schema or "{}").get("properties", {})
+    return f"{standby} approve {short}" if "approved" in fields else f"{standby} answer {short} 'JSON'"
+
+
+def program() -> str:
+    """How to call ``standby`` from the working folder: its name if the shell finds it, else its path."""
+    return "standby" if shutil.which("standby") else os.path.relpath(Path(sys.executable).parent / "standby")

@@ -1,0 +1,131 @@
+"""A signal may start the run it is for: checked at the door, made in Prefect once."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled
+
+from standby import doors, settings
+from standby.errors import StartRefused
+from standby.keeper import Keeper
+from standby.ledger.signals import Delivery
+from standby.starts import ToStart
+from standby.states import Disposition
+from tests.fundamentals.conftest import Desk
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"order": {"type": "object"}, "urgent": {"type": "boolean", "default": False}},
+    "required": ["order"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _keeper_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "WAKE_GRACE", timedelta(0))
+    monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(0))
+
+
+async def deployed(desk: Desk, **how: Any) -> str:
+    """A new deployment of an agent, ``flow/name``."""
+    name = f"seller-{uuid4().hex[:8]}"
+    flow_id = await desk.client.create_flow_from_name(name)
+    how = {"tags": [settings.AGENT_TAG], "parameter_openapi_schema": SCHEMA} | how
+    await desk.client.create_deployment(flow_id, "live", **how)
+    return f"{name}/live"
+
+
+async def send(desk: Desk, deployment: str, order: Any, *, api_url: str | None = "", **how: Any) -> Delivery:
+    start = ToStart(deployment=deployment, **({"payload_as": "order"} | how.pop("start", {})))
+    given = {"topic": "order.placed", "key": "7", "source": "shop", "delivery_id": None} | how
+    return await doors.signal(
+        desk.ledger, payload=json.dumps(order), start=start, api_url=desk.url if api_url == "" else api_url, **given
+    )
+
+
+async def run_of(desk: Desk, delivery: Delivery) -> FlowRun:
+    assert delivery.run_id is not None
+    return await desk.client.read_flow_run(UUID(delivery.run_id))
+
+
+async def test_it_starts_a_run_whose_input_it_is(desk: Desk) -> None:
+    """It is delivered, and tells which run; sent again it is the same run."""
+    deployment = await deployed(desk)
+    made = await send(desk, deployment, {"n": 1}, delivery_id="d", start={"parameters": {"urgent": True}})
+    flow_run = await run_of(desk, made)
+    assert made.disposition is Disposition.DELIVERED
+    assert flow_run.parameters == {"order": {"n": 1}, "urgent": True}
+    again = await send(desk, deployment, {"n": 1}, delivery_id="d")
+    assert (again.disposition, again.run_id) == (Disposition.DUPLICATE, made.run_id)
+    assert (await send(desk, deployment, {"n": 2})).disposition is Disposition.BUFFERED
+
+
+async def test_what_looks_like_a_template_stays_what_it_is(desk: Desk) -> None:
+    """Row 32: Prefect renders templates in the parameters of a run; not in these."""
+    order = {"a": {"__prefect_kind": "jinja", "template": "{{ 7 * 7 }}"}, "b": "{{ 7 * 7 }}", "c": "ö\u2028"}
+    made = await send(desk, await deployed(desk), order)
+    assert (await run_of(desk, made)).parameters == {"order": order}
+
+
+@pytest.mark.parametrize(
+    ("how", "order", "field"),
+    [
+        ({"tags": []}, {}, "start.deployment"),
+        ({}, [1], "payload"),
+        ({"start": {"payload_as": None}}, {}, "start.parameters"),
+        ({"start": {"payload_as": "ordre"}}, {}, "payload"),
+        ({"start": {"parameters": {"urgent": "perhaps"}}}, {}, "start.parameters.urgent"),
+        ({"start": {"parameters": {"order": {}}}}, {}, "start.payload_as"),
+        ({"key": None}, {}, "key"),
+        ({}, {"x": [{"$ref": {"block_document_id": "0"}}]}, "payload.x.0.$ref"),
+    ],
+    ids=["no agent", "payload", "required", "unknown", "parameter", "twice", "no key", "block"],
+)
+async def test_what_could_not_be_started_is_refused_with_the_field_named(
+    desk: Desk, how: dict[str, Any], order: Any, field: str
+) -> None:
+    deployment = await deployed(desk, **({"tags": how.pop("tags")} if "tags" in how else {}))
+    with pytest.raises(StartRefused) as refused:
+        await send(desk, deployment, order, **how)
+    assert [named for named, _ in refused.value.problems] == [field]
+    assert await desk.ledger.signals.all() == [], "nothing was taken"
+
+
+async def test_an_unknown_deployment_is_refused(desk: Desk) -> None:
+    with pytest.raises(StartRefused, match=r"start\.deployment: there is no deployment nobody/knows"):
+        await send(desk, "nobody/knows", {})
+
+
+async def test_what_was_taken_while_prefect_was_away_is_started_later(desk: Desk) -> None:
+    """By the keeper; if it cannot be, the doctor names it, and it is tried on."""
+    away = "http://127.0.0.1:1/api"
+    made = await send(desk, deployment := await deployed(desk), {"n": 1}, api_url=None)
+    lost = await send(desk, "nobody/knows", {}, key="8", api_url=None)
+    assert (made.disposition, made.run_id, lost.run_id) == (Disposition.DELIVERED, None, None)
+    assert (await send(desk, deployment, {"n": 1}, key="9", api_url=away)).run_id is None
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+    for _ in range(2):
+        await keeper.tick()
+    starts = {start.correlation: start for start in await desk.ledger.starts.all()}
+    for key in ("7", "9"):
+        assert (await desk.client.read_flow_run(UUID(starts[key].run_id))).parameters == {"order": {"n": 1}}
+    assert starts["8"].run_id is None
+    assert "nobody/knows" in starts["8"].note
+
+
+async def test_a_run_that_ends_before_it_came_to_the_ledger_frees_its_key(desk: Desk) -> None:
+    deployment = await deployed(desk)
+    made = await send(desk, deployment, {"n": 1})
+    await desk.client.set_flow_run_state((await run_of(desk, made)).id, Cancelled())
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+    await keeper.tick()
+    second = await send(desk, deployment, {"n": 2})
+    assert second.disposition is Disposition.DELIVERED
+    assert second.run_id != made.run_id

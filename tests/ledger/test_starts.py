@@ -1,0 +1,133 @@
+"""A signal that may start a run: it goes to the living run of its topic and key, or starts one, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from standby.ledger import Ledger
+from standby.ledger.signals import Delivery
+from standby.ledger.starts import NewStart, begin
+from standby.states import Disposition, RunState, WaitState
+from tests.ledger.acts import answer, approval, claim, deliver, open_group, parked, signal
+from tests.ledger.conftest import Connect
+
+AGENT = NewStart("shop/live", '{"order": {"n": 1}}', takes_payload=True)
+WAITING = NewStart("shop/live", "{}", takes_payload=False)
+
+
+async def send(ledger: Ledger, delivery_id: str, start: NewStart = AGENT, key: str = "7") -> Delivery:
+    return await ledger.signals.deliver(
+        source="shop", delivery_id=delivery_id, topic="paid", correlation=key, payload='"x"', start=start
+    )
+
+
+async def dispositions(ledger: Ledger) -> list[str]:
+    return [row.disposition for row in await ledger.signals.all()]
+
+
+async def test_it_settles_the_wait_of_a_run_that_waits(ledger: Ledger) -> None:
+    await parked(ledger, [signal()])
+    made = await send(ledger, "a")
+    assert (made.disposition, made.run_id, made.start) == (Disposition.DELIVERED, "run", None)
+    assert await ledger.starts.all() == []
+
+
+async def test_it_starts_a_run_and_is_its_input(ledger: Ledger) -> None:
+    made = await send(ledger, "a")
+    [start] = await ledger.starts.all()
+    assert (made.disposition, made.run_id, made.start.id) == (Disposition.DELIVERED, None, start.id)
+    assert (start.deployment, start.parameters, start.signal_id) == ("shop/live", AGENT.parameters, made.signal_id)
+
+
+async def test_without_a_parameter_for_it_it_is_kept_for_the_runs_own_wait(ledger: Ledger) -> None:
+    made = await send(ledger, "a", WAITING)
+    assert made.disposition is Disposition.BUFFERED
+    await ledger.starts.started(made.start.id, "run")
+    await claim(ledger)
+    [wait] = (await open_group(ledger, [signal()])).waits
+    assert wait.state == WaitState.SETTLED
+    assert await dispositions(ledger) == ["delivered"]
+
+
+async def test_sent_by_many_at_once_it_starts_one_run(ledger: Ledger, connect: Connect) -> None:
+    """Rows 26, 27: however often and however concurrently, over several gateways; the others are kept for that run."""
+    gateways = [await connect() for _ in range(3)]
+    made = await asyncio.gather(*(send(gateways[n % 3], f"d{n // 2}") for n in range(24)))
+    told = Counter(one.disposition for one in made)
+    assert told == {Disposition.DELIVERED: 1, Disposition.BUFFERED: 11, Disposition.DUPLICATE: 12}
+    assert len(await ledger.starts.all()) == 1
+
+
+async def test_who_sends_again_is_told_of_the_run_that_was_started(ledger: Ledger) -> None:
+    """Row 30: also before Prefect has made it, so that the second one can see to that."""
+    first = await send(ledger, "a")
+    again = await send(ledger, "a")
+    assert (again.disposition, again.start.id, again.run_id) == (Disposition.DUPLICATE, first.start.id, None)
+    await ledger.starts.started(first.start.id, "run")
+    assert (await send(ledger, "a")).run_id == "run"
+
+
+async def test_while_the_run_lives_signals_are_kept_for_it(ledger: Ledger) -> None:
+    """From its being written down to its end, whether it has come to the ledger or not; then another one starts."""
+    first = await send(ledger, "a")
+    assert (await send(ledger, "b")).disposition is Disposition.BUFFERED
+    await ledger.starts.started(first.start.id, "run")
+    kept = await send(ledger, "c")
+    assert (kept.disposition, kept.run_id) == (Disposition.BUFFERED, "run")
+    await claim(ledger)
+    assert (await send(ledger, "d")).disposition is Disposition.BUFFERED
+    await ledger.runs.end("run", 1, RunState.COMPLETED, result="null")
+    second = await send(ledger, "e")
+    assert second.disposition is Disposition.DELIVERED
+    assert second.start.id != first.start.id
+
+
+async def test_a_run_that_nobody_started_so_keeps_its_key_while_it_lives(ledger: Ledger) -> None:
+    """It has waited for the topic and key: a signal is for it, and late if its wait got no answer."""
+    await parked(ledger, [signal()])
+    await deliver(ledger, "first")
+    assert (await send(ledger, "a")).disposition is Disposition.BUFFERED
+    await ledger.runs.end("run", 1, RunState.COMPLETED, result="null")
+    assert (await send(ledger, "b")).disposition is Disposition.DELIVERED
+    [start] = await ledger.starts.all()
+    assert start.run_id is None
+
+
+async def test_a_plain_signal_for_a_run_that_was_started_is_early_and_not_late(ledger: Ledger) -> None:
+    """An older run of the key has ended; the one that lives has not opened its wait yet."""
+    await parked(ledger, [signal()], run="old")
+    await ledger.runs.end("old", 1, RunState.CANCELLED)
+    assert (await deliver(ledger, "early")).disposition is Disposition.LATE
+    await send(ledger, "a")
+    assert (await deliver(ledger, "b")).disposition is Disposition.BUFFERED
+
+
+async def test_other_keys_start_their_own(ledger: Ledger) -> None:
+    for key in ("7", "8"):
+        assert (await send(ledger, key, key=key)).start is not None
+
+
+async def test_the_database_itself_refuses_a_second_one_alive(ledger: Ledger) -> None:
+    async with ledger.database.transaction() as connection:
+        await begin(connection, "one", "paid", "7", AGENT)
+        with pytest.raises(IntegrityError):
+            await begin(connection, "two", "paid", "7", AGENT)
+
+
+async def test_starts_whose_run_has_ended_are_closed(ledger: Ledger) -> None:
+    made = await send(ledger, "a")
+    await ledger.starts.started(made.start.id, "run")
+    assert [start.id for start in await ledger.starts.not_arrived()] == [made.start.id]
+    await parked(ledger, [approval()])
+    assert await ledger.starts.not_arrived() == []
+    await ledger.starts.close_ended()
+    assert (await ledger.starts.all())[0].over_at is None
+    [wait] = await ledger.waits.open_ones()
+    await answer(ledger, wait.id)
+    await ledger.runs.end("run", 1, RunState.FAILED, error="x")
+    await ledger.starts.close_ended()
+    assert (await ledger.starts.all())[0].over_at is not None
