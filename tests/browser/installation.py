@@ -23,6 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from blocks.payment_provider import PaymentProvider
 from deployments.bootstrap import WORK_POOL, bootstrap
 from standby import settings
+from standby.host.place import attempt_command, fork_server_place
 from standby.ledger import Ledger
 from standby.states import RunState, WaitState
 from tests.bank.process import Bank, running_bank
@@ -66,8 +67,8 @@ class Installation:
             path=".",
             pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
             work_pool_name=WORK_POOL,
-            # What a process worker runs anyway, in the end; told so, it starts one interpreter instead of two.
-            job_variables={"command": f"{sys.executable} -m prefect.engine"},
+            # As `standby up` has it: an attempt is forked, where a worker would start two interpreters.
+            job_variables={"command": attempt_command()},
             tags=[settings.AGENT_TAG],
         )
 
@@ -161,8 +162,13 @@ async def installation(folder: Path) -> AsyncIterator[Installation]:
             STANDBY_HOME=str(home),
             STANDBY_LEDGER_URL=ledger_url,
         )
+        if place := stack.enter_context(fork_server_place(home)):
+            env["STANDBY_FORK_SERVER"] = place
+            stack.enter_context(_process([sys.executable, "-m", "standby.host.forkserver"], env, folder / "fork.log"))
         log = folder / "worker.log"
-        stack.enter_context(_worker(env, log))
+        # Without --limit: with one, the worker of Prefect 3.8.8 dies of a run that is resumed before its process ended.
+        worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+        stack.enter_context(_process(worker, env, log))
         client = await stack.enter_async_context(PrefectClient(server.url))
         made = Installation(server, bank, ledger, client, log)
         await made.deploy(ROOT, "flows/invoice_agent.py:invoice_agent", "invoice-agent")
@@ -172,9 +178,7 @@ async def installation(folder: Path) -> AsyncIterator[Installation]:
 
 
 @contextmanager
-def _worker(env: dict[str, str], log: Path) -> Iterator[None]:
-    # Without --limit: with one, the worker of Prefect 3.8.8 dies of a run that is resumed before its process has ended.
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+def _process(command: list[str], env: dict[str, str], log: Path) -> Iterator[None]:
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, cwd=log.parent, env=env, stdout=output, stderr=output, start_new_session=True
@@ -182,6 +186,6 @@ def _worker(env: dict[str, str], log: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # A session of its own, so its number is that of the group: the worker and the runs it has started.
+        # A session of its own, so its number is that of the group: the process and what it has started.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)

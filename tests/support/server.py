@@ -53,12 +53,12 @@ class PrefectServer:
     def keep_as_new(self) -> Path:
         """Copy the database as it is now, for other servers to ``begin_with``."""
         kept = self.folder / "new.db"
-        _copy(self.database, kept)
+        copy_database(self.database, kept)
         return kept
 
     def begin_with(self, database: Path) -> None:
         """Start from a copy of this database, which saves half of the time a first start takes."""
-        _copy(database, self.database)
+        copy_database(database, self.database)
 
     def launch(self) -> None:
         assert self._process is None, "the server is running"
@@ -112,6 +112,6 @@ class PrefectServer:
         self._reservation.close()
 
 
-def _copy(database: Path, to: Path) -> None:
+def copy_database(database: Path, to: Path) -> None:
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(to)) as copy:
         source.backup(copy)

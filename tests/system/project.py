@@ -18,6 +18,7 @@ import psutil
 from standby.ledger import Ledger
 from tests.bank.process import ROOT, Bank
 from tests.support.ports import reserved_port
+from tests.support.server import copy_database
 from tests.support.waiting import wait_until
 
 PROGRAMS = Path(sys.executable).parent
@@ -74,6 +75,11 @@ class Project:
             "PREFECT_SERVER_UI_ENABLED": "false",
         }
         self._ups: list[Up] = []
+
+    def begin_with(self, database: Path) -> None:
+        """Have its Prefect server start from a copy of this database, as it is after a first start, which takes long."""
+        (self.home / "prefect").mkdir(parents=True)
+        copy_database(database, self.home / "prefect" / "prefect.db")
 
     def close(self) -> None:
         """Kill what is left of its processes."""

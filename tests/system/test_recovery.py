@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from standby import doors, holder, settings
 from standby.ledger.tables import Checkpoint, table_of
 from standby.states import ENDED, CheckpointState, Door, RunState, WaitKind
+from tests.support.server import PrefectServer
 from tests.support.waiting import wait_until
 from tests.system.invoices import write_invoice
 from tests.system.project import Project, Up
@@ -136,9 +137,12 @@ async def somebody_approves(runs: Runs) -> AsyncIterator[None]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1])
-async def test_whatever_is_killed_every_invoice_is_paid_once(project: Project, tmp_path: Path, seed: int) -> None:
+async def test_whatever_is_killed_every_invoice_is_paid_once(
+    project: Project, _server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path, seed: int
+) -> None:
     """Each kill comes when the runs, together, have come some random way further since the one before."""
     chance = random.Random(seed)
+    project.begin_with(_server_and_new_database[1])
     up = await project.up().ready()
     async with Runs.of(project) as runs, somebody_approves(runs):
         storm = Storm(project, runs, up, tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from deployments.sandbox_bank.store import Store
 from tests.bank.process import ROOT
 from tests.invoices.documents import CONTRADICTORY, OVER_LIMIT, PRICE_DIFFERS, SAMPLES
+from tests.support.server import PrefectServer
 from tests.support.waiting import wait_until
 from tests.system.project import Project, Result
 
@@ -54,10 +55,13 @@ async def test_the_demo_that_answers_by_itself_ends_with_the_receipts_of_all_sam
     assert len(list((project.home / "receipts").glob("*.json"))) == 5
 
 
-async def test_ctrl_c_keeps_what_waits_and_the_next_up_carries_on_with_it(tmp_path: Path) -> None:
+async def test_ctrl_c_keeps_what_waits_and_the_next_up_carries_on_with_it(
+    _server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path
+) -> None:
     with closing(
         Project(tmp_path / "project", pyproject=edited('demo = "deployments.demo"', 'demo = "two"'))
     ) as project:
+        project.begin_with(_server_and_new_database[1])
         (project.folder / "two.py").write_text(TWO_INVOICES)
         (project.folder / "samples").mkdir()
         for name in (OVER_LIMIT, PRICE_DIFFERS):

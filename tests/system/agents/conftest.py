@@ -16,6 +16,7 @@ from blocks.payment_policy import PaymentPolicy
 from blocks.payment_provider import PaymentProvider
 from standby.doctor import audit
 from tests.invoices.documents import PEPPOL
+from tests.support.server import PrefectServer
 from tests.system.project import Project
 from tests.system.runs import Runs
 
@@ -26,8 +27,11 @@ CALM: dict[str, Any] = {
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, _server_and_new_database: tuple[PrefectServer, Path]
+) -> Iterator[Project]:
     with closing(Project(tmp_path_factory.mktemp("agents") / "project")) as project:
+        project.begin_with(_server_and_new_database[1])
         up = project.up().wait_ready()
         asyncio.run(configure(project))
         yield project
