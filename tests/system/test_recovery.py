@@ -138,11 +138,11 @@ async def somebody_approves(runs: Runs) -> AsyncIterator[None]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1])
 async def test_whatever_is_killed_every_invoice_is_paid_once(
-    project: Project, _server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path, seed: int
+    project: Project, server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path, seed: int
 ) -> None:
     """Each kill comes when the runs, together, have come some random way further since the one before."""
     chance = random.Random(seed)
-    project.begin_with(_server_and_new_database[1])
+    project.begin_with(server_and_new_database[1])
     up = await project.up().ready()
     async with Runs.of(project) as runs, somebody_approves(runs):
         storm = Storm(project, runs, up, tmp_path)

@@ -56,12 +56,12 @@ async def test_the_demo_that_answers_by_itself_ends_with_the_receipts_of_all_sam
 
 
 async def test_ctrl_c_keeps_what_waits_and_the_next_up_carries_on_with_it(
-    _server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path
+    server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path
 ) -> None:
     with closing(
         Project(tmp_path / "project", pyproject=edited('demo = "deployments.demo"', 'demo = "two"'))
     ) as project:
-        project.begin_with(_server_and_new_database[1])
+        project.begin_with(server_and_new_database[1])
         (project.folder / "two.py").write_text(TWO_INVOICES)
         (project.folder / "samples").mkdir()
         for name in (OVER_LIMIT, PRICE_DIFFERS):

@@ -28,10 +28,10 @@ CALM: dict[str, Any] = {
 
 @pytest.fixture(scope="package")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, _server_and_new_database: tuple[PrefectServer, Path]
+    tmp_path_factory: pytest.TempPathFactory, server_and_new_database: tuple[PrefectServer, Path]
 ) -> Iterator[Project]:
     with closing(Project(tmp_path_factory.mktemp("agents") / "project")) as project:
-        project.begin_with(_server_and_new_database[1])
+        project.begin_with(server_and_new_database[1])
         up = project.up().wait_ready()
         asyncio.run(configure(project))
         yield project
