@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from benchmarks.ledgers import ledger
-from benchmarks.open_waits import open_waits, settle_statistics
+from benchmarks.open_waits import open_waits
 from benchmarks.server import free_port
 from standby.gateway.keys import make_key
 from standby.ledger import Ledger
@@ -48,7 +48,6 @@ async def gateway(kind: str, folder: Path, waits: int, *, with_prefect: bool = F
         opened = await Ledger.connect(url)
         try:
             await open_waits(opened, "idle-", waits)
-            await settle_statistics(opened)
             key, _ = await make_key(opened, "benchmark", Role.SENDER)
             port = free_port()
             environment = {"STANDBY_LEDGER_URL": url, "STANDBY_HOME": str(folder / f"home-{port}")}

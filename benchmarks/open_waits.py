@@ -29,12 +29,9 @@ async def open_waits(ledger: Ledger, prefix: str, count: int) -> None:
         async with ledger.database.transaction() as connection:
             await connection.execute(runs.insert(), [_run(name) for name in names])
             await connection.execute(waits.insert(), [_wait(name, schema) for name in names])
-
-
-async def settle_statistics(ledger: Ledger) -> None:
-    """Have PostgreSQL know how much there is, as it does some time after so much was written."""
     if not ledger.database.sqlite:
         async with ledger.database.transaction() as connection:
+            # PostgreSQL does it by itself, some time after so much was written.
             await connection.execute(text("ANALYZE"))
 
 

@@ -91,7 +91,7 @@ async def _block(gate: Gateway, send: Send, connections: int, prefix: str, size:
     return {
         "signals": size / sent["seconds"],
         "acknowledged p50": median(sent["taken"]), "acknowledged p99": _p99(sent["taken"]),
-        "settled p50": median(until), "settled p99": _p99(until), "processor time": busy / size,
+        "settled p50": median(until), "settled p99": _p99(until), "gateway's processor time": busy / size,
     }  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 What is usual is done for all of a batch by the same few statements: a signal with a key settles the oldest open wait
 for it. A transaction that works for many must not wait for one run after another, or two of them could wait for each
-other: it passes over runs that somebody else has locked just then. Those signals, and whatever is not usual, are taken
-in alone.
+other: it passes over runs that somebody else has locked just then. Those signals, the second one for a run, and those
+without a key are taken in alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from standby.errors import LedgerUnavailable
 from standby.ledger.batches import Batches
 from standby.ledger.database import Database, among, listed
 from standby.ledger.delivering import KEPT_FOR, Delivery, Misfit, keep, lock_topics, to_open_wait
+from standby.ledger.locks import locked_run
 from standby.ledger.notifications import told
+from standby.ledger.settling import settle_in
 from standby.ledger.starts import NewStart, started_by
 from standby.ledger.tables import Decision, Run, Signal, Wait, table_of
 from standby.ledger.text import digest_of
@@ -84,7 +86,6 @@ _with_run = (
         runs.c.wake_address.label("run_wake_address"),
     )
     .join(runs, runs.c.id == waits.c.run_id)
-    .where(waits.c.state == WaitState.OPEN, waits.c.need == Need.ONE, runs.c.state.not_in(ENDED))
     .with_for_update(of=[runs, waits], skip_locked=True)
 )
 
@@ -120,7 +121,7 @@ class Intake:
             .values(_given(signals, "disposition", "wait_id", "note"))
         )
         self._waits_for = select(signals.c.id, _oldest_open).where(among(signals.c.id, "signals", database))
-        self._still_open = _with_run.where(among(waits.c.id, "waits", database))
+        self._with_run = _with_run.where(among(waits.c.id, "waits", database))
         self._undo = delete(signals).where(among(signals.c.id, "signals", database))
         ready = update(runs).where(among(runs.c.id, "runs", database))
         ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
@@ -177,19 +178,22 @@ class Intake:
         if not wanted:
             return {}
         now = clock.utcnow()
-        found = {row.id: row for row in await connection.execute(self._still_open, {"waits": listed(wanted, self._db)})}
+        found = {row.id: row for row in await connection.execute(self._with_run, {"waits": listed(wanted, self._db)})}
         made: dict[str, Delivery] = {}
         settled: list[tuple[str, Incoming, Row[Any]]] = []
         seen: set[str] = set()
         for signal_id, wait_id in wait_of.items():
             wait, one = found.get(wait_id), batch[signal_id]
-            if wait is None or wait.run_id in seen:
+            if wait is None or wait.run_id in seen or not _is_open(wait):
                 continue
             seen.add(wait.run_id)
             if one.misfit is not None and (problems := one.misfit(wait, one.payload)):
                 made[signal_id] = Delivery(
                     Disposition.REJECTED, signal_id, wait.id, wait.run_id, problems=tuple(problems)
                 )
+                continue
+            if wait.need != Need.ONE:
+                made[signal_id] = await _settle_in_group(connection, signal_id, one, wait)
                 continue
             settled.append((signal_id, one, wait))
             address = wait.run_wake_address if wait.run_hold == Hold.PAUSE else None
@@ -233,6 +237,22 @@ class Intake:
                 connection, signal_id, one.source, one.topic, one.correlation, one.payload, one.misfit
             )
             return found or await keep(connection, signal_id, one.topic, one.correlation, one.start)
+
+
+def _is_open(wait: Row[Any]) -> bool:
+    """Not asked for in SQL: SQLite would go through all that are open."""
+    return wait.state == WaitState.OPEN and RunState(wait.run_state) not in ENDED
+
+
+async def _settle_in_group(connection: AsyncConnection, signal_id: str, one: Incoming, wait: Row[Any]) -> Delivery:
+    """Settle a wait of several; its run is locked already."""
+    run = await locked_run(connection, wait.run_id)
+    assert run is not None
+    settled = await settle_in(
+        connection, run, wait, outcome=Outcome.ANSWERED, answer=one.payload, door=Door.SIGNAL, actor=one.source,
+        note=f"signal {signal_id}",
+    )  # fmt: skip
+    return Delivery(Disposition.DELIVERED, signal_id, wait.id, wait.run_id, settled.wake, settled.wake_address)
 
 
 def _address(one: Incoming) -> tuple[str, str | None]:

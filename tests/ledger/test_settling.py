@@ -131,15 +131,15 @@ async def test_a_deadline_and_an_answer_never_both_count(connect: Connect, seed:
     group = await parked(one, rows, need=Need.ALL)
 
     async def race(wait: Any) -> str:
-        async def at_some_time(act: Awaitable[Any]) -> Any:
-            # Far enough apart for the slowest of the three to win now and then.
-            await asyncio.sleep(dice.random() / 40)
+        async def at_some_time(act: Awaitable[Any], within: float = 0.05) -> Any:
+            await asyncio.sleep(dice.random() * within)
             return await act
 
         settled = await asyncio.gather(
             at_some_time(one.waits.expire(wait)),
             at_some_time(answer(two, wait.id, '"answer"')),
-            at_some_time(deliver(three, wait.key, correlation=wait.key, payload='"signal"')),
+            # It has more to do: without a head start it would never be first.
+            at_some_time(deliver(three, wait.key, correlation=wait.key, payload='"signal"'), within=0.01),
         )
         expired, answered, delivered = settled
         won = [expired.won, answered.won, delivered.disposition == Disposition.DELIVERED]
