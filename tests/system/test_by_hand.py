@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from standby.states import RunState
+from standby.states import Door, RunState
 from tests.invoices.documents import NO_ORDER, SAMPLES
 from tests.support.attempts import ROOT
 from tests.support.waiting import wait_until
@@ -50,6 +50,9 @@ async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_afte
     async with project.ledger() as ledger:
         [run] = await ledger.runs.all(ended=True)
         assert (run.id, run.state) == (asked["run_id"], RunState.COMPLETED)
+        # There is no gateway for the bank to report to: the run has asked it.
+        doors = [decision.door for decision in await ledger.waits.decisions_of(run.id)]
+        assert doors == [Door.TERMINAL, Door.POLL]
 
 
 async def test_the_agent_of_the_readme_does_what_the_readme_says(project: Project) -> None:
