@@ -116,9 +116,7 @@ def signal(
     start: Annotated[
         str | None, typer.Option(help="flow/deployment of the agent to start if no living run has the topic and key.")
     ] = None,
-    payload_as: Annotated[
-        str | None, typer.Option("--as", help="With --start: the parameter that is the payload.")
-    ] = None,
+    payload_as: Annotated[str | None, typer.Option(help="With --start: the parameter that is the payload.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="With --start: a parameter, name=value. The value is JSON, or text."),
@@ -304,7 +302,7 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, 
 def _to_start(deployment: str | None, payload_as: str | None) -> ToStart | None:
     if deployment is None:
         if payload_as is not None:
-            raise UsageError("--as goes with --start.")
+            raise UsageError("--payload-as goes with --start.")
         return None
     from pydantic import ValidationError
 

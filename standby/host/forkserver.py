@@ -2,9 +2,10 @@
 
 ``python -m standby.host.forkserver`` listens on the Unix socket that ``STANDBY_FORK_SERVER`` names. A request is one
 line of JSON, ``{"env": {...}, "cwd": "..."}``, with standard output and error as descriptors. The answers are
-``{"pid": 4711}`` when the attempt has started and ``{"code": -9}`` when it has ended. It is killed when the connection
-is closed before that. An attempt does what ``python -m prefect.engine`` does, in a process of its own, and ends as
-Python ends. Forking is safe because nothing of Prefect is used before it: there is no thread, connection or event loop.
+``{"pid": 4711}`` when the attempt has started and ``{"code": -9}`` when it has ended, or ``{"own": true}`` for one that
+needs an interpreter of its own. An attempt does what ``python -m prefect.engine`` does, in a process of its own, and
+ends as Python ends; it dies with whoever asked for it. Forking is safe because nothing of Prefect is used before it:
+there is no thread, connection or event loop.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from time import monotonic
 from typing import Any, NamedTuple
 
 PRELOADED = (
@@ -37,17 +39,21 @@ INTERPRETER = ("PYTHON", "LD_", "VIRTUAL_ENV")
 """Variables that Python looks at when it starts: with other ones an attempt needs an interpreter of its own."""
 
 
-class Order(NamedTuple):
-    """An attempt to start: its environment, its working folder, and where its output goes.
+CONFIGURATION = ("prefect.toml", "pyproject.toml", ".env")
+"""Files that Prefect looks for in the working folder when it is imported."""
 
-    ``fits``: whether it can do with what was imported here; else it needs an interpreter of its own.
-    """
+REQUEST_SECONDS = 2.0
+"""How long a request may take to arrive; meanwhile no other attempt is started."""
+
+
+class Order(NamedTuple):
+    """An attempt to start: its environment, its working folder, where its output goes, and who asked for it."""
 
     env: dict[str, str]
     cwd: str
     out: int
     err: int
-    fits: bool
+    asked: socket.socket
 
 
 def preload() -> None:
@@ -64,14 +70,23 @@ def be_attempt(order: Order) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, source in ((0, nothing), (1, order.out), (2, order.err)):
         os.dup2(source, descriptor)
-    os.closerange(3, 4096)
+    asked = order.asked.fileno()
+    os.closerange(3, asked)
+    os.closerange(asked + 1, 4096)
+    threading.Thread(target=_die_with, args=(order.asked,), name="asked", daemon=True).start()
     os.chdir(order.cwd)
     os.environ.clear()
     os.environ.update(order.env)
-    if not order.fits:
-        os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])
     sys.path[0] = order.cwd
     run_engine()
+
+
+def _die_with(asked: socket.socket) -> None:
+    """Who asked stands in for the attempt: when a worker kills that, it means this, also if the fork server is gone."""
+    with suppress(OSError):
+        asked.settimeout(None)
+        asked.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_engine() -> None:
@@ -83,8 +98,10 @@ def run_engine() -> None:
         runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
 
 
-def _fits(env: Mapping[str, str]) -> bool:
-    """Whether an attempt with this environment can do with what was imported under ours."""
+def _fits(env: Mapping[str, str], cwd: str) -> bool:
+    """Whether an attempt with this environment and working folder can do with what was imported under ours."""
+    if cwd != os.getcwd() and any(os.path.exists(os.path.join(cwd, name)) for name in CONFIGURATION):
+        return False
     if _of(env, *INTERPRETER) != _of(os.environ, *INTERPRETER):
         return False
     theirs = _prefect_settings_of(env)
@@ -144,50 +161,65 @@ class ForkServer:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._listener:
-                    connection, _ = self._listener.accept()
-                    connection.settimeout(10)
-                    self._selector.register(connection, selectors.EVENT_READ, None)
+                    self._accept()
                 elif key.fileobj == self._ended:
                     os.read(self._ended, 1024)
                     self._report_ended()
                 elif (order := self._heard(key.fileobj)) is not None:
                     return order
 
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            self._complain(error)
+            return
+        self._selector.register(connection, selectors.EVENT_READ, None)
+
     def _heard(self, connection: Any) -> Order | None:
         """A request, or the end of a connection. The order, in the process that was forked for it."""
-        pid = next((pid for pid, asked in self._running.items() if asked is connection), None)
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)  # who asked is gone, and it is not reaped yet
-            self._selector.unregister(connection)
+        if connection in self._running.values():
+            self._selector.unregister(connection)  # who asked is gone; its attempt has seen it, too
             return None
         try:
             order = _read(connection)
-        except (OSError, ValueError, KeyError) as error:
-            print(f"A request was not understood: {error}", file=sys.stderr, flush=True)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._complain(error)
             self._forget(connection)
             return None
-        pid = os.fork()
-        if pid == 0:
-            self._leave()
-            return order
+        pid = None
+        try:
+            if _fits(order.env, order.cwd):
+                pid = os.fork()
+                if pid == 0:
+                    self._leave(order.asked)
+                    return order
+        except OSError as error:
+            self._complain(error)
         os.close(order.out)
         os.close(order.err)
-        self._running[pid] = connection
-        _say(connection, {"pid": pid})
+        if pid is None:
+            _say(connection, {"own": True})
+            self._forget(connection)
+        else:
+            self._running[pid] = connection
+            _say(connection, {"pid": pid})
         return None
 
-    def _leave(self) -> None:
-        """In a forked process: give up all that is the fork server's.
+    def _complain(self, error: Exception) -> None:
+        print(f"An attempt was not forked: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+    def _leave(self, asked: socket.socket) -> None:
+        """In a forked process: give up all that is the fork server's, but not the connection of who asked.
 
         Closed as objects: one that still thought it had its descriptor would close what gets that number later.
         """
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, socket.socket):
-                key.fileobj.close()
-        for connection in self._running.values():
-            connection.close()
+        mine = [key.fileobj for key in self._selector.get_map().values()]
+        for one in {*mine, *self._running.values()}:
+            if isinstance(one, socket.socket) and one is not asked:
+                one.close()
         self._selector.close()
 
     def _report_ended(self) -> None:
@@ -205,22 +237,26 @@ class ForkServer:
 
 
 def _read(connection: socket.socket) -> Order:
+    """A request. Raises ``OSError`` (also when it takes too long), ``ValueError``, ``KeyError`` or ``TypeError``."""
+    deadline = monotonic() + REQUEST_SECONDS
+    connection.settimeout(REQUEST_SECONDS)
     data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 2)
     try:
         while not data.endswith(b"\n"):
+            connection.settimeout(max(0.001, deadline - monotonic()))
             if not (more := connection.recv(1 << 20)):
-                raise ValueError("it ends in the middle")
+                raise ValueError("the request ends in the middle")
             data += more
         request = json.loads(data)
         out, err = descriptors
-        return Order(request["env"], request["cwd"], out, err, _fits(request["env"]))
+        return Order(dict(request["env"]), str(request["cwd"]), out, err, connection)
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
         raise
 
 
-def _say(connection: socket.socket, what: dict[str, int]) -> None:
+def _say(connection: socket.socket, what: dict[str, Any]) -> None:
     with suppress(OSError):  # nobody may listen any more
         connection.sendall(json.dumps(what).encode() + b"\n")
 

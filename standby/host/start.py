@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -33,18 +32,20 @@ def main() -> None:
         connection.sendall(request[sent:])
         answers = connection.makefile("r")
         pid = json.loads(answers.readline())["pid"]
-    except (OSError, ValueError):
-        be_engine()  # the fork server has died; should it have forked before, the ledger lets one of the two work
-    attempt = os.pidfd_open(pid)
-    for number in PASSED_ON:
-        signal.signal(number, lambda number, _: pass_on(attempt, number))
-    for came in early:
-        pass_on(attempt, came)
+    except (OSError, ValueError, KeyError):
+        # It needs an interpreter of its own, or the fork server has died; should that have forked before, the ledger
+        # lets one of the two work.
+        be_engine()
+    with suppress(ProcessLookupError):  # it may have ended already
+        attempt = os.pidfd_open(pid)
+        for number in PASSED_ON:
+            signal.signal(number, lambda number, _: pass_on(attempt, number))
+        for came in early:
+            pass_on(attempt, came)
     try:
         code = json.loads(answers.readline())["code"]
     except (OSError, ValueError):
-        # The fork server has died, the attempt goes on. How it ends, only the ledger will know.
-        select.select([attempt], [], [])
+        # The fork server has died. The attempt kept the connection open to its end; how that was, the ledger knows.
         code = 0
     if code < 0:
         with suppress(OSError):  # SIGKILL has no handler to take away

@@ -71,8 +71,14 @@ class Child:
             self.restarts += 1
             delay = 0.5 if time.monotonic() - started > 30 else min(delay * 2, 15)
             self._report(f"The {self.name} stopped ({_how(code)}) and is started again. Its log: {self.log_file}")
-            await asyncio.sleep(delay)
-            await self._spawn()
+            while True:
+                await asyncio.sleep(delay)
+                try:
+                    await self._spawn()
+                    break
+                except (OSError, UsageError) as error:  # no memory, a full disk
+                    delay = min(delay * 2, 15)
+                    self._report(f"The {self.name} could not be started and is tried again: {error}")
 
     @property
     def identity(self) -> str | None:

@@ -30,29 +30,35 @@ class Workshop:
 
     def __init__(self, env: dict[str, str]) -> None:
         self.env = env
-        self.server = subprocess.Popen([sys.executable, "-m", "standby.host.forkserver"], env=env)
         self.commands: list[subprocess.Popen[str]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.server = subprocess.Popen([sys.executable, "-m", "standby.host.forkserver"], env=self.env)
 
     async def up(self) -> None:
-        await wait_until(lambda: Path(self.env["STANDBY_FORK_SERVER"]).exists(), 60)
+        """Return when it listens."""
 
-    def begin(self, **env: str) -> subprocess.Popen[str]:
+        def listens() -> bool:
+            with socket.socket(socket.AF_UNIX) as caller:
+                return caller.connect_ex(self.env["STANDBY_FORK_SERVER"]) == 0
+
+        await wait_until(listens, 60)
+
+    def begin(self, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
         """Run the pool's command, as a worker does."""
         begun = subprocess.Popen(
             shlex.split(attempt_command()), env=self.env | {"PREFECT__FLOW_RUN_ID": RUN} | env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd,
         )  # fmt: skip
         self.commands.append(begun)
         return begun
 
-    async def attempt(self, mark: str = "forkserver") -> psutil.Process:
-        """The forked process, once it is what ``mark`` says."""
+    async def attempt(self) -> psutil.Process:
+        """The forked process."""
 
         def forked() -> psutil.Process | None:
-            for child in psutil.Process(self.server.pid).children():
-                if mark in " ".join(child.cmdline()):
-                    return child
-            return None
+            return next(iter(psutil.Process(self.server.pid).children()), None)
 
         found = await wait_until(forked, 60)
         assert found is not None
@@ -111,36 +117,62 @@ async def test_a_signal_for_the_command_reaches_the_attempt_and_its_kill_kills_i
 
 
 async def test_an_attempt_outlives_a_fork_server_that_dies(workshop: Workshop) -> None:
-    """The command stands in for it to its end; for the next one there is an interpreter of its own."""
-    begun = workshop.begin()
-    attempt = await workshop.attempt()
-    workshop.server.kill()
-    workshop.server.wait()
-    assert attempt.is_running()
-    assert begun.poll() is None
-    attempt.kill()
-    assert ended(begun)[0] == 0, "nobody can know its exit code any more"
+    """The command stands in for it to its end, and kills it with itself; the next one has an interpreter of its own."""
+    for killed in ("attempt", "command"):
+        begun = workshop.begin()
+        attempt = await workshop.attempt()
+        workshop.server.kill()
+        workshop.server.wait()
+        assert attempt.is_running()
+        assert begun.poll() is None
+        if killed == "attempt":
+            attempt.kill()
+            assert ended(begun)[0] == 0, "nobody can know its exit code any more"
+            workshop.start()
+            await workshop.up()
+        else:
+            begun.kill()
+            await gone(attempt)
+    await in_its_own_interpreter(workshop.begin())
 
-    begun = workshop.begin()
+
+async def in_its_own_interpreter(begun: subprocess.Popen[str]) -> None:
     await wait_until(lambda: IN_ITS_OWN in psutil.Process(begun.pid).cmdline(), 30)
 
 
 @pytest.mark.parametrize(
-    ("env", "own"),
-    [
-        ({"PREFECT_LOGGING_LEVEL": "INFO"}, False),  # written down, but what it is anyway
-        ({"PREFECT_LOGGING_LEVEL": "DEBUG"}, True),
-        ({"PYTHONPATH": "elsewhere"}, True),
-    ],
+    ("env", "files"),
+    [({"PREFECT_LOGGING_LEVEL": "DEBUG"}, []), ({"PYTHONPATH": "elsewhere"}, []), ({}, ["prefect.toml"])],
 )
 async def test_an_attempt_that_is_told_other_settings_has_an_interpreter_of_its_own(
-    workshop: Workshop, env: dict[str, str], own: bool
+    workshop: Workshop, tmp_path: Path, env: dict[str, str], files: list[str]
 ) -> None:
-    begun = workshop.begin(**env)
-    attempt = await workshop.attempt(IN_ITS_OWN if own else "forkserver")
-    assert (IN_ITS_OWN in attempt.cmdline()) is own
-    attempt.kill()
-    ended(begun)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in files:
+        (folder / name).touch()
+    await in_its_own_interpreter(workshop.begin(folder, **env))
+
+
+async def test_settings_that_are_only_written_in_another_way_are_the_same(workshop: Workshop) -> None:
+    begun = workshop.begin(PREFECT_LOGGING_LEVEL="INFO", PREFECT_SERVER_ANALYTICS_ENABLED="False")
+    (await workshop.attempt()).kill()
+    assert ended(begun)[0] == -signal.SIGKILL
+
+
+async def test_what_makes_no_sense_stops_nothing(workshop: Workshop) -> None:
+    """Nor does a request that never ends."""
+    with socket.socket(socket.AF_UNIX) as unfinished:
+        unfinished.connect(workshop.env["STANDBY_FORK_SERVER"])
+        unfinished.sendall(b'{"env": ')
+        for nonsense in (b"[]\n", b"{}\n", b"\xff\n", b""):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.connect(workshop.env["STANDBY_FORK_SERVER"])
+                stranger.sendall(nonsense)
+        begun = workshop.begin()
+        (await workshop.attempt()).kill()
+        assert ended(begun)[0] == -signal.SIGKILL
+    assert workshop.server.poll() is None
 
 
 def test_the_socket_is_in_a_folder_that_nobody_else_may_use(tmp_path: Path) -> None:

@@ -322,11 +322,11 @@ async def test_a_signal_that_comes_early_is_kept_and_used(ledger: Ledger) -> Non
 
 async def test_a_signal_may_start_the_run_it_is_for(ledger: Ledger) -> None:
     """Where no Prefect server is known it is taken all the same, and started when there is one."""
-    send = ["signal", "order.placed", "{}", "--start", "seller/live", "--as", "order"]
+    send = ["signal", "order.placed", "{}", "--start", "seller/live", "--payload-as", "order"]
     assert "key: a signal that may start a run needs one" in (await standby(*send)).sentence
     assert (await standby(*send, "--key", "7")).out == "A run will be started with it.\n"
     assert (await standby("signal", "x", "--start", "seller")).sentence == "--start is flow/deployment, not 'seller'."
-    assert (await standby("signal", "x", "--as", "order")).sentence == "--as goes with --start."
+    assert (await standby("signal", "x", "--payload-as", "order")).sentence == "--payload-as goes with --start."
     [start] = await ledger.starts.all()
     assert (start.deployment, start.parameters) == ("seller/live", '{"order": {}}')
 
