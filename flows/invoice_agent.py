@@ -13,6 +13,7 @@ from tasks.apply_policy import apply_policy
 from tasks.book import book
 from tasks.check_arithmetic import check_arithmetic
 from tasks.decline import decline
+from tasks.errors import InvoiceError
 from tasks.find_settlement import find_settlement
 from tasks.match_order import match_order
 from tasks.models import PaymentDecision, Receipt, Settlement
@@ -68,8 +69,11 @@ async def invoice_agent(path: Path) -> Receipt:
 
 async def main(path: Path) -> None:
     """Run the agent here, without a deployment, with the sandbox bank beside it if no bank answers."""
-    async with bank_beside():
-        receipt: Receipt = await run_here(invoice_agent, path=path)
+    try:
+        async with bank_beside():
+            receipt: Receipt = await run_here(invoice_agent, path=path)
+    except InvoiceError as error:
+        sys.exit(str(error))
     print(receipt.model_dump_json(indent=2))
 
 

@@ -16,6 +16,7 @@ from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
 from standby.connect import open_prefect
 from standby.errors import AnswerRefused, UnknownRun, UnknownWait, UsageError
+from standby.holder import is_dead
 from standby.ledger import Ledger
 from standby.policy import Policy
 from standby.states import NOBODY_ANSWERS, Disposition, Door, WaitKind
@@ -286,8 +287,7 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, 
     if made.counted:
         sentence = f"Counted. The wait asks for more: {Policy.model_validate_json(wait.policy).said}."
     elif made.won:
-        taken_up = " as soon as a worker takes it up" if run is not None and run.deployment_id else ""
-        sentence = f"Answered. Run {wait.run_id} goes on{taken_up}."
+        sentence = f"Answered. Run {wait.run_id} {_goes_on(run)}."
     elif made.winner is not None:
         who = made.winner.actor or made.winner.door
         report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
@@ -297,6 +297,14 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, 
         sentence = "Too late: the wait is closed."
     tell(as_json, report, sentence)
     return 0 if made.won or made.counted else 1
+
+
+def _goes_on(run: Any) -> str:
+    if run.deployment_id is not None:
+        return "goes on as soon as a worker takes it up"
+    if run.holder is None or is_dead(run.holder):
+        return "goes on when its command is started again: its process is gone"
+    return "goes on"
 
 
 def _to_start(deployment: str | None, payload_as: str | None) -> ToStart | None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from standby import view
-from standby.states import RunState, WaitKind
+from standby.states import RunState, WaitKind, WaitState
 
 
 def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
@@ -42,15 +42,18 @@ def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
             Text(plain(wait["command"]), no_wrap=True),
             Text(plain(beside(run, wait)), overflow="fold"),
         )
-    return Group(table, Text("\nTo answer, type in another terminal, or open the address and press Resume:"), how)
+    pages = any(run["ui"] and wait["decided_by"] is None for run, wait in questions)
+    or_there = ", or open the address and press Resume" if pages else ""
+    return Group(table, Text(f"\nTo answer, type in another terminal{or_there}:"), how)
 
 
 def asked(wait: dict[str, Any]) -> str:
-    """What is waited for (``view.wait_view``), who decides it where that matters, and who has so far."""
-    if wait["decided_by"] is None:
-        return str(wait["reason"])
-    so_far = f"; so far: {', '.join(wait['so_far'])}" if wait["so_far"] else ""
-    return f"{wait['reason']} ({wait['decided_by']}{so_far})"
+    """What is waited for (``view.wait_view``), who decides it where that matters, who has so far, what was refused."""
+    said = str(wait["reason"])
+    if wait["decided_by"] is not None:
+        so_far = f"; so far: {', '.join(wait['so_far'])}" if wait["so_far"] and wait["state"] == WaitState.OPEN else ""
+        said += f" ({wait['decided_by']}{so_far})"
+    return f"{said} The last answer was refused: {wait['refused']}" if wait["refused"] else said
 
 
 def beside(run: dict[str, Any], wait: dict[str, Any]) -> str:

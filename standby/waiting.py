@@ -179,7 +179,8 @@ class _Question(Approval[StepOutcome]):
             f"Did step '{key}' happen?",
             form=StepOutcome,
             show=f"The process died while step `{key}` was acting, and the step has no probe that could tell. "
-            "Look at the outside system, then say whether it happened.",
+            'Look at the outside system, then answer `{"happened": false}` or `{"happened": true, "result": "..."}`, '
+            "where the result is what the step would have returned, as JSON.",
         )
         object.__setattr__(self, "result_codec", codec)
 

@@ -42,7 +42,8 @@ async def serve(ledger: Ledger, place: Place, *, host: str, port: int) -> None:
     gc.collect()
     gc.freeze()
     # Once it has stopped in order, uvicorn raises the signal again: what is open here is closed, too, and all is well.
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     await uvicorn.Server(config).serve()
 
 
