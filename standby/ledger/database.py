@@ -41,7 +41,7 @@ STATEMENT_SECONDS = 30.0
 """How long PostgreSQL may take to answer, locks it waits for included: a network that was cut says nothing."""
 
 IDLE_SECONDS = 60.0
-"""How long a transaction may do nothing before PostgreSQL undoes it: a process that is frozen must not keep its locks."""
+"""How long a transaction may do nothing before PostgreSQL undoes it: who is frozen must not keep its locks."""
 
 CLOSE_SECONDS = 1.0
 """How long PostgreSQL may take to answer a connection's goodbye."""

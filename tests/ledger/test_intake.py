@@ -15,7 +15,7 @@ from standby.ledger.batches import MOST, Batches
 from standby.ledger.delivering import lock_topics
 from standby.ledger.signals import Delivery, Misfit
 from standby.states import Disposition, Hold, Need, RunState, WaitState
-from tests.ledger.acts import deliver, parked, signal
+from tests.ledger.acts import deliver, parked, signal, waiting_for_a_lock
 from tests.ledger.conftest import Connect
 from tests.support.waiting import wait_until
 
@@ -181,12 +181,6 @@ async def test_a_delivery_under_way_keeps_only_itself_waiting(ledger: Ledger, co
         assert not first.done()
         assert not second.done()
     assert ((await first).disposition, (await second).disposition) == (Disposition.DELIVERED, Disposition.DUPLICATE)
-
-
-async def waiting_for_a_lock(ledger: Ledger) -> bool:
-    blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with ledger.database.reading() as connection:
-        return bool((await connection.execute(text(blocked))).scalar())
 
 
 @pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
