@@ -64,10 +64,14 @@ class EventDoor:
             await self._ask(client, new, None)
         now = clock.utcnow()
         if self._missed or self._all_asked is None or now - self._all_asked >= settings.RECONCILE_EVERY:
-            since = self._all_asked
-            self._missed, self._all_asked = False, now
-            if since is not None and waits:
-                await self._ask(client, waits, since - OVERLAP)
+            self._missed = False  # before it asks: what is missed meanwhile has to be asked for once more
+            try:
+                if self._all_asked is not None and waits:
+                    await self._ask(client, waits, self._all_asked - OVERLAP)
+            except BaseException:
+                self._missed = True
+                raise
+            self._all_asked = now
 
     async def close(self) -> None:
         """Hear nothing more."""

@@ -40,6 +40,9 @@ takes 0.1 ms: much for a step that follows another at once, nothing after one th
 STATEMENT_SECONDS = 30.0
 """How long PostgreSQL may take to answer, locks it waits for included: a network that was cut says nothing."""
 
+IDLE_SECONDS = 60.0
+"""How long a transaction may do nothing before PostgreSQL undoes it: who is frozen must not keep its locks."""
+
 CLOSE_SECONDS = 1.0
 """How long PostgreSQL may take to answer a connection's goodbye."""
 
@@ -75,6 +78,7 @@ class Database:
             self.url, pool_size=5, max_overflow=10, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True,
             connect_args={"timeout": STATEMENT_SECONDS, "command_timeout": STATEMENT_SECONDS},
         )  # fmt: skip
+        event.listen(engine.sync_engine, "connect", _configure_postgres)
         event.listen(engine.sync_engine, "checkin", _note_rest)
         event.listen(engine.sync_engine, "checkout", _refuse_the_dead)
         event.listen(engine.sync_engine, "close", _close_postgres)
@@ -168,9 +172,17 @@ def listed(values: Iterable[str], database: Database) -> Any:
     return json.dumps(list(values)) if database.sqlite else list(values)
 
 
-_AWAY = ("08", "25006", "28", "3D", "40", "42501", "53", "55", "57", "58")
-"""SQLSTATEs of PostgreSQL that are the server's state and not a statement's mistake: connection, read only, login, no
-such database, deadlock, permission, no room, closed to us, shutdown, disk."""
+_AWAY = ("08", "25006", "25P03", "28", "3D", "40", "42501", "53", "55", "57", "58")
+"""SQLSTATEs of PostgreSQL that are the server's state and not a statement's mistake: connection, read only, idle for
+too long, login, no such database, deadlock, permission, no room, closed to us, shutdown, disk."""
+
+_IN_THE_WAY = ("40P01", "55P03")
+"""Deadlock, and a lock that was not there in time."""
+
+
+def in_the_way(error: LedgerUnavailable) -> bool:
+    """Whether it was another transaction's lock, and not the database."""
+    return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) in _IN_THE_WAY
 
 
 def _is_away(error: DBAPIError) -> bool:
@@ -217,6 +229,12 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         # To its end: SQLAlchemy closes it again or leaves it open, as it happens, and either must do no harm.
         connection.run_async(lambda driver: driver.close())
         raise
+
+
+def _configure_postgres(connection: Any, _record: Any) -> None:
+    # Not as a setting of the connection: poolers refuse those that they do not know.
+    timeout = f"SET idle_in_transaction_session_timeout = {IDLE_SECONDS * 1000:.0f}"
+    connection.run_async(lambda driver: driver.execute(timeout))
 
 
 def _close_postgres(connection: Any, _record: Any) -> None:

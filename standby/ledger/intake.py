@@ -1,17 +1,18 @@
 """Taking signals in: those that come at the same time share one transaction, and one fsync.
 
 What is usual is done for all of a batch by the same few statements: a signal with a key settles the oldest open wait
-for it. A transaction that works for many must not wait for one run after another, or two of them could wait for each
-other: it passes over runs that somebody else has locked just then. Those signals, the second one for a run, and those
-without a key are taken in alone.
+for it. A transaction that works for many must not wait for one of them: it passes over keys and runs that somebody else
+has locked just then. Those signals, the second one for a run, and those without a key are taken in alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Row, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -21,8 +22,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standby import clock
 from standby.errors import LedgerUnavailable
 from standby.ledger.batches import Batches
-from standby.ledger.database import Database, among, listed
-from standby.ledger.delivering import KEPT_FOR, Delivery, Misfit, keep, lock_topics, to_open_wait
+from standby.ledger.database import STATEMENT_SECONDS, Database, among, in_the_way, listed
+from standby.ledger.delivering import (
+    KEPT_FOR,
+    Delivery,
+    Misfit,
+    keep,
+    lock_free_topics,
+    lock_topics,
+    to_open_wait,
+)
 from standby.ledger.locks import locked_run
 from standby.ledger.notifications import told
 from standby.ledger.settling import settle_in
@@ -126,22 +135,34 @@ class Intake:
         ready = update(runs).where(among(runs.c.id, "runs", database))
         ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
         self._ready = told(ready, database)
-        self._batches: Batches[Incoming, Delivery | None] = Batches(
-            self._take, lambda one: (one.topic, one.correlation)
-        )
+        self._batches: Batches[Incoming, Delivery | None] = Batches(self._take, _address)
+        self._turns: WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = WeakValueDictionary()
 
     async def take(self, signal: Incoming) -> Delivery:
         """What became of it, once that is committed."""
         made = await self._batches.do(signal) if signal.correlation is not None else None
-        return made or await self._alone(signal)
+        if made is not None:
+            return made
+        # Those of one key wait for each other here, and not each with a connection that others need.
+        turn = self._turns.setdefault(_address(signal), asyncio.Lock())
+        try:
+            await asyncio.wait_for(turn.acquire(), STATEMENT_SECONDS)
+        except TimeoutError as error:
+            raise LedgerUnavailable(self._db.shown, "other signals for the same topic and key wait for it") from error
+        try:
+            return await self._alone(signal)
+        finally:
+            turn.release()
 
     async def _take(self, batch: Sequence[Incoming]) -> Sequence[Delivery | None]:
         """None for those that have to be taken in alone."""
         ids = [uuid4().hex for _ in batch]
         try:
             made = await self._together(dict(zip(ids, batch, strict=True)))
-        except LedgerUnavailable:
-            raise
+        except LedgerUnavailable as error:
+            if not in_the_way(error):
+                raise
+            made = {}
         except Exception:
             log.exception("%s signals could not be taken in together, and are one by one.", len(batch))
             made = {}
@@ -151,10 +172,14 @@ class Intake:
         """What became of each by its id; those that have to be taken in alone are not there."""
         made: dict[str, Delivery] = {}
         async with self._db.transaction() as connection:
-            # In one order in all transactions: one of two that write the same delivery waits for the other.
+            free = await lock_free_topics(connection, self._db, map(_address, batch.values()))
+            batch = {signal_id: one for signal_id, one in batch.items() if _address(one) in free}
+            if not batch:
+                return made
+            # In one order in all transactions: one of two that write the same delivery, for two keys, waits for the
+            # other.
             rows = sorted(batch.items(), key=lambda item: (item[1].source, item[1].delivery_id))
             await self._write.many(connection, [_kept(signal_id, one) for signal_id, one in rows])
-            await lock_topics(connection, self._db, [(one.topic, one.correlation) for one in batch.values()])
             found = await connection.execute(self._waits_for, {"signals": listed(batch, self._db)})
             wait_of: dict[str, str | None] = dict(found.tuples().all())
             made |= await self._settle_waits(connection, batch, wait_of)
@@ -229,10 +254,10 @@ class Intake:
     async def _alone(self, one: Incoming) -> Delivery:
         signal_id = uuid4().hex
         async with self._db.transaction() as connection:
+            await lock_topics(connection, self._db, [_address(one)])
             inserted = await self._write.many(connection, [_kept(signal_id, one)])
             if not inserted:
                 return await _duplicate(connection, one)
-            await lock_topics(connection, self._db, [(one.topic, one.correlation)])
             found = await to_open_wait(
                 connection, signal_id, one.source, one.topic, one.correlation, one.payload, one.misfit
             )

@@ -49,6 +49,13 @@ async def _starts_and_events(connection: AsyncConnection) -> None:
         await connection.run_sync(index.create, checkfirst=True)
 
 
+async def _starts_that_live_again(connection: AsyncConnection) -> None:
+    """How they are found; and what ``_links`` makes, for ledgers that have counted other steps before it."""
+    await _links(connection)
+    for index in metadata.tables["starts"].indexes:
+        await connection.run_sync(index.create, checkfirst=True)
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -64,6 +71,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _waits_of_more_kinds,
     _links,
     _starts_and_events,
+    _starts_that_live_again,
 ]
 
 

@@ -1,7 +1,8 @@
 """Statements on runs that signals start: one alive at a time for each topic and key.
 
-It is alive until its run has ended, in the ledger or, if it never came so far, in Prefect. Whoever writes one holds the
-lock on its topic and key; the index on those that are alive would refuse a second one in any case.
+It is alive until its run has ended, in the ledger or, if it never came so far, in Prefect; and again when its run is
+retried. Whoever writes one holds the lock on its topic and key; the index on those that are not over would refuse a
+second one in any case.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
@@ -33,18 +34,24 @@ class NewStart:
 
 
 async def alive(connection: AsyncConnection, topic: str, correlation: str) -> Row[Any] | None:
-    """The start of the topic and key whose run has not ended."""
-    found = (
-        await connection.execute(
-            select(starts, runs.c.state.label("run_state"))
-            .outerjoin(runs, runs.c.id == starts.c.run_id)
-            .where(starts.c.topic == topic, starts.c.correlation == correlation, starts.c.over_at.is_(None))
+    """The start of the topic and key whose run has not ended, or lives again."""
+    found = await connection.execute(
+        select(starts, runs.c.state.label("run_state"))
+        .outerjoin(runs, runs.c.id == starts.c.run_id)
+        .where(
+            starts.c.topic == topic,
+            starts.c.correlation == correlation,
+            or_(starts.c.over_at.is_(None), runs.c.state.not_in(ENDED)),
         )
-    ).first()
-    if found is not None and found.run_state is not None and RunState(found.run_state) in ENDED:
-        await connection.execute(update(starts).where(starts.c.id == found.id).values(over_at=clock.utcnow()))
-        return None
-    return found
+        .order_by(starts.c.created_at.desc(), starts.c.id)
+    )
+    living = None
+    for start in found.all():
+        if start.run_state is None or RunState(start.run_state) not in ENDED:
+            living = living or start
+        else:
+            await connection.execute(update(starts).where(starts.c.id == start.id).values(over_at=clock.utcnow()))
+    return living
 
 
 async def begin(connection: AsyncConnection, signal_id: str, topic: str, correlation: str, start: NewStart) -> Row[Any]:
@@ -94,9 +101,10 @@ class Starts:
     async def close_ended(self) -> None:
         """Starts whose run has ended in the ledger are over."""
         ended = select(runs.c.id).where(runs.c.state.in_(ENDED))
-        await self._db.write(
-            update(starts).where(starts.c.over_at.is_(None), starts.c.run_id.in_(ended)).values(over_at=clock.utcnow())
-        )
+        over = select(starts.c.id).where(starts.c.over_at.is_(None), starts.c.run_id.in_(ended))
+        for start in await self._db.read(over):
+            # One by one: signals that are taken in together take their locks in another order.
+            await self.close(start.id)
 
     async def not_arrived(self) -> list[Row[Any]]:
         """Starts whose run Prefect has made, and that has not come to the ledger (yet)."""
@@ -107,5 +115,5 @@ class Starts:
         )
 
     async def close(self, start_id: str) -> None:
-        """Its run has ended without ever coming to the ledger."""
+        """Its run has ended, in the ledger or without ever coming to it."""
         await self._db.write(update(starts).where(starts.c.id == start_id).values(over_at=clock.utcnow()))

@@ -217,6 +217,7 @@ class Start(_Base, table=True):
             postgresql_where=text("over_at IS NULL"),
         ),
         Index("starts_by_signal", "signal_id"),
+        Index("starts_by_topic", "topic", "correlation"),
     )
 
     id: str = Field(primary_key=True)  # Prefect's idempotency key for the run
@@ -228,7 +229,9 @@ class Start(_Base, table=True):
     run_id: str | None = None  # once Prefect has made it
     note: str | None = _text(nullable=True)  # why the last try failed
     created_at: datetime = _instant(nullable=False)
-    over_at: datetime | None = _instant(nullable=True)  # its run has ended: the next signal starts another
+    over_at: datetime | None = _instant(
+        nullable=True
+    )  # its run has ended: the next signal starts another, unless it lives again
 
 
 class ApiKey(_Base, table=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import text
+
 from standby.ledger import Ledger
 from standby.ledger.runs import Claim
 from standby.ledger.settling import Settled
@@ -98,3 +100,10 @@ async def state_of_run(ledger: Ledger, run: str = "run") -> str:
     row = await ledger.runs.get(run)
     assert row is not None
     return str(row.state)
+
+
+async def waiting_for_a_lock(ledger: Ledger) -> bool:
+    """Whether a transaction in the PostgreSQL database waits for another."""
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with ledger.database.reading() as connection:
+        return bool((await connection.execute(text(blocked))).scalar())

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from standby.errors import LedgerUnavailable
-from standby.ledger import Ledger
+from standby.ledger import Ledger, database
 from standby.ledger.batches import MOST, Batches
+from standby.ledger.delivering import lock_topics
 from standby.ledger.signals import Delivery, Misfit
 from standby.states import Disposition, Hold, Need, RunState, WaitState
-from tests.ledger.acts import deliver, parked, signal
+from tests.ledger.acts import deliver, parked, signal, waiting_for_a_lock
 from tests.ledger.conftest import Connect
 from tests.support.waiting import wait_until
 
@@ -148,3 +149,53 @@ async def test_a_run_that_is_locked_keeps_only_its_own_signal_waiting(ledger: Le
         assert not blocked.done()
     assert (await blocked).disposition is Disposition.DELIVERED
     assert len(await ledger.signals.all()) == 2
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+async def test_a_key_that_is_locked_keeps_only_its_own_signals_waiting(ledger: Ledger, connect: Connect) -> None:
+    """However many there are, also more than there are connections."""
+    other = await connect()
+    async with other.database.transaction() as connection:
+        await lock_topics(connection, other.database, [("paid", "7")])
+        blocked = [asyncio.create_task(send(ledger, "7", str(number))) for number in range(20)]
+        free = await asyncio.wait_for(asyncio.gather(send(ledger, "8"), send(ledger, "9")), 20)
+        assert [one.disposition for one in free] == [Disposition.BUFFERED] * 2
+        assert not any(one.done() for one in blocked)
+    assert [one.disposition for one in await asyncio.gather(*blocked)] == [Disposition.BUFFERED] * 20
+    assert len({signal.delivery_id for signal in await ledger.signals.all()}) == 22
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("again", ["7", "another"])
+async def test_a_delivery_under_way_keeps_only_itself_waiting(ledger: Ledger, connect: Connect, again: str) -> None:
+    """Sent again for its own key, or for another one, while the first of it waits for its run."""
+    await parked(ledger, [signal()], run="7")
+    other = await connect()
+    async with other.database.transaction() as connection:
+        await connection.execute(text("SELECT id FROM runs WHERE id = '7' FOR UPDATE"))
+        first = asyncio.create_task(deliver(ledger, "d"))
+        await wait_until(lambda: waiting_for_a_lock(other))
+        second = asyncio.create_task(deliver(ledger, "d", correlation=again))
+        free = await asyncio.wait_for(asyncio.gather(send(ledger, "8"), send(ledger, "9")), 20)
+        assert [one.disposition for one in free] == [Disposition.BUFFERED] * 2
+        assert not first.done()
+        assert not second.done()
+    assert ((await first).disposition, (await second).disposition) == (Disposition.DELIVERED, Disposition.DUPLICATE)
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+async def test_a_process_that_is_frozen_in_a_transaction_loses_its_locks(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await connect()
+    monkeypatch.setattr(database, "IDLE_SECONDS", 0.1)
+    frozen = await connect()
+
+    async def freeze() -> None:
+        async with frozen.database.transaction() as connection:
+            await lock_topics(connection, frozen.database, [("paid", "7")])
+            assert (await asyncio.wait_for(send(ledger, "7"), 20)).disposition is Disposition.BUFFERED
+            await connection.execute(text("SELECT 1"))
+
+    with pytest.raises(LedgerUnavailable):
+        await freeze()

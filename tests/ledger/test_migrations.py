@@ -115,3 +115,21 @@ async def test_a_ledger_from_before_links_gets_what_they_need(ledger_url: str) -
         assert [notice.personal for notice in await after.notices.of_wait(wait.id)] == [False]
     finally:
         await after.close()
+
+
+async def test_a_ledger_that_counted_other_steps_gets_what_links_need(ledger_url: str) -> None:
+    """And the index that finds starts that live again."""
+    before = await Ledger.connect(ledger_url)
+    async with before.database.transaction() as connection:
+        for statement in ("DROP TABLE secrets", "ALTER TABLE notices DROP COLUMN personal",
+                          "DROP INDEX starts_by_topic", "DELETE FROM ledger_version WHERE version > 5"):  # fmt: skip
+            await connection.execute(text(statement))
+    await before.close()
+    after = await Ledger.connect(ledger_url)
+    try:
+        assert len(await after.secrets.get("links")) == 32
+        async with after.database.reading() as connection:
+            indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes("starts"))
+        assert "starts_by_topic" in {index["name"] for index in indexes}
+    finally:
+        await after.close()

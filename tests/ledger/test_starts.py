@@ -10,10 +10,11 @@ from sqlalchemy.exc import IntegrityError
 
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
-from standby.ledger.starts import NewStart, begin
+from standby.ledger.starts import NewStart, alive, begin
 from standby.states import Disposition, RunState, WaitState
-from tests.ledger.acts import answer, approval, claim, deliver, open_group, parked, signal
+from tests.ledger.acts import answer, approval, claim, deliver, open_group, parked, signal, waiting_for_a_lock
 from tests.ledger.conftest import Connect
+from tests.support.waiting import wait_until
 
 AGENT = NewStart("shop/live", '{"order": {"n": 1}}', takes_payload=True)
 WAITING = NewStart("shop/live", "{}", takes_payload=False)
@@ -131,3 +132,35 @@ async def test_starts_whose_run_has_ended_are_closed(ledger: Ledger) -> None:
     await ledger.runs.end("run", 1, RunState.FAILED, error="x")
     await ledger.starts.close_ended()
     assert (await ledger.starts.all())[0].over_at is not None
+
+
+async def test_a_run_that_is_retried_has_its_key_again(ledger: Ledger) -> None:
+    """Until its next end, however often it ends; whether the keeper has closed its start or not."""
+    first = await send(ledger, "a")
+    await ledger.starts.started(first.start.id, "run")
+    for attempt in (1, 2):
+        assert (await claim(ledger)).attempt == attempt
+        kept = await send(ledger, f"while attempt {attempt} lives")
+        assert (kept.disposition, kept.run_id, kept.start) == (Disposition.BUFFERED, "run", None)
+        await ledger.runs.end("run", attempt, RunState.FAILED, error="x")
+        if attempt == 1:
+            await ledger.starts.close_ended()
+    assert (await send(ledger, "when it has ended")).start is not None
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+async def test_closing_starts_holds_none_while_it_waits_for_another(ledger: Ledger, connect: Connect) -> None:
+    """Who takes signals in together closes some in any order, too: the two would wait for each other."""
+    for key in ("7", "8"):
+        made = await send(ledger, key, key=key)
+        await ledger.starts.started(made.start.id, f"run {key}")
+        await claim(ledger, f"run {key}")
+        await ledger.runs.end_from_outside(f"run {key}", RunState.CANCELLED)
+    other = await connect()
+    async with other.database.transaction() as connection:
+        assert await alive(connection, "paid", "8") is None
+        closing = asyncio.create_task(ledger.starts.close_ended())
+        await wait_until(lambda: waiting_for_a_lock(other))
+        assert await alive(connection, "paid", "7") is None
+    await closing
+    assert None not in [start.over_at for start in await ledger.starts.all()]
