@@ -49,6 +49,11 @@ async def _starts_and_events(connection: AsyncConnection) -> None:
         await connection.run_sync(index.create, checkfirst=True)
 
 
+async def _channels_of_notices(connection: AsyncConnection) -> None:
+    """Which channels have taken a notice; a new ledger has it already."""
+    await _add_columns(connection, "notices", "sent_to")
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -64,6 +69,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _waits_of_more_kinds,
     _links,
     _starts_and_events,
+    _channels_of_notices,
 ]
 
 
