@@ -1,12 +1,14 @@
 """Tells parties what is asked of them, through Prefect's own notification blocks.
 
-What has to be told is in the ledger; it is sent at least once. A channel that is slow or down keeps nothing else
-waiting: each notice is a task of its own, and one that fails is tried again, ever more slowly.
+What has to be told is in the ledger; each channel is sent it at least once. A channel that is slow or down keeps
+nothing else waiting: each notice is a task of its own, its channels are told side by side, and those that failed are
+tried again, they alone, ever more slowly.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -33,7 +35,7 @@ CHANNELS_NAME = "default"
 EVERYBODY = "*"
 
 SEND_SECONDS = 30.0
-"""How long a channel may take for one notice."""
+"""How long the channels may take for one notice."""
 
 AT_ONCE = 20
 """Notices on their way at the same time."""
@@ -64,6 +66,10 @@ class NotificationChannels(Block):
     def own(self, party: str | None) -> list[str]:
         """Those that reach this party and nobody else."""
         return [] if party in (None, EVERYBODY) else self.channels.get(party, [])
+
+
+class NotTaken(Exception):
+    """Channels, by name, that did not take a notice, and why."""
 
 
 class Notifier:
@@ -112,7 +118,10 @@ class Notifier:
             log.warning("%s", error)
 
     async def _try(self, notice: Any) -> str | None:
-        """Send it through every channel of its party; None, or why there was nothing to send."""
+        """Send it through every channel of its party that has not taken it; None, or why there was nothing to send.
+
+        Raises ``NotTaken`` if a channel did not take it.
+        """
         wait = await self._ledger.waits.get(notice.wait_id)
         if wait is None or wait.state != WaitState.OPEN:
             return "the wait is not open any more"
@@ -127,8 +136,23 @@ class Notifier:
                 return "the party has no channel"
             link = await self._link(wait, notice) if own else None
             subject, body = message(wait, notice.kind, Place("", str(client.api_url)).ui_url, link)
-            for slug in blocks:
+            taken: list[str] = json.loads(notice.sent_to or "[]")
+            left = [slug for slug in dict.fromkeys(blocks) if slug not in taken]
+            turns = asyncio.Lock()
+
+            async def tell(slug: str) -> None:
                 await _through(slug, subject, body, client)
+                async with turns:
+                    taken.append(slug)
+                    await self._ledger.notices.sent_to(notice.id, taken)
+
+            told = await asyncio.gather(*map(tell, left), return_exceptions=True)
+        failed = {slug: error for slug, error in zip(left, told, strict=True) if isinstance(error, BaseException)}
+        for error in failed.values():
+            if isinstance(error, LedgerUnavailable):
+                raise error
+        if failed:
+            raise NotTaken("; ".join(f"{slug}: {_said(error)}" for slug, error in failed.items()))
         return None
 
     async def _link(self, wait: Any, notice: Any) -> str | None:
@@ -194,5 +218,5 @@ def message(wait: Any, kind: str, ui_url: str | None, link: str | None = None) -
     return " ".join(wait.reason.split())[:200], "\n\n".join(parts)
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, NotTaken) else f"{type(error).__name__}: {error}"

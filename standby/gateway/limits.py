@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY_BYTES = 1024 * 1024
@@ -15,7 +16,10 @@ SECONDS = 30.0
 
 
 class Limits:
-    """ASGI middleware. Too large a body is answered with 413, one that does not come in time with 408."""
+    """ASGI middleware. Too large a body is answered with 413, one that does not come in time with 408.
+
+    The application sees whole bodies alone: it is not called for one whose sender went away in the middle of it.
+    """
 
     def __init__(self, app: ASGIApp, body_bytes: int = BODY_BYTES, seconds: float = SECONDS) -> None:
         self.app, self.body_bytes, self.seconds = app, body_bytes, seconds
@@ -38,13 +42,15 @@ class Limits:
                     await _answer(send, 413, f"The body is larger than {self.body_bytes} bytes.")
                     return
                 await self.app(scope, _replaying(body, receive), sending)
+        except ClientDisconnect:
+            return  # nobody is there to be told
         except TimeoutError:
             if started:
                 raise
             await _answer(send, 408, f"The request took longer than {self.seconds:g} seconds. Try again.")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body, or None if it is too large."""
+        """The whole body, or None if it is too large. Raises ``ClientDisconnect`` if the sender goes before its end."""
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self.body_bytes:
                 return None
@@ -53,7 +59,7 @@ class Limits:
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return b"".join(parts)  # the sender has gone
+                raise ClientDisconnect
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self.body_bytes:

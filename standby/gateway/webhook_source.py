@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,14 +12,27 @@ import httpx
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 
 from standby.gateway.sources import Received
 from standby.gateway.sources.base import Malformed
 from standby.starts import NAMED, ToStart
+from standby.values import summary
+
+log = logging.getLogger("standby.gateway")
 
 KEPT_SECONDS = 15.0
 """How long a gateway uses a block before it looks whether somebody changed it."""
+
+UNKNOWN_SECONDS = 1.0
+"""How long a name that has no block stays without before it is looked for again."""
+
+LOOK_SECONDS = 3.0
+"""How long Prefect may take to say what blocks there are."""
+
+
+class SourcesUnknown(Exception):
+    """Prefect cannot be asked whether there is a block of this name."""
 
 
 class WebhookSource(Block):
@@ -109,30 +124,50 @@ def _text(data: Any, path: str) -> str:
 
 
 class WebhookSources:
-    """The blocks of a Prefect server, looked up by name and kept for ``KEPT_SECONDS``."""
+    """The blocks of a Prefect server, by name.
+
+    All are read at once: whoever tries names, before any signature was looked at, makes no call of their own to
+    Prefect and puts no block out of here. While Prefect cannot be asked, the blocks that are known stay.
+    """
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
-        self._kept: dict[str, tuple[float, WebhookSource | None]] = {}
-        self._lock = asyncio.Lock()
+        self._blocks: dict[str, WebhookSource] = {}
+        self._looked_at = -inf  # by the monotonic clock
+        self._looking: asyncio.Task[None] | None = None
+        self._why_not: Exception | None = None
 
     async def find(self, name: str) -> WebhookSource | None:
-        """The block of this name; None if there is none. Raises ``httpx.HTTPError`` if Prefect cannot be asked."""
-        async with self._lock:
-            until, block = self._kept.get(name, (0.0, None))
-            if until > monotonic():
-                return block
+        """The block of this name; None if there is none. Raises ``SourcesUnknown`` if Prefect cannot be asked."""
+        if monotonic() - self._looked_at >= (KEPT_SECONDS if name in self._blocks else UNKNOWN_SECONDS):
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look())
+            await asyncio.shield(self._looking)  # others may wait for it, too
+        block = self._blocks.get(name)
+        if block is None and self._why_not is not None:
+            raise SourcesUnknown from self._why_not
+        return block
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                self._blocks = await self._read()
+            self._why_not = None
+        except (TimeoutError, httpx.HTTPError) as error:
+            self._why_not = error
+        self._looked_at = monotonic()
+
+    async def _read(self) -> dict[str, WebhookSource]:
+        try:
+            documents = await self._client.read_block_documents_by_type(WebhookSource.get_block_type_slug())
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 404:
+                raise
+            return {}  # nobody has made one, so the type is not known
+        found = {}
+        for document in documents:
             try:
-                document = await self._client.read_block_document_by_name(name, WebhookSource.get_block_type_slug())
-                block = WebhookSource._from_block_document(document)
-            except PrefectHTTPStatusError as error:
-                if error.response.status_code != 404:
-                    raise
-                block = None
-            except httpx.HTTPError:
-                if block is None:
-                    raise
-            if len(self._kept) > 1000:  # names that strangers tried
-                self._kept.clear()
-            self._kept[name] = (monotonic() + KEPT_SECONDS, block)
-            return block
+                found[str(document.name)] = WebhookSource.model_validate(document.data)
+            except ValidationError as error:
+                log.warning("The block webhook-source/%s cannot be used: %s", document.name, summary(error))
+        return found

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, NamedTuple
 
-import httpx
 from fastapi import APIRouter, Path, Request
 from prefect.client.orchestration import PrefectClient
-from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from standby import clock
@@ -17,7 +15,7 @@ from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refused
 from standby.gateway.sources import Incoming, receiver
 from standby.gateway.sources.base import Malformed, Unverified
-from standby.gateway.webhook_source import Mapped, WebhookSource, WebhookSources
+from standby.gateway.webhook_source import Mapped, SourcesUnknown, WebhookSource, WebhookSources
 from standby.states import Disposition
 from standby.values import problems_of
 
@@ -72,7 +70,7 @@ async def _block(inbox: Inbox | None, source: str) -> WebhookSource | None:
         raise Refused(503, "No Prefect server is known to this gateway, so no source is. Set PREFECT_API_URL.")
     try:
         return await inbox.sources.find(source)
-    except (httpx.HTTPError, PrefectHTTPStatusError):
+    except SourcesUnknown:
         raise Refused(503, "The Prefect server that knows the sources cannot be asked. Try again.") from None
 
 

@@ -19,18 +19,21 @@ from standby.host import start
 CAN_FORK = sys.platform == "linux"
 """Elsewhere forking is not safe (macOS), or there is none."""
 
+LONGEST_PATH = 100
+"""Bytes of a socket's path; the systems take 104 and more, the end of it included."""
+
 
 @contextmanager
 def fork_server_place(home: Path) -> Iterator[str | None]:
     """The path of the socket, in a folder that is only ours; None where attempts are not forked.
 
-    Not in the data folder: the path of a socket may have a hundred characters and no more.
+    Not in the data folder, whose path may be too long; so may be that of the folder for temporary files (``TMPDIR``).
     """
-    if not CAN_FORK:
-        yield None
-        return
     name = blake2b(str(home).encode(), digest_size=8).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"standby-{os.getuid()}-{name}"
+    if not CAN_FORK or len(os.fsencode(folder / "fork")) > LONGEST_PATH:
+        yield None
+        return
     folder.mkdir(mode=0o700, exist_ok=True)
     about = folder.stat(follow_symlinks=False)
     if about.st_uid != os.getuid() or about.st_mode & 0o777 != 0o700 or folder.is_symlink():

@@ -56,6 +56,11 @@ async def _starts_that_live_again(connection: AsyncConnection) -> None:
         await connection.run_sync(index.create, checkfirst=True)
 
 
+async def _channels_of_notices(connection: AsyncConnection) -> None:
+    """Which channels have taken a notice; a new ledger has it already."""
+    await _add_columns(connection, "notices", "sent_to")
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -72,6 +77,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _links,
     _starts_and_events,
     _starts_that_live_again,
+    _channels_of_notices,
 ]
 
 

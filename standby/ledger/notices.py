@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -63,6 +64,10 @@ class Notices:
         """Take a notice that is due, to send it. False when another sender has taken it, or has sent it."""
         free = (notices.c.id == notice.id, notices.c.done_at.is_(None), notices.c.next_try_at == notice.next_try_at)
         return bool(await self._db.write(update(notices).where(*free).values(next_try_at=clock.utcnow() + SENDING)))
+
+    async def sent_to(self, notice_id: str, channels: list[str]) -> None:
+        """These channels, ``type/name``, have taken it: it is not sent to them again."""
+        await self._db.write(update(notices).where(notices.c.id == notice_id).values(sent_to=json.dumps(channels)))
 
     async def done(self, notice_id: str, note: str | None = None) -> None:
         """It was sent, or needs no sending; ``note`` says why."""

@@ -276,6 +276,7 @@ class Notice(_Base, table=True):
     done_at: datetime | None = _instant(nullable=True)
     note: str | None = _text(nullable=True)  # why the last try failed, or why it was not sent
     personal: bool = Field(default=False, sa_column_kwargs={"server_default": false()})  # to one who may decide
+    sent_to: str | None = _text(nullable=True)  # JSON list of the channels, type/name, that have taken it
 
 
 class Secret(_Base, table=True):

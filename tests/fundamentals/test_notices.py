@@ -50,6 +50,7 @@ async def notifier(desk: Desk, prefect_settings: SettingsContext) -> AsyncIterat
             await Pigeon(to=name).asave(name, overwrite=True)
         channels: Any = {name: [f"pigeon/{name}"] for name in ("finance", "ada", "bob", "eve", "zoe")}
         channels |= {"*": ["pigeon/everybody"], "nobody": []}
+        channels |= {"board": ["pigeon/ada", "pigeon/zoe", "pigeon/bob", "pigeon/bob"]}
         await NotificationChannels(channels=channels).asave("default", overwrite=True)
         notifier = Notifier(desk.ledger, lambda: PrefectClient(desk.url))
         yield notifier
@@ -103,6 +104,31 @@ async def test_a_channel_that_is_down_delays_nobody_and_gets_it_later(desk: Desk
     assert "the pigeon did not fly" in notice.note
     assert notice.next_try_at > notice.created_at
     assert notice.done_at is None
+
+
+async def test_a_channel_that_is_down_has_no_other_told_again(
+    desk: Desk, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of a party's channels it is, the others are told at once, and once; also when others send the rest."""
+    wait = await opened(desk, "a", "board")
+    down.update(("ada", "bob"))
+    now = clock.utcnow()
+    monkeypatch.setattr(clock, "_source", lambda: now)
+    for _ in range(3):
+        sender = Notifier(desk.ledger, lambda: PrefectClient(desk.url))
+        await sender.tick()
+        await sender.finish()
+        now += timedelta(hours=1)
+    assert [to for to, _, _ in sent] == ["zoe"]
+    [notice] = await desk.ledger.notices.of_wait(wait.id)
+    assert (notice.tries, notice.done_at) == (3, None)
+    assert all(f"pigeon/{name}: ConnectionError: the pigeon did not fly" in notice.note for name in down)
+    assert "zoe" not in notice.note
+    down.clear()
+    await all_done(desk, notifier, [wait])
+    assert sorted(to for to, _, _ in sent) == ["ada", "bob", "zoe"]
+    [notice] = await desk.ledger.notices.of_wait(wait.id)
+    assert notice.note is None
 
 
 async def test_the_keeper_sends_them(desk: Desk, notifier: Notifier) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from standby.connect import Place
 from standby.gateway.app import create_app
@@ -29,10 +30,10 @@ class Sources:
 
 
 class Gate:
-    """A running gateway. ``client`` has no key; ``as_`` gives one that has."""
+    """A running gateway, ``app``. ``client`` has no key; ``as_`` gives one that has."""
 
-    def __init__(self, ledger: Ledger, client: httpx.AsyncClient, sources: Sources) -> None:
-        self.ledger, self.client, self.sources = ledger, client, sources
+    def __init__(self, ledger: Ledger, app: FastAPI, client: httpx.AsyncClient, sources: Sources) -> None:
+        self.ledger, self.app, self.client, self.sources = ledger, app, client, sources
 
     async def as_(self, role: Role, name: str = "ada", parties: list[str] | None = None) -> dict[str, str]:
         """The header of somebody with this role."""
@@ -62,7 +63,7 @@ async def opened(ledger: Ledger, **more: Any) -> AsyncIterator[Gate]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway", **more) as client:
-            yield Gate(ledger, client, sources)
+            yield Gate(ledger, app, client, sources)
 
 
 @pytest.fixture

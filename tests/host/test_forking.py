@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from standby.errors import UsageError
-from standby.host.place import CAN_FORK, attempt_command, fork_server_place
+from standby.host.place import CAN_FORK, LONGEST_PATH, attempt_command, fork_server_place
 from tests.support.server import prefect_env
 from tests.support.waiting import wait_until
 
@@ -184,3 +186,25 @@ def test_the_socket_is_in_a_folder_that_nobody_else_may_use(tmp_path: Path) -> N
         with pytest.raises(UsageError, match="is not ours alone"), fork_server_place(tmp_path):
             pass
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_attempts_are_not_forked_where_the_path_of_a_socket_would_be_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    """What is not too long can be listened at."""
+    with fork_server_place(tmp_path) as place:
+        assert place is not None
+        own = len(place) - len(tempfile.gettempdir())
+    # Beneath the system's folder, for this test's own may be long.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        long = Path(folder) / ("\u00e4" + "x" * (LONGEST_PATH + more - own - len(folder) - len("/\u00e4x")))
+        long.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(long))
+        with fork_server_place(tmp_path) as place:
+            assert (place is None) is bool(more)
+            if place is not None:
+                assert len(os.fsencode(place)) == LONGEST_PATH
+                with socket.socket(socket.AF_UNIX) as listener:
+                    listener.bind(place)
+        assert list(long.iterdir()) == []

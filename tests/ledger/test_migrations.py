@@ -1,6 +1,7 @@
 """From an empty database to the tables of today, whoever comes first."""
 
 import asyncio
+import json
 import sys
 
 import pytest
@@ -113,6 +114,24 @@ async def test_a_ledger_from_before_links_gets_what_they_need(ledger_url: str) -
     try:
         assert len(await after.secrets.get("links")) == 32
         assert [notice.personal for notice in await after.notices.of_wait(wait.id)] == [False]
+    finally:
+        await after.close()
+
+
+async def test_a_ledger_from_before_it_knew_channels_has_notices_sent_to_all(ledger_url: str) -> None:
+    before = await Ledger.connect(ledger_url)
+    [wait] = (await parked(before, [approval()])).waits
+    async with before.database.transaction() as connection:
+        for statement in ("ALTER TABLE notices DROP COLUMN sent_to", "DELETE FROM ledger_version WHERE version > 6"):
+            await connection.execute(text(statement))
+    await before.close()
+    after = await Ledger.connect(ledger_url)
+    try:
+        [notice] = await after.notices.due()
+        assert notice.sent_to is None
+        await after.notices.sent_to(notice.id, ["pigeon/finance"])
+        [notice] = await after.notices.of_wait(wait.id)
+        assert json.loads(notice.sent_to) == ["pigeon/finance"]
     finally:
         await after.close()
 

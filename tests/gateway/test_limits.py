@@ -1,0 +1,91 @@
+"""A request is taken whole or not at all."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from pydantic import BaseModel
+
+from standby import Approval
+from standby.gateway.limits import Limits
+from standby.links import address_of, link_for
+from standby.states import Role, WaitState
+from tests.gateway.conftest import Gate
+from tests.ledger.acts import parked
+from tests.support.waiting import wait_until
+
+
+class Payment(BaseModel):
+    approved: bool
+    amount: int
+
+
+@asynccontextmanager
+async def served(gate: Gate) -> AsyncIterator[uvicorn.Server]:
+    """The gateway behind a port, for what HTTP clients would not do."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(gate.app, lifespan="off", log_level="warning"))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await wait_until(lambda: server.started, 10)
+            yield server
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def cut_off(server: uvicorn.Server, head: str, body: bytes) -> None:
+    """Send this, and go away. Returns when the gateway has dealt with it."""
+    _, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
+    writer.write(head.encode() + body)
+    await wait_until(lambda: bool(server.server_state.tasks), 10)
+    writer.close()
+    await writer.wait_closed()
+    await wait_until(lambda: not server.server_state.tasks and not server.server_state.connections, 10)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_an_answer_that_is_cut_off_is_not_taken(door: Gate, chunked: bool) -> None:
+    """What came of it would be an answer, too: another one."""
+    [by_link] = (await parked(door.ledger, [Approval("Pay?", form=Payment, party="finance").row("approval")])).waits
+    [by_key] = (await parked(door.ledger, [Approval("How much?", form=int).row("approval")], run="other")).waits
+    path = await address_of(door.ledger, await link_for(door.ledger, by_link, "ada"), "")
+    key = (await door.as_(Role.APPROVER))["Authorization"]
+    async with served(door) as server:
+        for to, headers, body in (
+            (path, "Content-Type: application/x-www-form-urlencoded", b"approved=true&amount=1250000"),
+            (f"/waits/{by_key.id}/answer", f"Content-Type: application/json\r\nAuthorization: {key}", b"1250000"),
+        ):
+            said = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+            part = body[:-4]
+            head = f"POST {to} HTTP/1.1\r\nHost: gateway\r\n{headers}\r\n{said}\r\n\r\n"
+            await cut_off(server, head, b"%x\r\n%s\r\n" % (len(part), part) if chunked else part)
+    for wait in (by_link, by_key):
+        assert (await door.ledger.waits.get(wait.id)).state == WaitState.OPEN
+        assert await door.ledger.waits.decisions_of(wait.run_id) == []
+    assert (await door.client.post(path, data={"approved": "true", "amount": "1250000"})).status_code == 200
+
+
+async def test_the_application_is_not_called_for_part_of_a_body() -> None:
+    called = []
+
+    async def app(*_: Any) -> None:
+        called.append(True)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(f"there is nobody to send {message} to")
+
+    for before in ([], [b"approved=", b"true"]):
+        coming: list[dict[str, Any]] = [{"type": "http.request", "body": part, "more_body": True} for part in before]
+        coming.append({"type": "http.disconnect"})
+
+        async def receive(coming: list[dict[str, Any]] = coming) -> Any:
+            return coming.pop(0)
+
+        await Limits(app)({"type": "http", "headers": []}, receive, send)
+        assert (coming, called) == ([], [])
