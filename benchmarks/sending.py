@@ -40,7 +40,8 @@ class _Line(NamedTuple):
 
 async def send(block: Block, open_lines: dict[int, list[_Line]]) -> Sent:
     """Send a block over the first of the port's connections. Raises ``RuntimeError`` for what is not delivered."""
-    lines = open_lines.setdefault(block["port"], [])
+    # The gateway closes those that were idle for half a minute.
+    lines = open_lines[block["port"]] = [line for line in open_lines.get(block["port"], []) if not line.reader.at_eof()]
     while len(lines) < block["connections"]:
         lines.append(_Line(*await asyncio.open_connection("127.0.0.1", block["port"])))
     sent_at, taken = [0.0] * block["count"], [0.0] * block["count"]
