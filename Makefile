@@ -12,9 +12,9 @@ test: $(VENV)/.dev  ## static checks, then every test
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup
 
 lock: $(VENV)/.dev  ## pin every dependency again, with hashes and without index addresses
-	$(BIN)/uv pip compile pyproject.toml --group agents --group build --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group agents --group build --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --group dev -c requirements.lock --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev -c requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.lock
 
 clean:
