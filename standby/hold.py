@@ -12,8 +12,10 @@ For who holds runs::
     seconds = hold.linger(outlook, costs, waited=seconds_since_opened, asked=asked)  # 0 suspends now, inf never
     ids = hold.evict([hold.Warm(run_id, outlook, waited, gib), ...], gib=to_be_freed)
 
-where ``outlook`` (``standby.outlook``) is what is expected of the wait or group that the run is parked on;
-``standby.outlooks.Outlooks`` learns it from the ledger and keeps it for a while. Times are seconds.
+where ``outlook`` (``standby.outlook``) is what is expected of the wait or group that the run is parked on. It is learnt
+from the ledger and kept for a while: ``outlook, waited = await outlooks.of(flow, group.waits)`` with
+``outlooks = outlooks.Outlooks(ledger, costs.break_even)``. When a run has been held, woken or let go, that is written
+down: ``await ledger.holds.bill(run_id, group_key, gib_seconds, let_go=...)``. Times are seconds.
 """
 
 from __future__ import annotations

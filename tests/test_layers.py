@@ -18,7 +18,7 @@ flows
 waiting
 parking
 children starts
-projection polling
+projection polling outlooks
 steps
 failures links waits wakeups
 runs
