@@ -11,11 +11,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
+from statistics import NormalDist
 from typing import NamedTuple
 
 ASSUMED_WEIGHT = 1.0
 """How many waits' worth of evidence the assumption is."""
+
+SPREAD = 0.7
+"""How far waits like one that was seen may be from it, after ten: the standard deviation of the logarithm."""
 
 HALF_LIFE = 50.0
 """After how many later waits one counts half: what was usual may have changed."""
@@ -78,22 +83,48 @@ class Outlook:
 
 
 def learnt(history: Iterable[Past], break_even: float) -> Outlook:
-    """What is expected of a wait after these past ones, newest first. ``break_even`` in seconds, above zero."""
-    weighted = [(past, 0.5 ** (age / HALF_LIFE)) for age, past in enumerate(history)]
-    # Kaplan-Meier: those that are not over leave the count without having ended.
-    weighted.sort(key=lambda one: (one[0].seconds, not one[0].over))
-    at_risk = sum(weight for _, weight in weighted)
-    evidence = at_risk / (at_risk + ASSUMED_WEIGHT)
+    """What is expected of a wait after these past ones, newest first. ``break_even`` in seconds, above zero and finite.
+
+    Kaplan-Meier, which counts a wait that is not over for as long as it has lasted; later waits weigh more. Each past
+    wait stands for a spread of similar ones, the wider the fewer there are, so that few waits do not say more than they
+    know; and one more wait speaks for the assumption.
+    """
+    past = list(history)
+    weights = [0.5 ** (later / HALF_LIFE) for later in range(len(past))]
+    weight = sum(weights)
+    points = [(factor * break_even, 0.0, False) for factor in _ASSUMED_AT]
+    if past:
+        count = weight**2 / sum(one**2 for one in weights)
+        factors = _spread(SPREAD * (10 / count) ** 0.3, copies=round(max(4, min(16, 400 / count))))
+        for (seconds, over), one in zip(past, weights, strict=True):
+            points += [(seconds * factor, one / len(factors), over) for factor in factors]
+    points.sort(key=lambda point: point[0])
+    evidence = weight / (weight + ASSUMED_WEIGHT)
+    at_risk, curve = weight, 1.0
     knots = [(0.0, 1.0)]
-    curve = 1.0
-    for past, weight in weighted:
-        assumed = (1 - evidence) * (1 + past.seconds / break_even) ** -2
-        knots.append((past.seconds, evidence * curve + assumed))
-        if past.over:
-            curve *= 1 - weight / at_risk if at_risk > weight * (1 + 1e-9) else 0.0
-            knots.append((past.seconds, evidence * curve + assumed))
-        at_risk -= weight
+    for seconds, one, over in points:
+        after = curve
+        if over:
+            after = curve * (1 - one / at_risk) if at_risk > one * (1 + 1e-9) else 0.0
+        at_risk -= one
+        assumed = (1 + seconds / break_even) ** -2
+        knots.append((seconds, evidence * (curve + after) / 2 + (1 - evidence) * assumed))
+        curve = after
+    # Who outlasts all that is known of is taken to go on as the assumption says.
     return Outlook(knots, break_even + knots[-1][0])
+
+
+_ASSUMED_AT = tuple(2.0 ** (power / 2) for power in range(-8, 13))
+"""Where the assumed curve has its knots, in break-even times."""
+
+
+@lru_cache(maxsize=256)
+def _spread(width: float, copies: int) -> list[float]:
+    """Factors that make similar waits of one: equally likely, log-normal with this standard deviation."""
+    normal = NormalDist()
+    steps = [normal.inv_cdf((copy + 0.5) / copies) for copy in range(copies)]
+    scale = width / math.sqrt(sum(step**2 for step in steps) / copies)
+    return [math.exp(scale * step) for step in steps]
 
 
 def known(seconds: float) -> Outlook:
