@@ -7,11 +7,11 @@ from pathlib import Path
 
 LAYERS = """
 cli __main__
-cli_gateway cli_delegations
+cli_gateway cli_delegations cli_costs
 up
 gateway terminal host
 tables
-view local doctor keeper
+view costs local doctor keeper
 missed event_door
 connect doors events notices
 flows
