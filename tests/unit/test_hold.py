@@ -116,6 +116,14 @@ def test_a_wait_that_is_still_open_counts_for_as_long_as_it_has_lasted() -> None
     assert linger(learnt(just_opened + quick, 60.0), costs(60.0)) >= 10
 
 
+@given(seconds, seconds, st.floats(0, 1e7))
+def test_a_wait_that_is_open_says_nothing_of_how_it_goes_on(lasted: float, break_even: float, on: float) -> None:
+    """Alone it leaves the assumption as it is."""
+    alone, nothing = learnt([Past(lasted, over=False)], break_even), learnt([], break_even)
+    goes_on = alone.share(lasted + on) / alone.share(lasted)
+    assert goes_on == pytest.approx(nothing.share(lasted + on) / nothing.share(lasted), rel=0.05)
+
+
 def test_what_has_changed_is_followed() -> None:
     was, is_now = [Past(3600.0)] * 100, [Past(5.0)] * 60
     assert linger(learnt(was, 60.0), costs(60.0)) == 0
