@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
@@ -52,6 +53,7 @@ class EventDoor:
         self._listening: asyncio.Task[None] | None = None
         self._asked: set[tuple[str, int]] = set()  # openings of waits that were asked for
         self._all_asked: datetime | None = None
+        self._last_look = 0.0  # monotonic
         self._missed = False  # the websocket was away
 
     async def tick(self, client: PrefectClient, *, listen: bool) -> None:
@@ -63,15 +65,16 @@ class EventDoor:
         if new := [wait for wait in waits if _opening(wait) not in self._asked]:
             await self._ask(client, new, None)
         now = clock.utcnow()
-        if self._missed or self._all_asked is None or now - self._all_asked >= settings.RECONCILE_EVERY:
+        due = monotonic() - self._last_look >= settings.RECONCILE_EVERY.total_seconds()
+        if self._missed or self._all_asked is None or due:
             self._missed = False  # before it asks: what is missed meanwhile has to be asked for once more
             try:
                 if self._all_asked is not None and waits:
-                    await self._ask(client, waits, self._all_asked - OVERLAP)
+                    await self._ask(client, waits, min(self._all_asked, now) - OVERLAP)
             except BaseException:
                 self._missed = True
                 raise
-            self._all_asked = now
+            self._all_asked, self._last_look = now, monotonic()
 
     async def close(self) -> None:
         """Hear nothing more."""
