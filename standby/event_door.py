@@ -13,7 +13,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
@@ -53,7 +52,6 @@ class EventDoor:
         self._listening: asyncio.Task[None] | None = None
         self._asked: set[tuple[str, int]] = set()  # openings of waits that were asked for
         self._all_asked: datetime | None = None
-        self._last_look = 0.0  # monotonic
         self._missed = False  # the websocket was away
 
     async def tick(self, client: PrefectClient, *, listen: bool) -> None:
@@ -65,8 +63,7 @@ class EventDoor:
         if new := [wait for wait in waits if _opening(wait) not in self._asked]:
             await self._ask(client, new, None)
         now = clock.utcnow()
-        due = monotonic() - self._last_look >= settings.RECONCILE_EVERY.total_seconds()
-        if self._missed or self._all_asked is None or due:
+        if self._missed or self._all_asked is None or clock.is_over(self._all_asked, settings.RECONCILE_EVERY):
             self._missed = False  # before it asks: what is missed meanwhile has to be asked for once more
             try:
                 if self._all_asked is not None and waits:
@@ -74,7 +71,7 @@ class EventDoor:
             except BaseException:
                 self._missed = True
                 raise
-            self._all_asked, self._last_look = now, monotonic()
+            self._all_asked = now
 
     async def close(self) -> None:
         """Hear nothing more."""
