@@ -47,6 +47,7 @@ class Outlook:
         self.knots = knots
         self.tail = tail
         self._times = [time for time, _ in knots]
+        self._cheapest: dict[float, list[float]] = {}
         # The integral of the curve from 0 to each knot.
         self._areas = [0.0]
         for (before, high), (time, low) in pairwise(knots):
@@ -75,6 +76,24 @@ class Outlook:
                 return self._areas[at] + high * self.tail
             return self._areas[at] + high * self.tail * (1 - 1 / (1 + (seconds - before) / self.tail))
         return self._areas[at] + (seconds - before) * (high + self.share(seconds)) / 2
+
+    def cheapest_after(self, seconds: float, break_even: float) -> float | None:
+        """The knot behind ``seconds`` until which holding is expected to cost least; None behind the last.
+
+        Between knots the cost is concave, so that the least is at one of them, or in the tail.
+        """
+        least = self._cheapest.get(break_even)
+        if least is None:
+            # From behind: the cheapest of this knot and all later ones. Many runs ask the same outlook.
+            least, best = [0.0] * len(self.knots), math.inf
+            for at in range(len(self.knots) - 1, -1, -1):
+                cost = self._areas[at] + break_even * self.knots[at][1]
+                if cost <= best:
+                    best, until = cost, self._times[at]
+                least[at] = until
+            self._cheapest[break_even] = least
+        at = bisect_right(self._times, seconds)
+        return least[at] if at < len(least) else None
 
     def remaining(self, waited: float) -> float:
         """How long a wait that has lasted this long is expected to last from now (its mean residual life)."""

@@ -187,3 +187,15 @@ async def test_costs_are_told_by_agent_and_kind(ledger: Ledger, costs: Any, watc
     assert "Would have cost" in said
     watch.forward(timedelta(days=8))
     assert await costs("--days", "7") == "No agent has waited here in the last 7 days.\n"
+
+
+async def test_of_several_waits_the_last_answer_woke_the_run(ledger: Ledger, costs: Any, watch: Watch) -> None:
+    watch.now = watch.now.replace(year=clock.utcnow().year)
+    group = await parked(ledger, [approval("a"), approval("b")], need=Need.ALL)
+    for wait in group.waits:
+        watch.forward(10 * MINUTE)
+        await answer(ledger, wait.id)
+    watch.forward(timedelta(seconds=2))
+    assert await ledger.waits.consume("run", (await claim(ledger)).attempt, "a", '"yes"', "digest")
+    [found] = json.loads(await costs("--json"))
+    assert (found["waits"], found["wake_p50_seconds"], found["wake_seconds"], found["cost"]) == (2, 2, 2, 2)
