@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from standby import clock
 from standby.cli import app
 from standby.hold import Asked, Costs, linger
 from standby.ledger import Ledger
@@ -157,7 +156,6 @@ async def test_costs_of_nothing_are_nothing(ledger: Ledger, costs: Any) -> None:
 
 
 async def test_costs_are_told_by_agent_and_kind(ledger: Ledger, costs: Any, watch: Watch) -> None:
-    watch.now = watch.now.replace(year=clock.utcnow().year)
     for number, minutes in enumerate((1, 2, 3, 4, 10)):
         await waited(ledger, watch, f"run {number}", minutes * MINUTE, wake=timedelta(seconds=number))
     await parked(ledger, [approval()], run="open", hold=Hold.PAUSE)
@@ -190,7 +188,6 @@ async def test_costs_are_told_by_agent_and_kind(ledger: Ledger, costs: Any, watc
 
 
 async def test_of_several_waits_the_last_answer_woke_the_run(ledger: Ledger, costs: Any, watch: Watch) -> None:
-    watch.now = watch.now.replace(year=clock.utcnow().year)
     group = await parked(ledger, [approval("a"), approval("b")], need=Need.ALL)
     for wait in group.waits:
         watch.forward(10 * MINUTE)
