@@ -11,7 +11,7 @@ cli_gateway cli_delegations
 up
 gateway terminal host
 tables
-view local doctor keeper
+view agent_tasks pushes local doctor keeper
 missed event_door
 connect doors events notices
 flows
@@ -20,7 +20,7 @@ parking
 children starts
 projection polling
 steps
-failures links waits wakeups
+failures links waits wakeups callers addresses
 runs
 pulse checkpoints
 ledger
