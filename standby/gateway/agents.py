@@ -142,7 +142,10 @@ class Agents:
 
     async def find(self, caller: Caller, task_id: str) -> Found | None:
         """A task that the caller may see, by its id or its run's."""
-        found = await self.ledger.tasks.find(task_id)
+        try:
+            found = await self.ledger.tasks.find(named("id", task_id))
+        except Refused:
+            return None  # nothing is called so
         return found if found is not None and may_see(caller, found) else None
 
     async def cancel(self, caller: Caller, door: Door, found: Found) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from a2a.server.context import ServerCallContext
@@ -23,6 +23,7 @@ from standby.gateway.a2a.wire import plain
 from standby.gateway.agents import Agents
 from standby.gateway.keys import Allow, given_key
 from standby.gateway.names import speakable
+from standby.gateway.refusals import Refused
 from standby.states import Role
 
 GRACE_SECONDS = 5.0
@@ -46,7 +47,8 @@ async def agent_card(request: Request, given: Annotated[Any, Depends(given_key)]
     known = None
     if given is not None:
         await Allow(*Role)(request, given)
-        known = await agents.all()
+        with suppress(Refused):  # Prefect is away, and the rest of the card is as true
+            known = await agents.all()
     return JSONResponse(plain(card(_base_url(request), known)))
 
 

@@ -42,7 +42,7 @@ from standby.gateway.agents import Agents, named
 from standby.gateway.answering import answered
 from standby.gateway.refusals import Refused
 from standby.ledger.tasks import Found
-from standby.states import Door
+from standby.states import Door, Verdict
 
 PATIENCE_SECONDS = 20.0
 """How long a message that does not return immediately waits for its task to be over, or to ask."""
@@ -199,15 +199,20 @@ class Handler(RequestHandler):
         )  # fmt: skip
 
     async def _answer(self, found: Found, message: Message, caller: Caller) -> None:
-        """Answer what the task asks, unless this very message has: it may be sent again, when something else is asked.
+        """Answer what the task asks. A message that is sent again is about what it was about at first, whatever is asked
+        meanwhile, and counts once.
 
         ``found`` has the waits as they were before its decisions: an answer that has let the run go on to another wait
         is among these.
         """
         note = f"message {message.message_id}"
-        if any((one.door, one.actor, one.note) == (Door.A2A, caller.name, note) for one in found.decisions):
-            return
-        wait = await self._meant(found, message, caller)
+        mine = [one for one in found.decisions if (one.door, one.actor, one.note) == (Door.A2A, caller.name, note)]
+        if mine:
+            wait = next(wait for wait in found.waits if wait.id == mine[0].wait_id)
+            if wait.opening != mine[0].opening or mine[0].verdict in (Verdict.WON, Verdict.COUNTED):
+                return
+        else:
+            wait = await self._meant(found, message, caller)
         text = messages.answer(message)
         await answered(self._ledger, self._agents.place, caller, wait, text, door=Door.A2A, note=note)
 

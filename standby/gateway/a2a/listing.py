@@ -11,6 +11,7 @@ from a2a.utils.constants import DEFAULT_LIST_TASKS_PAGE_SIZE, MAX_LIST_TASKS_PAG
 from standby.agent_tasks import task
 from standby.callers import Caller, delegates
 from standby.gateway.a2a.wire import made
+from standby.gateway.agents import named
 from standby.gateway.refusals import Refused
 from standby.ledger import Ledger
 from standby.ledger.tasks import Listed
@@ -24,6 +25,8 @@ async def listed(ledger: Ledger, params: ListTasksRequest, caller: Caller) -> Li
     size = params.page_size if params.HasField("page_size") else DEFAULT_LIST_TASKS_PAGE_SIZE
     if not 1 <= size <= MAX_LIST_TASKS_PAGE_SIZE:
         raise Refused(422, "The request does not fit.", [("pageSize", f"it is from 1 to {MAX_LIST_TASKS_PAGE_SIZE}")])
+    if params.context_id:
+        named("contextId", params.context_id)
     after = _read(params.page_token) if params.page_token else None
     which = {"sources": None if caller.sees_all else caller.sources, "context_id": params.context_id or None}
     given = await delegates(ledger)
@@ -56,6 +59,6 @@ def _fits(shown: Task, params: ListTasksRequest) -> bool:
 def _read(token: str) -> Listed:
     at, _, task_id = token.partition("/")
     try:
-        return Listed(task_id, datetime.fromtimestamp(float(at), UTC))
-    except (ValueError, OverflowError, OSError):
+        return Listed(named("pageToken", task_id), datetime.fromtimestamp(float(at), UTC))
+    except (Refused, ValueError, OverflowError, OSError):
         raise Refused(422, "The request does not fit.", [("pageToken", "it is none that was given out")]) from None

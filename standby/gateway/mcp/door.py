@@ -5,6 +5,7 @@ It keeps no sessions: each request has its key, and any gateway answers any of t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -117,8 +118,21 @@ async def opened(agents: Agents) -> AsyncIterator[StreamableHTTPSessionManager]:
     manager = StreamableHTTPSessionManager(
         server(agents), json_response=True, stateless=True, max_request_body_size=BODY_BYTES
     )
-    async with manager.run():
-        yield manager
+    open_now, enough = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        # A task of its own: what the manager opens has to be closed by the task that opened it.
+        async with manager.run():
+            open_now.set()
+            await enough.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hold())
+        await open_now.wait()
+        try:
+            yield manager
+        finally:
+            enough.set()
 
 
 class _Door:

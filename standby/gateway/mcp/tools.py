@@ -12,7 +12,7 @@ from standby import view
 from standby.agent_tasks import asked
 from standby.callers import Caller, delegates, why_not
 from standby.errors import UnknownRun, UnknownWait
-from standby.gateway.agents import Agents
+from standby.gateway.agents import Agents, named
 from standby.gateway.answering import answered
 from standby.gateway.names import Name
 from standby.ledger.tasks import SUBMITTED, Found
@@ -133,7 +133,7 @@ async def waits(agents: Agents, caller: Caller, limit: int) -> list[dict[str, An
 async def wait(agents: Agents, caller: Caller, wait_id: str) -> dict[str, Any]:
     """One wait for who sees them all. Raises ``Refused`` and ``UnknownWait``."""
     agents.require(caller, Role.VIEWER, Role.APPROVER)
-    found = await agents.ledger.waits.get(wait_id)
+    found = await agents.ledger.waits.get(named("wait_id", wait_id))
     if found is None:
         raise UnknownWait(wait_id)
     return view.wait_view(found, await agents.ledger.waits.decisions_of(found.run_id))
