@@ -47,6 +47,9 @@ TOPIC = "standby.start"
 KEPT_SECONDS = 15.0
 """How long the list of agents is used before Prefect is asked again."""
 
+UNKNOWN_SECONDS = 1.0
+"""How long an agent that is not on the list is unknown before Prefect is asked again."""
+
 LOOK_SECONDS = 5.0
 """How long Prefect may take to say what agents there are."""
 
@@ -91,11 +94,19 @@ class Agents:
         if (why := lacks(caller, {*roles, Role.ADMIN})) is not None:
             raise Refused(403, why)
 
-    async def all(self) -> list[Agent]:
-        """The agents there are, by name. Raises ``Refused`` while Prefect cannot be asked."""
+    async def get(self, name: str) -> Agent | None:
+        """The agent of this name. Raises ``Refused`` as ``all`` does."""
+        for kept in (KEPT_SECONDS, UNKNOWN_SECONDS):
+            for agent in await self.all(kept):
+                if agent.name == name:
+                    return agent
+        return None
+
+    async def all(self, kept: float = KEPT_SECONDS) -> list[Agent]:
+        """The agents there are, by name, ``kept`` seconds ago at most. Raises ``Refused`` while Prefect cannot be asked."""
         client = self._prefect()
         async with self._looking:
-            if self._known is None or monotonic() - self._known[0] > KEPT_SECONDS:
+            if self._known is None or monotonic() - self._known[0] > kept:
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         self._known = (monotonic(), await _agents(client))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from prefect.client.orchestration import PrefectClient
 
@@ -19,6 +22,7 @@ from standby.gateway.webhooks import Inbox
 from standby.ledger import Ledger
 from standby.states import Role
 from tests.support.server import PrefectServer
+from tests.support.waiting import wait_until
 
 
 class Sources:
@@ -72,6 +76,21 @@ async def opened(ledger: Ledger, prefect: PrefectClient | None = None, **more: A
             yield gate
             for other in gate.clients:
                 await other.aclose()
+
+
+@asynccontextmanager
+async def served(gate: Gate) -> AsyncIterator[uvicorn.Server]:
+    """The gateway behind a port, for what HTTP clients would not do."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(gate.app, lifespan="off", log_level="warning"))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await wait_until(lambda: server.started, 10)
+            yield server
+        finally:
+            server.should_exit = True
+            await serving
 
 
 @pytest.fixture

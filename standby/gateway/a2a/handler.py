@@ -182,25 +182,25 @@ class Handler(RequestHandler):
         message = params.message
         agent = messages.metadata(message, "agent")
         schema = None
-        if agent is None or any(part.WhichOneof("content") == "text" for part in message.parts):
-            agents = {one.name: one for one in await self._agents.all()}
-            if agent is None and len(agents) != 1:
-                known = ", ".join(agents) or "there are none"
-                raise Refused(
-                    422, "The message does not fit.", [("metadata.agent", f"name the agent to start: {known}")]
-                )
-            agent = agent or next(iter(agents))
-            schema = agents[agent].schema if agent in agents else None
-            if agent not in agents:
+        if agent is None:
+            known = [one.name for one in await self._agents.all()]
+            if len(known) != 1:
+                why = f"name the agent to start: {', '.join(known) or 'there is none'}"
+                raise Refused(422, "The message does not fit.", [("metadata.agent", why)])
+            agent = known[0]
+        if any(part.WhichOneof("content") == "text" for part in message.parts):
+            found = await self._agents.get(agent)
+            if found is None:
                 raise Refused(422, "The message does not fit.", [("metadata.agent", f"there is no agent {agent}")])
+            schema = found.schema
         return await self._agents.start(
             caller, Door.A2A, agent, messages.parameters(message, schema),
             request_id=message.message_id, context_id=message.context_id or None,
         )  # fmt: skip
 
     async def _answer(self, found: Found, message: Message, caller: Caller) -> None:
-        """Answer what the task asks. A message that is sent again is about what it was about at first, whatever is asked
-        meanwhile, and counts once.
+        """Answer what the task asks. A message that is sent again is about what it was about at first, and counts once,
+        whatever is asked meanwhile.
 
         ``found`` has the waits as they were before its decisions: an answer that has let the run go on to another wait
         is among these.
