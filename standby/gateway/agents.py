@@ -103,7 +103,7 @@ class Agents:
         return None
 
     async def all(self, kept: float = KEPT_SECONDS) -> list[Agent]:
-        """The agents there are, by name, ``kept`` seconds ago at most. Raises ``Refused`` while Prefect cannot be asked."""
+        """The agents there are, or were ``kept`` seconds ago, by name. Raises ``Refused`` if Prefect is away."""
         client = self._prefect()
         async with self._looking:
             if self._known is None or monotonic() - self._known[0] > kept:
