@@ -26,9 +26,6 @@ from standby.gateway.names import speakable
 from standby.gateway.refusals import Refused
 from standby.states import Role
 
-GRACE_SECONDS = 5.0
-"""How long a gateway that is told to stop lets its streams go on."""
-
 router = APIRouter(include_in_schema=False)
 
 
@@ -71,7 +68,7 @@ async def opened(agents: Agents) -> AsyncIterator[JsonRpcDispatcher]:
     """What answers the requests, while the gateway is open."""
     # What is refused is told to whom it concerns, and is no error here; what is one, ``translated`` logs.
     logging.getLogger("a2a.server.routes.jsonrpc_dispatcher").setLevel(logging.CRITICAL)
-    yield JsonRpcDispatcher(Handler(agents), _WithCaller(), shutdown_grace_period=GRACE_SECONDS)
+    yield JsonRpcDispatcher(Handler(agents), _WithCaller())
 
 
 def _base_url(request: Request) -> str:
