@@ -86,6 +86,20 @@ async def test_a_stream_that_cannot_be_is_refused(door: Gate, address: str, monk
         await subscribe("run")
 
 
+async def test_who_goes_away_leaves_no_stream_open(door: Gate, address: str) -> None:
+    await claim(door.ledger)
+    handling = door.app.state.a2a.request_handler
+    client = await client_of(door, Role.VIEWER, url=address, streaming=True)
+    stream = client.subscribe(SubscribeToTaskRequest(id="run"))
+    await anext(stream)
+    assert handling._streams == 1
+    await stream.aclose()  # type: ignore[attr-defined]
+    await client.close()
+    for http in door.clients:
+        await http.aclose()
+    await wait_until(lambda: handling._streams == 0)
+
+
 async def test_a_key_that_is_revoked_hears_no_more(door: Gate, address: str) -> None:
     """Row 58."""
     await claim(door.ledger)
