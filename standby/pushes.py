@@ -1,7 +1,7 @@
 """Tells the clients of A2A tasks where their tasks are, at the addresses they have named.
 
 Who is to be told is in the ledger. Each is told what is so now, at least once; what came and went between two looks
-(of a second each) nobody is told. An address that is slow or down keeps no other waiting.
+(a second each, for every thousand tasks) nobody is told. An address that is slow or down keeps no other waiting.
 """
 
 from __future__ import annotations
@@ -60,17 +60,20 @@ class Pusher:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._sending: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._after: str | None = None  # whose turn it is: that of the tasks behind this one
 
     async def tick(self) -> None:
         """Start to send what is due, and wait for none of it."""
-        for push in await self._ledger.pushes.due():
+        due, after = await self._ledger.pushes.due(self._after)
+        for push in due:
             if len(self._sending) >= AT_ONCE:
-                return
+                return  # and the same ones have their turn once more
             name = (push.task_id, push.config_id)
             if name not in self._sending:
                 sending = asyncio.create_task(self._send(push))
                 self._sending[name] = sending
                 sending.add_done_callback(lambda _, name=name: self._sending.pop(name))  # type: ignore[misc]
+        self._after = after
 
     async def finish(self) -> None:
         """Return when what is being sent was sent, or was not taken."""

@@ -31,6 +31,9 @@ MOST_TRIES = 50
 SENDING = timedelta(minutes=1)
 """How long a sender has a push to itself, longer than a client may take. If it dies, the push is due then."""
 
+LOOKED_AT = 1000
+"""Pushes that are looked at together."""
+
 MOST = 10
 """Pushes of one task."""
 
@@ -65,20 +68,31 @@ class Pushes:
     async def remove(self, task_id: str, config_id: str) -> None:
         await self._db.write(delete(pushes).where(pushes.c.task_id == task_id, pushes.c.config_id == config_id))
 
-    async def due(self, limit: int = 100) -> list[Row[Any]]:
-        """Pushes whose client has not been told where the task is now: ``mark``."""
-        return await self._db.read(
+    async def due(self, after: str | None = None) -> tuple[list[Row[Any]], str | None]:
+        """Pushes whose client has not been told where the task is now: ``mark``.
+
+        ``LOOKED_AT`` are looked at, of tasks behind ``after``; after which task the next ones are, None for the first.
+        """
+        these = [pushes.c.done_at.is_(None)]
+        if after is not None:
+            these.append(pushes.c.task_id > after)
+        last = await self._db.read(
+            select(pushes.c.task_id).where(*these).order_by(pushes.c.task_id).offset(LOOKED_AT - 1).limit(1)
+        )
+        if last:
+            these.append(pushes.c.task_id <= last[0].task_id)
+        found = await self._db.read(
             select(pushes, mark().label("mark"))
             .outerjoin(starts, starts.c.id == pushes.c.task_id)
             .outerjoin(runs, runs.c.id == func.coalesce(starts.c.run_id, pushes.c.task_id))
             .where(
-                pushes.c.done_at.is_(None),
+                *these,
                 pushes.c.next_try_at <= clock.utcnow(),
                 pushes.c.told.is_distinct_from(mark()),
             )
             .order_by(pushes.c.next_try_at)
-            .limit(limit)
         )
+        return found, last[0].task_id if last else None
 
     async def claim(self, push: Row[Any]) -> bool:
         """Take a push that is due, to send it. False when another sender has taken it, or has sent it."""

@@ -241,7 +241,14 @@ class Push(_Base, table=True):
     """Where the client of an A2A task is told of its states, until it has been told of the last one."""
 
     __tablename__ = "pushes"
-    __table_args__ = (Index("pushes_due", "done_at", "next_try_at"),)
+    __table_args__ = (
+        Index(
+            "pushes_not_done",
+            "task_id",
+            sqlite_where=text("done_at IS NULL"),
+            postgresql_where=text("done_at IS NULL"),
+        ),
+    )
 
     task_id: str = Field(primary_key=True)  # of a start, or of a run
     config_id: str = Field(primary_key=True)  # as the client calls it

@@ -58,15 +58,20 @@ class Listed(NamedTuple):
 def mark() -> ColumnElement[str]:
     """Where a task is, as text that changes whenever its client has something new to see: for a statement on starts
     and runs, either of which may be missing."""
-    mine = and_(waits.c.run_id == runs.c.id, waits.c.kind == WaitKind.APPROVAL)
-    asked = select(func.coalesce(func.sum(waits.c.opening + waits.c.chased), 0)).where(mine).scalar_subquery()
-    unanswered = select(func.count()).where(mine, waits.c.state == WaitState.OPEN).scalar_subquery()
+    asked = func.coalesce(func.sum(waits.c.opening + waits.c.chased), 0)
+    # Not in the condition: SQLite would go through all that are open, for each run.
+    unanswered = func.count(case((waits.c.state == WaitState.OPEN, 1)))
+    questions = (
+        select(cast(asked, Text) + "/" + cast(unanswered, Text))
+        .where(waits.c.run_id == runs.c.id, waits.c.kind == WaitKind.APPROVAL)
+        .scalar_subquery()
+    )
     state = case(
         (runs.c.state.in_(ENDED), runs.c.state),
         (runs.c.id.is_not(None), literal(WORKING)),
         else_=func.coalesce(starts.c.ended_as, literal(SUBMITTED)),
     )
-    return state + "/" + cast(asked, Text) + "/" + cast(unanswered, Text)
+    return state + "/" + questions
 
 
 def over(mark: str) -> bool:

@@ -28,6 +28,7 @@ from starlette.routing import Route
 
 from standby import addresses, clock
 from standby.addresses import PublicOnly, is_public
+from standby.ledger import pushes
 from standby.ledger.pushes import MOST, MOST_TRIES
 from standby.pushes import Pusher
 from standby.states import Role, RunState
@@ -160,7 +161,7 @@ async def test_a_sender_that_dies_has_it_sent_by_another(gate: Gate, client: Cli
     await asyncio.gather(*(pusher.finish() for pusher in pushers))
     assert len(client.told) == 1
     assert await gate.ledger.runs.end("run", 1, RunState.FAILED, error="x")
-    [due] = await gate.ledger.pushes.due()
+    [due], _ = await gate.ledger.pushes.due()
     assert await gate.ledger.pushes.claim(due), "and this one dies"
     await round_of(gate)
     assert len(client.told) == 1
@@ -183,13 +184,29 @@ async def test_nobody_is_told_for_ever(door: Gate, client: Client, monkeypatch: 
     await ada.create_task_push_notification_config(wanted(client, id="not"))
     await ada.delete_task_push_notification_config(DeleteTaskPushNotificationConfigRequest(task_id="run", id="not"))
     for _ in range(MOST_TRIES):
-        [due] = await door.ledger.pushes.due()
+        [due], _ = await door.ledger.pushes.due()
         await door.ledger.pushes.failed(due, "it answered 500")
         now += timedelta(hours=2)
-    assert await door.ledger.pushes.due() == []
+    assert (await door.ledger.pushes.due())[0] == []
     [push] = await door.ledger.pushes.of_task("run")
     assert (push.config_id, push.note) == ("there", f"tried {MOST_TRIES} times: it answered 500")
     assert push.done_at is not None
+
+
+async def test_many_have_their_turn(gate: Gate, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some are looked at each time, whoever sends; in the end all have been told."""
+    monkeypatch.setattr(pushes, "LOOKED_AT", 2)
+    ada = await client_of(gate, Role.VIEWER)
+    for run in "edcba":
+        await claim(gate.ledger, run)
+        await ada.create_task_push_notification_config(wanted(client, run))
+    pusher = Pusher(gate.ledger)
+    told = []
+    for _ in range(4):
+        await pusher.tick()
+        await pusher.finish()
+        told.append(sorted(body["task"]["id"] for _, body in client.told))
+    assert told == [["a", "b"], ["a", "b", "c", "d"], [*"abcde"], [*"abcde"]]
 
 
 async def test_a_key_that_is_good_no_more_is_told_nothing(door: Gate, client: Client) -> None:
