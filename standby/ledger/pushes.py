@@ -43,10 +43,10 @@ class Pushes:
         self._db = database
         self._insert = sqlite_insert if database.sqlite else postgres_insert
 
-    async def save(self, task_id: str, config_id: str, key_id: str, **how: str | None) -> bool:
+    async def save(self, task_id: str, config_id: str, key_id: str, **how: str | None) -> str | None:
         """Have a client told of the task's states, from the one of now on; ``how``: url, token, scheme, credentials.
 
-        The same ``config_id`` again replaces what it said. False if the task has ``MOST`` already.
+        The same ``config_id`` of the same key again replaces what it said. Returns why nothing was saved, or None.
         """
         now = clock.utcnow()
         row = {"key_id": key_id, **how, "created_at": now, "next_try_at": now, "tries": 0, "told": None,
@@ -54,13 +54,15 @@ class Pushes:
         async with self._db.transaction() as connection:
             others = select(func.count()).where(pushes.c.task_id == task_id, pushes.c.config_id != config_id)
             if (await connection.execute(others)).scalar_one() >= MOST:
-                return False
-            await connection.execute(
+                return f"the task has {MOST} already, which is as many as there may be"
+            saved = await connection.execute(
                 self._insert(pushes)
                 .values(task_id=task_id, config_id=config_id, **row)
-                .on_conflict_do_update(index_elements=["task_id", "config_id"], set_=row)
+                .on_conflict_do_update(
+                    index_elements=["task_id", "config_id"], set_=row, where=pushes.c.key_id == key_id
+                )
             )
-        return True
+            return None if saved.rowcount else "it is somebody else's"
 
     async def of_task(self, task_id: str) -> list[Row[Any]]:
         return await self._db.read(select(pushes).where(pushes.c.task_id == task_id).order_by(pushes.c.config_id))
@@ -73,7 +75,7 @@ class Pushes:
 
         ``LOOKED_AT`` are looked at, of tasks behind ``after``; after which task the next ones are, None for the first.
         """
-        these = [pushes.c.done_at.is_(None)]
+        these: list[ColumnElement[bool]] = [pushes.c.done_at.is_(None)]
         if after is not None:
             these.append(pushes.c.task_id > after)
         last = await self._db.read(

@@ -69,6 +69,9 @@ async def test_a_start_that_cannot_be_is_refused_with_the_field_named(door: Gate
     with pytest.raises(InvalidParamsError, match="9007199254740992: send it as a text part"):
         await send(client, message({"n": 2**53}, agent=BUYER))
     assert await door.ledger.starts.all() == []
+    await send(client, message(text='{"n": 9007199254740993}', agent=BUYER))
+    [start] = await door.ledger.starts.all()
+    assert json.loads(start.parameters) == {"n": 2**53 + 1}
 
 
 def asks(**columns: Any) -> Callable[[Gate], Any]:

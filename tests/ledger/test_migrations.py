@@ -164,7 +164,7 @@ async def test_a_ledger_from_before_tasks_gets_what_they_need(ledger_url: str) -
     await before.close()
     after = await Ledger.connect(ledger_url)
     try:
-        assert await after.pushes.save("task", "push", "key", url="http://agents.example/")
+        assert await after.pushes.save("task", "push", "key", url="http://agents.example/") is None
         assert [push.config_id for push in await after.pushes.of_task("task")] == ["push"]
         assert await after.tasks.page(1, context_id="c") == []
         async with after.database.reading() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from a2a.types import Message
@@ -33,10 +34,10 @@ def answer(message: Message) -> str:
     return text if _json(text) is not _NOTHING else json.dumps(text)
 
 
-def parameters(message: Message, schema: dict[str, Any] | None) -> dict[str, Any]:
+async def parameters(message: Message, schema: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     """The parameters of a run: the data part, which is an object, or text that is one in JSON.
 
-    Any other text is the one parameter that ``schema`` requires and the data part has not; None: it is not known.
+    Any other text is the one parameter that the agent's JSON ``schema`` requires and the data part has not.
     """
     values, text = _parts(message)
     if len(values) > 1:
@@ -48,11 +49,10 @@ def parameters(message: Message, schema: dict[str, Any] | None) -> dict[str, Any
         raise Refused(422, "The message does not fit.", [("parts", "the parameters are an object")])
     if text is None:
         return given
-    if schema is None:
-        raise Refused(503, "What this text is for cannot be asked of Prefect now. Send a data part, or try again.")
-    left = [name for name in schema.get("required", []) if name not in given]
+    asks = await schema()
+    left = [name for name in asks.get("required", []) if name not in given]
     if len(left) != 1:
-        what = f"the agent's parameters are {', '.join(schema.get('properties', {})) or 'none'}: send a data part"
+        what = f"the agent's parameters are {', '.join(asks.get('properties', {})) or 'none'}: send a data part"
         raise Refused(
             422, "The message does not fit.", [("parts", f"text is for one parameter that is left, and {what}")]
         )

@@ -32,7 +32,7 @@ class Start(Nothing):
 
 
 class Some(Nothing):
-    limit: int = Field(default=50, ge=1, le=200, description="How many, at most.")
+    limit: int = Field(default=50, ge=1, le=100, description="How many, at most.")
 
 
 class OfRun(Nothing):
