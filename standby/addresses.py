@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Collection
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import httpx
@@ -50,12 +52,18 @@ async def looked_up(host: str, port: int, trusted: Collection[str] = ()) -> str:
     return addresses[0]
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: to load the certificates takes tens of milliseconds."""
+    return httpx.create_ssl_context()
+
+
 class PublicOnly(httpx.AsyncBaseTransport):
     """Sends requests to public addresses and to ``trusted`` hosts. Raises ``NotPublic`` for others."""
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
         self._trusted = trusted
-        self._inner = httpx.AsyncHTTPTransport()
+        self._inner = httpx.AsyncHTTPTransport(verify=_tls())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
