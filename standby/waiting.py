@@ -147,14 +147,14 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             # The agent's own words: refused, the deadline would fire again, and again.
             stored[name]["answer"] = row.answer
             continue
-        fresh = None if wait.fresh is None else await wait.fresh()
+        todays = None if wait.fresh is None else await _row(wait, row.key)
         try:
             wait.check_age(row.settled_at)
-            if fresh != row.fresh:
+            if todays is not None and todays.fresh != row.fresh:
                 raise ValueError("What it was about has changed since it was asked, so it is asked anew.")
             stored[name]["answer"], _ = wait.read(row.answer)
         except (ValueError, TypeError) as error:
-            if not await run.ledger.waits.refuse(run.id, run.attempt, row.id, summary(error), fresh=fresh):
+            if not await run.ledger.waits.refuse(run.id, run.attempt, row.id, summary(error), anew=todays):
                 run.stop()
             return None
     text = json.dumps(stored)

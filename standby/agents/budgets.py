@@ -15,10 +15,10 @@ from standby.errors import UsageError
 class Budget(BaseModel):
     """Upper limits; None is no limit.
 
-    ``steps``: model requests and tool calls. ``tokens``: of input and output, as the provider counts them. ``money``: US
-    dollars, by the provider's list prices; where a price is not known, the agent stops. ``running``: time in model
-    requests and tools. ``wall``: time since the agent began, waits included. Tokens and money are known after a request:
-    the last one may go over the limit, and there is no other after it.
+    ``steps``: model requests and tool calls. ``tokens``: of input and output, as the provider counts them. ``money``:
+    US dollars, by the provider's list prices; where a price is not known, the agent stops. ``running``: time in model
+    requests and tools. ``wall``: time since the agent began, waits included. Tokens and money are known after a
+    request: the last one may go over the limit, and there is no other after it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +65,9 @@ class Spent:
 
     @property
     def said(self) -> str:
-        money = f"${self.money.normalize():f}" + (f" and {self.unpriced} requests of unknown price" if self.unpriced else "")
+        money = f"${self.money.normalize():f}" + (
+            f" and {self.unpriced} requests of unknown price" if self.unpriced else ""
+        )
         return (
             f"{self.requests} model requests, {self.tool_calls} tool calls, {self.tokens:,} tokens, {money}, "
             f"{_seconds(self.running)} at work, {_seconds(self.wall)} in all"
@@ -80,7 +82,10 @@ def exhausted(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: in
     """Which limit forbids so many more model requests and tool calls, and why; None if none does."""
     steps = spent.steps + requests + tool_calls
     if budget.steps is not None and steps > budget.steps:
-        return "steps", f"{spent.steps} of {budget.steps} steps are spent, and {requests + tool_calls} more are asked for"
+        return (
+            "steps",
+            f"{spent.steps} of {budget.steps} steps are spent, and {requests + tool_calls} more are asked for",
+        )
     if budget.tool_calls is not None and spent.tool_calls + tool_calls > budget.tool_calls:
         return "tool_calls", (
             f"{spent.tool_calls} of {budget.tool_calls} tool calls are spent, and {tool_calls} more are asked for"
@@ -99,14 +104,11 @@ def exhausted(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: in
 
 
 def left_of(budget: Budget, spent: Spent) -> Budget:
-    """What is left to spend, never below zero. Raises ``UsageError`` when a price is missing that money is counted by."""
+    """What is left to spend, never below zero. Raises ``UsageError`` when a price is missing for what was spent."""
     if budget.money is not None and spent.unpriced:
         raise UsageError("What is left of the money cannot be told: the price of a model request is not known.")
     used: dict[str, Any] = {name: getattr(spent, name) for name in Budget.model_fields}
     limits = {name: getattr(budget, name) for name in Budget.model_fields}
     return Budget(
-        **{
-            name: None if limit is None else max(limit - used[name], type(limit)(0))
-            for name, limit in limits.items()
-        }
+        **{name: None if limit is None else max(limit - used[name], type(limit)(0)) for name, limit in limits.items()}
     )

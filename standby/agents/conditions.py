@@ -115,7 +115,7 @@ class HostIn(_Condition):
 
     def met_by(self, value: Any) -> bool:
         address = _address(value)
-        if address is None or self.https_only and address[0] != "https":
+        if address is None or (self.https_only and address[0] != "https"):
             return False
         _, host, port = address
         named = host if port is None else f"{host}:{port}"

@@ -30,7 +30,8 @@ class Ledger:
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
     hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
     ``children`` those of agents that wait for agents, ``starts`` those of runs that signals start, ``events``
-    those of waits for Prefect's events, ``grants`` those of approved calls of tools. ``notifications`` tells at once who became READY (PostgreSQL).
+    those of waits for Prefect's events, ``grants`` those of approved calls of tools. ``notifications`` tells at once
+    who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:

@@ -162,11 +162,11 @@ class Waits:
             return await record_wait(connection, run_id, attempt, key, value, digest)
 
     async def refuse(
-        self, run_id: str, attempt: int, wait_id: str, reason: str, *, fresh: str | None = None
+        self, run_id: str, attempt: int, wait_id: str, reason: str, *, anew: WaitRow | None = None
     ) -> bool:
         """An answer that came unchecked does not fit: the wait is open again and says why. False when fenced.
 
-        A signal that was kept since takes its place. ``fresh``: what it is about, as it is now.
+        A signal that was kept since takes its place. ``anew``: what is shown, and what it is about, as of now.
         """
         async with self._db.transaction() as connection:
             wait = await _wait(connection, wait_id)
@@ -177,7 +177,9 @@ class Waits:
             if (await _wait(connection, wait_id)).state != WaitState.SETTLED:
                 return True  # refused before
             await _reopen(connection, run_id, wait.group_key, only=wait_id, refused=reason)
-            await connection.execute(update(waits).where(waits.c.id == wait_id).values(fresh=fresh))
+            if anew is not None:
+                todays = {"fresh": anew.fresh, "evidence": anew.evidence}
+                await connection.execute(update(waits).where(waits.c.id == wait_id).values(**todays))
             await connection.execute(
                 update(decisions)
                 .where(decisions.c.wait_id == wait_id, decisions.c.verdict == Verdict.WON)

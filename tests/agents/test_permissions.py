@@ -1,6 +1,6 @@
 """No call outside the scope is allowed, whatever the scope, the tool and the arguments are."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -77,9 +77,7 @@ def test_a_narrowed_scope_never_allows_more_than_either(
 ) -> None:
     narrowed = wide.narrowed(other)
     for one in (wide, other):
-        assert freedom(ruling(narrowed, tool, arguments).permission) <= freedom(
-            ruling(one, tool, arguments).permission
-        )
+        assert freedom(ruling(narrowed, tool, arguments).permission) <= freedom(ruling(one, tool, arguments).permission)
         assert not may_be_called(narrowed, tool) or may_be_called(one, tool)
         for name in Budget.model_fields:
             limit, mine = getattr(one.budget, name), getattr(narrowed.budget, name)
@@ -87,9 +85,7 @@ def test_a_narrowed_scope_never_allows_more_than_either(
         assert one.deadline is None or (narrowed.deadline is not None and narrowed.deadline <= one.deadline)
         assert narrowed.at_stop is not AtStop.ASK or one.at_stop is AtStop.ASK
     thrice = narrowed.narrowed(other)
-    assert freedom(ruling(thrice, tool, arguments).permission) <= freedom(
-        ruling(narrowed, tool, arguments).permission
-    )
+    assert freedom(ruling(thrice, tool, arguments).permission) <= freedom(ruling(narrowed, tool, arguments).permission)
 
 
 @given(SCOPES, SCOPES)
@@ -112,7 +108,8 @@ def test_a_scope_is_data(wide: AgentScope, other: AgentScope) -> None:
           "https://example.org:99999", "file:///etc/passwd", "https://éxample.org", "https://example.net", None, 1]),
         (HostIn(argument="x", hosts=("example.org",), https_only=False), ["http://example.org"], ["http://other.org"]),
         (Below(argument="x", folder="/data/out"), ["/data/out/a", "/data/out//b/c", "//data/out/a"],
-         ["/data/out", "/data/output/x", "/data/out/../x", "out/a", "/etc/passwd", "/data/out/\0", "a\\..\\b", "", None]),
+         ["/data/out", "/data/output/x", "/data/out/../x", "out/a", "/etc/passwd", "/data/out/\0",
+          "a\\..\\b", "", None]),
         (Below(argument="x", folder="."), ["a", "a/b", "./a"], ["../a", "/a", ".", "a/../../b", "~/x"]),
     ],
     ids=["at most", "one of", "hosts", "http", "absolute folder", "relative folder"],
@@ -128,7 +125,8 @@ def test_conditions(condition: Any, fits: list[Any], does_not: list[Any]) -> Non
     [
         (HostIn(argument="x", hosts=("evil.org",)), ["https://evil.org", "http://evil.org", "https://evil.org:99",
          "https://evil.org.", "https://good.org@evil.org", None, 3], ["https://good.org"]),
-        (Below(argument="x", folder="/etc"), ["/etc/passwd", "//etc/passwd", "/x/../etc/passwd", "etc", None], ["/data"]),
+        (Below(argument="x", folder="/etc"), ["/etc/passwd", "//etc/passwd", "/x/../etc/passwd", "etc", None],
+         ["/data"]),
         (AtMost(argument="x", limit=Decimal(5)), [1, "1e0", None, "x"], [6]),
     ],
     ids=["hosts", "folder", "number"],
