@@ -97,8 +97,10 @@ class Thread:
         """Count what was granted, and gather the texts of tool calls."""
         turn, _, what = rest.partition(".")
         if "/" in rest:
-            if turn.isdigit() and int(turn) < self.recorded:
-                self.run.pass_by(self.prefix + rest)  # it belongs to a turn that is not gone through again
+            call = self._entries.get(rest.partition("/")[0])
+            done = call is not None and call.state == CheckpointState.RECORDED
+            if done or turn.isdigit() and int(turn) < self.recorded:
+                self.run.pass_by(self.prefix + rest)  # of a call or a turn that is not gone through again
             return
         if entry.state != CheckpointState.RECORDED or not turn.isdigit():
             return
