@@ -99,7 +99,7 @@ class Thread:
         if "/" in rest:
             call = self._entries.get(rest.partition("/")[0])
             done = call is not None and call.state == CheckpointState.RECORDED
-            if done or turn.isdigit() and int(turn) < self.recorded:
+            if done or (turn.isdigit() and int(turn) < self.recorded):
                 self.run.pass_by(self.prefix + rest)  # of a call or a turn that is not gone through again
             return
         if entry.state != CheckpointState.RECORDED or not turn.isdigit():
