@@ -15,6 +15,7 @@ view costs agent_tasks pushes local doctor keeper
 missed event_door
 connect doors events notices
 flows
+agents
 waiting
 parking
 children starts
@@ -22,7 +23,7 @@ projection polling outlooks
 steps
 failures links waits wakeups callers addresses
 runs
-pulse checkpoints
+pulse checkpoints parts
 ledger
 patience waker stillness
 policy moments values holder faults settings hold outlook clock states errors testing

@@ -11,6 +11,7 @@ from standby.ledger.database import Database
 from standby.ledger.deadlines import Deadlines
 from standby.ledger.delegations import Delegations
 from standby.ledger.events import Events
+from standby.ledger.grants import Grants
 from standby.ledger.holds import Holds
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
@@ -34,8 +35,8 @@ class Ledger:
     hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
     escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
     runs that signals start, ``events`` those of waits for Prefect's events, ``holds`` those of how runs are held while
-    they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of where their clients are told of them.
-    ``notifications`` tells at once who became READY (PostgreSQL).
+    they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of where their clients are told of them,
+    ``grants`` those of approved calls of tools. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -58,6 +59,7 @@ class Ledger:
         self.starts = Starts(database)
         self.tasks = Tasks(database)
         self.pushes = Pushes(database)
+        self.grants = Grants(database)
         self.notifications = Notifications(database)
 
     @classmethod
