@@ -3,7 +3,8 @@
 Keys. A step's key is its name, with ``#2``, ``#3`` ... for later occurrences, or an explicit one. Steps and waits that
 are called in the agent's own asyncio task also have a position, counted when they are called. On a replay the journal
 must hold the same key at the same position; anything else is a ``JournalMismatch`` before the step acts. Calls from
-other asyncio tasks (racing branches) have no stable order: they need explicit keys and are found by key alone.
+other asyncio tasks (racing branches) have no stable order: they need explicit keys and are found by key alone. What is
+called in a ``part`` of the run, such as a tool of a model, has keys below the part's, counted there, and no position.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from standby.errors import (
 )
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
+from standby.parts import counted, current_part
 from standby.pulse import pulse
 from standby.states import CheckpointKind, CheckpointState, Hold, RunState
 from standby.values import Codec
@@ -144,16 +146,17 @@ class AgentRun:
         """
         if self._stopped_by is not None:
             raise self._stopped_by
-        in_own_task = self.in_own_task
+        inside = current_part.get()
+        in_own_task = self.in_own_task and inside is None
+        if inside is not None:
+            key = f"{inside.key}/{key or counted(name, inside.occurrences)}"
         if key is None:
             if not in_own_task:
                 raise UsageError(
                     f"{name!r} was called in an asyncio task beside the agent's own, where the order of calls can "
                     f"change from one attempt to the next. Give it a key: {name}.with_options(key=...)."
                 )
-            self._occurrences[name] += 1
-            count = self._occurrences[name]
-            key = name if count == 1 else f"{name}#{count}"
+            key = counted(name, self._occurrences)
         if key in self._used:
             raise UsageError(f"The key {key!r} is used twice in this run. Explicit keys must differ.")
         self._used.add(key)
@@ -176,6 +179,22 @@ class AgentRun:
             where = "in a racing branch" if known.position is None else f"as step {known.position + 1}"
             raise self._mismatch(f"the journal has {key!r} {where}, the code asks for it as {position + 1}")
         return Place(key, position)
+
+    def take_over(self, prefix: str) -> dict[str, Entry]:
+        """All entries whose keys begin with ``prefix``, by the rest of the key: whoever asks answers for them.
+
+        Those that a ``part`` below wrote (there is another ``/`` in the rest) must still be asked for.
+        """
+        taken = {key.removeprefix(prefix): entry for key, entry in self.journal.items() if key.startswith(prefix)}
+        for rest in taken:
+            if "/" not in rest:
+                self.pass_by(prefix + rest)
+        return taken
+
+    def pass_by(self, key: str) -> None:
+        """An entry of the journal that need not be asked for."""
+        self._used.add(key)
+        self._meet(key)
 
     def _meet(self, key: str) -> None:
         self._unmet_branches.discard(key)

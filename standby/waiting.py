@@ -6,6 +6,7 @@ A wait is opened in the ledger, the run parks, and the typed answer is stored as
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from prefect.context import FlowRunContext
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
 from standby.ledger.text import digest_of
-from standby.ledger.waits import Group
+from standby.ledger.waits import Group, WaitRow
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.runs import AgentRun, Place, check_key, current_run, question_on
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
@@ -71,6 +72,11 @@ async def wait_all(**waits: Wait[Any]) -> dict[str, Any]:
     return await _settled(run, run.place("&".join(waits), kind=CheckpointKind.WAIT), Need.ALL, waits)
 
 
+async def wait_at(place: Place, waits: dict[str, Wait[Any]]) -> dict[str, Any]:
+    """Park until all the waits are settled, at a place in the journal that the caller has chosen; answers by name."""
+    return await _settled(_run_here(), place, Need.ALL, waits)
+
+
 def _run_here() -> AgentRun:
     run = current_run.get()
     if run is None:
@@ -92,7 +98,7 @@ async def _settled(run: AgentRun, place: Place, need: Need, waits: dict[str, Wai
     if entry is not None and entry.state == CheckpointState.RECORDED:
         return _replayed(run, place.key, waits, await run.text_of(entry))
     await run.before_new_work(place.key)
-    rows = [wait.row(f"{place.key}/{name}" if name else place.key) for name, wait in waits.items()]
+    rows = [await _row(wait, f"{place.key}/{name}" if name else place.key) for name, wait in waits.items()]
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
     if group is None:
@@ -123,6 +129,11 @@ async def _settled(run: AgentRun, place: Place, need: Need, waits: dict[str, Wai
         group = await run.ledger.waits.group(run.id, place.key)
 
 
+async def _row(wait: Wait[Any], key: str) -> WaitRow:
+    row = wait.row(key)
+    return row if wait.fresh is None else replace(row, fresh=await wait.fresh())
+
+
 async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, Wait[Any]]) -> dict[str, Any] | None:
     """The typed answers of a settled group, stored as its checkpoint; None if one did not fit and is open again."""
     stored: dict[str, dict[str, str]] = {}
@@ -136,10 +147,14 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             # The agent's own words: refused, the deadline would fire again, and again.
             stored[name]["answer"] = row.answer
             continue
+        todays = None if wait.fresh is None else await _row(wait, row.key)
         try:
+            wait.check_age(row.settled_at)
+            if todays is not None and todays.fresh != row.fresh:
+                raise ValueError("What it was about has changed since it was asked, so it is asked anew.")
             stored[name]["answer"], _ = wait.read(row.answer)
         except (ValueError, TypeError) as error:
-            if not await run.ledger.waits.refuse(run.id, run.attempt, row.id, summary(error)):
+            if not await run.ledger.waits.refuse(run.id, run.attempt, row.id, summary(error), anew=todays):
                 run.stop()
             return None
     text = json.dumps(stored)

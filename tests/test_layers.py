@@ -15,6 +15,7 @@ view local doctor keeper
 missed event_door
 connect doors events notices
 flows
+agents
 waiting
 parking
 children starts
@@ -22,7 +23,7 @@ projection polling
 steps
 failures links waits wakeups
 runs
-pulse checkpoints
+pulse checkpoints parts
 ledger
 patience
 policy moments values holder faults settings clock states errors testing

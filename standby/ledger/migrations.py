@@ -61,6 +61,12 @@ async def _channels_of_notices(connection: AsyncConnection) -> None:
     await _add_columns(connection, "notices", "sent_to")
 
 
+async def _grants(connection: AsyncConnection) -> None:
+    """Approved calls of tools, and what a wait was about; a new ledger has them already."""
+    await connection.run_sync(metadata.tables["grants"].create, checkfirst=True)
+    await _add_columns(connection, "waits", "fresh")
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -78,6 +84,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _starts_and_events,
     _starts_that_live_again,
     _channels_of_notices,
+    _grants,
 ]
 
 

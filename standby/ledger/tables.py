@@ -155,6 +155,7 @@ class Wait(_Base, table=True):
     outcome: str | None = None  # states.Outcome
     answer: str | None = _text(nullable=True)  # JSON
     refused: str | None = _text(nullable=True)  # why the last answer did not fit
+    fresh: str | None = _text(nullable=True)  # what it is about, as it was when it was asked
     opened_at: datetime = _instant(nullable=False)
     opening: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # counts up when it is opened again
     announced_at: datetime | None = _instant(nullable=True)
@@ -179,6 +180,24 @@ class Decision(_Base, table=True):
     evidence_digest: str | None = None  # blake2b-128 of the evidence that was shown
     note: str | None = _text(nullable=True)
     decided_at: datetime = _instant(nullable=False)
+
+
+class Grant(_Base, table=True):
+    """A call of a tool that people approved: these arguments, this schema, this once."""
+
+    __tablename__ = "grants"
+
+    run_id: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)  # the call's key in the journal
+    wait_id: str  # where it was asked
+    tool: str
+    arguments: str  # digest of the exact arguments that were approved
+    tool_schema: str  # digest of the tool's schema as it was then
+    approver: str | None = None
+    door: str | None = None  # states.Door
+    given_at: datetime = _instant(nullable=False)
+    used_at: datetime | None = _instant(nullable=True)
+    attempt: int | None = None  # the one that used it
 
 
 class Signal(_Base, table=True):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
+from standby import clock
 from standby.errors import UsageError
 from standby.ledger.waits import WaitRow
 from standby.moments import BusinessDays, Moment, point_in_time
@@ -35,6 +37,8 @@ class Wait(Generic[A]):
     party: str | None = None
     deadline: Moment | None = None
     default: Any = NOTHING
+    fresh: Callable[[], Awaitable[str]] | None = None  # what it is about, such as an etag: asked again when it changed
+    max_age: timedelta | None = None  # how old an answer may be when the run takes it in
 
     def row(self, key: str) -> WaitRow:
         """The wait as it opens now; ``deadline`` becomes a point in time. Raises ``UsageError`` for text with NUL."""
@@ -66,6 +70,13 @@ class Wait(Generic[A]):
     def more(self) -> dict[str, Any]:
         """Columns that only this kind has."""
         return {}
+
+    def check_age(self, settled_at: datetime) -> None:
+        """Raise ``ValueError`` if an answer of that time is too old to act on."""
+        if self.max_age is not None and clock.utcnow() - settled_at > self.max_age:
+            raise ValueError(
+                f"It was answered more than {self.max_age} before the run could go on, so it is asked anew."
+            )
 
     def check(self, answer: A) -> None:
         """Raise ``ValueError`` if an answer of the right type will not do all the same."""
