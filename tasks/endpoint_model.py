@@ -18,6 +18,7 @@ from pydantic_ai.settings import ModelSettings
 
 from blocks.loading import load_or_default
 from blocks.model_endpoint import ModelEndpoint
+from standby import step
 from standby.errors import UsageError
 
 KEPT_SECONDS = 15.0
@@ -31,6 +32,28 @@ async def configured_model(name: str = "default") -> Model | None:
     """
     endpoint = await load_or_default(ModelEndpoint, name)
     return None if endpoint.provider == "offline" else EndpointModel(name, await _chain(name, endpoint))
+
+
+@step(visible=False)
+async def is_offline(name: str) -> bool:
+    """Whether there was no model when the run began."""
+    return (await load_or_default(ModelEndpoint, name)).provider == "offline"
+
+
+async def model_or_script(name: str, script: Model) -> Model:
+    """The model of the block, else the script: for the whole run what it was at the run's beginning. Agent code.
+
+    Raises ``UsageError`` where the run began with a model that is gone: a script does not go on for it.
+    """
+    if await is_offline(name):
+        return script
+    found = await configured_model(name)
+    if found is None:
+        raise UsageError(
+            f"This run began with the model of the block model-endpoint/{name}, which is gone or offline. "
+            "Choose a provider in it, then retry the run."
+        )
+    return found
 
 
 class EndpointModel(WrapperModel):
