@@ -116,6 +116,7 @@ async def _run(
             run.ask_outcome = ask_outcome
             reach("run.attached")
             text, value = await _attempt(run, function, args, kwargs, codec)
+            await run.leave()
             if not await run.ledger.runs.end(run.id, run.attempt, RunState.COMPLETED, result=text):
                 run.stop()
             reach("run.ended")
@@ -153,6 +154,7 @@ async def _attempt(
         await release_quietly(run)
         raise
     except Exception as error:
+        await run.leave()
         try:
             if not await run.ledger.runs.end(
                 run.id, run.attempt, RunState.FAILED, error=f"{type(error).__name__}: {error}"

@@ -130,6 +130,15 @@ class AgentRun:
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
         self._stopped_by: Exception | None = None
+        self.leaving: dict[str, Callable[[], Awaitable[None]]] = {}  # called before a park and at the end
+
+    async def leave(self) -> None:
+        """The attempt parks or ends: do what is to be done then. What fails there must not fail the run."""
+        for name, work in self.leaving.items():
+            try:
+                await work()
+            except Exception as error:
+                log.warning("The %s of run %s was not written: %s", name, self.id, error or type(error).__name__)
 
     def must_stop(self, error: E) -> E:
         """Remember an error after which the run must do nothing more. Returns it, to be raised."""

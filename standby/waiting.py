@@ -121,6 +121,7 @@ async def _settled(run: AgentRun, place: Place, need: Need, waits: dict[str, Wai
                 return taken
             group = await run.ledger.waits.group(run.id, place.key)
             continue
+        await run.leave()
         if run.hold is Hold.SUSPEND:
             await suspend(run, place.key, group)
         count += 1

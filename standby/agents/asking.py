@@ -21,11 +21,11 @@ from standby.agents.canonical import canonical
 from standby.agents.forms import Said, form_of, said_of
 from standby.agents.gate import arguments_digest, judge, plain_arguments
 from standby.agents.scope import Permission
-from standby.agents.tools import Reply, quoted
+from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
 from standby.states import Verdict
 from standby.waiting import wait_at
-from standby.waits import NOTHING, Approval, Signal, Wait, as_text
+from standby.waits import NOTHING, Approval, Signal, Wait, as_text, quoted
 
 if TYPE_CHECKING:
     from standby.agents.thinking import Thinking

@@ -56,6 +56,7 @@ class Recorder(AbstractCapability[Any]):
             thread.turn += 1
             response = thread.response()
         else:
+            parts, changed = self.thinking.look_for_changes(request_context)
 
             async def ask() -> Turn:
                 started, before = monotonic(), ctx.usage.total_tokens
@@ -65,6 +66,8 @@ class Recorder(AbstractCapability[Any]):
                 return Turn(
                     messages=[*new, answer],
                     whole=whole,
+                    parts=parts,
+                    changed=changed,
                     tokens=max(ctx.usage.total_tokens - before, answer.usage.total_tokens),
                     money=answer.usage.cost,
                     seconds=round(monotonic() - started, 6),

@@ -26,12 +26,15 @@ class Beginning(BaseModel):
 
 
 class Turn(BaseModel):
-    """One model request. ``messages``: what came new, the response last; all there are where ``whole`` says so."""
+    """One model request. ``messages``: what came new, the response last; all there are where
+    ``whole`` says so."""
 
     model_config = _BYTES
 
     messages: list[ModelMessage]
     whole: bool = False
+    parts: dict[str, str] | None = None  # digests of what the agent is made of, where they are others than before
+    changed: list[str] = []  # which of them changed since the last attempt, or during a wait
     tokens: int = 0
     money: Decimal | None = None  # US dollars; None: the price is not known
     seconds: float = 0

@@ -11,9 +11,10 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, UserContent
 
 from standby import clock
+from standby.agents.artifact import keep_transcript
 from standby.agents.budgets import Spent, left_of
 from standby.agents.records import Beginning, Ending, began, ended
-from standby.agents.scope import AgentScope, AtStop
+from standby.agents.scope import AgentScope
 from standby.agents.serving import Serving
 from standby.agents.thinking import Fresh, Scoped, Thinking
 from standby.agents.thread import Thread
@@ -105,6 +106,7 @@ async def run_agent(
 
     thread.beginning = await began.at(place)(begin)
     thinking = Thinking(agent, thread, scope, Serving(), deps, model, fresh or {}, recheck, until, on_change)
+    keep_transcript(run)
     token = _current.set(thinking)
     try:
         return await _ended(run, thinking, task)
@@ -125,7 +127,7 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         await thinking.refresh()
         output = await thinking.serving.while_thinking(thinking.think(task))
     except ScopeStopped as stopped:
-        if thinking.scope.at_stop is AtStop.FAIL and stopped.what != "goal":
+        if thinking.must_fail(stopped):
             run.failed(thread.place("end"), stored(stopped))
             raise
         stop = stopped

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ToolCallPart
+from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_graph import End
@@ -19,6 +20,7 @@ from standby.agents import asking
 from standby.agents.budgets import Budget, exhausted
 from standby.agents.forms import More, more_budget
 from standby.agents.gate import Gate, Recorder
+from standby.agents.parts import parts_of
 from standby.agents.scope import AgentScope, AtStop
 from standby.agents.serving import Serving
 from standby.agents.thread import Thread
@@ -26,7 +28,7 @@ from standby.agents.tracing import joined
 from standby.errors import ScopeStopped
 from standby.states import CheckpointState
 from standby.waiting import wait_at
-from standby.waits import Approval
+from standby.waits import Approval, Signal
 
 R = TypeVar("R")
 
@@ -37,6 +39,9 @@ Scoped = AgentScope | Callable[[], Awaitable[AgentScope]]
 
 Fresh = Callable[[dict[str, Any]], Awaitable[str]]
 """From a call's arguments to what it is about as of now, such as an etag."""
+
+STOP = "agent.stop"
+"""Topic of the signal that stops an agent before its next model request; the key is the run's id."""
 
 MORE_IN = {"steps": "steps", "tool_calls": "tool calls", "tokens": "tokens", "money": "US dollars",
            "running": "seconds at work", "wall": "seconds in all"}  # fmt: skip
@@ -61,6 +66,7 @@ class Thinking:
     schemas: dict[str, str] = field(default_factory=dict)
     known: list[ModelMessage] = field(default_factory=list)
     deferred: set[int] = field(default_factory=set)
+    may_have_changed: bool = True
 
     async def refresh(self) -> None:
         """Look at everything again that may have changed while the run waited. Raises what ``recheck`` raises."""
@@ -74,6 +80,7 @@ class Thinking:
     async def parked(self, wait: Callable[[], Awaitable[R]]) -> R:
         """Wait, and look at everything again afterwards. Only in the own task."""
         answer = await wait()
+        self.may_have_changed = True
         await self.refresh()
         self._check_time()
         return answer
@@ -138,6 +145,26 @@ class Thinking:
         """Whether an earlier attempt has asked about calls of this turn: what is still to do is what it asked about."""
         return self.thread.entry(f"{self.thread.turn}.asks") is not None
 
+    def look_for_changes(self, request: ModelRequestContext) -> tuple[dict[str, str] | None, list[str]]:
+        """What the agent is made of, where that is new, and what of it is another than before the last wait or crash.
+
+        Raises ``ScopeStopped`` where the agent must not go on with it.
+        """
+        if not self.may_have_changed:
+            return None, []
+        self.may_have_changed = False
+        parts, before = parts_of(request, self.scope), self.thread.parts
+        if parts == before:
+            return None, []
+        self.thread.parts = parts
+        if before is None:
+            return parts, []
+        changed = sorted(name for name in {*parts, *before} if parts.get(name) != before.get(name))
+        log.warning("Run %s: agent %s goes on with other parts: %s", self.thread.run.id, self.thread.name, changed)
+        if self.on_change == "stop":
+            raise ScopeStopped(self.thread.name, "change", f"{', '.join(changed)} changed, and it must not go on then")
+        return parts, changed
+
     async def tag(self, tool: str, arguments: dict[str, Any]) -> str | None:
         return await self.fresh[tool](arguments) if tool in self.fresh else None
 
@@ -148,6 +175,7 @@ class Thinking:
     async def _before_request(self, messages: list[ModelMessage]) -> None:
         if self.thread.turn < self.thread.recorded:
             return  # it was made before
+        await self._check_stop()
         if self.until is not None and self.thread.turn and await self.until(messages):
             raise ScopeStopped(self.thread.name, "goal", "the goal is reached")
         await self._check(requests=1)
@@ -161,6 +189,22 @@ class Thinking:
         mine = [call for call in calls if call.tool_name in self.schemas]
         if len(mine) > done:
             await self._check(tool_calls=len(mine) - done)
+
+    async def _check_stop(self) -> None:
+        """Whether a person has sent word to stop: a signal of the topic ``STOP`` with the run's id as its key."""
+        thread = self.thread
+        rest = f"{thread.turn}.stop"
+        if thread.entry(rest) is None and not await thread.run.ledger.signals.is_kept(STOP, thread.run.id):
+            return
+        word: Signal[Any] = Signal(STOP, key=thread.run.id)
+        said = (await self.serving.here(lambda: wait_at(thread.place(rest), {"": word})))[""]
+        raise ScopeStopped(thread.name, "person", f"a person stopped it: {said}" if said else "a person stopped it")
+
+    def must_fail(self, stopped: ScopeStopped) -> bool:
+        """Whether a stop is an error. To have reached the goal, or to be stopped by a person, is none."""
+        return stopped.what == "change" or (
+            self.scope.at_stop is AtStop.FAIL and stopped.what not in ("goal", "person")
+        )
 
     def _check_time(self) -> None:
         if self.scope.deadline is not None and clock.utcnow() >= self.scope.deadline:

@@ -38,6 +38,7 @@ class Thread:
         self.last: Turn | None = None  # the one that is gone through again
         self.spent = Spent()
         self.granted = Budget()
+        self.parts: dict[str, str] | None = None  # what the agent was made of last
         self.beginning: Beginning | None = None
         self.ending: Ending | None = None
         self._entries: dict[str, Entry] = {}
@@ -79,6 +80,7 @@ class Thread:
             self.messages += turn.messages
             self.spent += turn.spent
             self.last = turn
+            self.parts = turn.parts or self.parts
             if number < len(turns):
                 self.turn = number
         for rest, entry in self._entries.items():

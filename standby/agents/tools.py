@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from standby.errors import UsageError, WaitTimedOut
 from standby.policy import Policy
 from standby.steps import Step
 from standby.waiting import wait_for
-from standby.waits import Approval
+from standby.waits import Approval, quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,9 +86,3 @@ def ask_human(
         return answer.answer if isinstance(answer, Reply) else answer
 
     return Tool(ask, name=name, takes_ctx=False)
-
-
-def quoted(text: str) -> str:
-    """Words of a model as Markdown that shows them and obeys none."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
