@@ -20,6 +20,7 @@ BENCHMARKS = {
     "checkpoint": "what a completed step costs",
     "replay": "what a recorded step costs a second attempt",
     "signals": "what taking a signal in costs",
+    "deadlines": "how late deadlines fire when many are due at once",
 }
 
 

@@ -1,7 +1,5 @@
 """The invoice agent's adviser, over the real wire: it proposes, from what is known, and decides nothing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
