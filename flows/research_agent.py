@@ -1,8 +1,11 @@
 """The research agent: finds something out with tools, inside a scope, and asks before it writes or sends anything."""
 
-from standby import agent, now
+import asyncio
+import sys
+
+from standby import agent, now, run_here
 from standby.agents import AgentScope, run_agent
-from tasks.endpoint_model import model_or_script
+from tasks.endpoint_model import model_or_script, renewal
 from tasks.research import Research, research_scope, research_task, researcher
 from tasks.research_script import research_script
 
@@ -28,5 +31,17 @@ async def research_agent(
         own = research_scope()
         return own if within is None else within.narrowed(own)
 
-    done = await run_agent(researcher(mind, workspace), research_task(goal, today, send_to), scope=allowed)
+    task = research_task(goal, today, send_to)
+    done = await run_agent(researcher(mind, workspace), task, scope=allowed, recheck=renewal(mind))
     return Research(brief=done.output, stopped=done.stopped, why=done.why, model=mind.model_name, spent=done.spent.said)
+
+
+async def main(goal: str) -> None:
+    """Run the agent here, without a deployment."""
+    print((await run_here(research_agent, goal=goal)).model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Usage: python flows/research_agent.py GOAL")
+    asyncio.run(main(sys.argv[1]))

@@ -41,7 +41,7 @@ async def proposal(invoice: Invoice, match: Match, accounts: list[KnownAccount])
     # Gone since the run began: what it has said is in the journal, and it is not asked for more.
     model = await configured_model() or scripted(name="scripted: gone")
     try:
-        done = await run_agent(adviser(model, accounts), task(invoice, match, accounts), scope=SCOPE, name="adviser")
+        done = await run_agent(adviser(model, accounts), task(invoice, match, accounts), scope=SCOPE)
     except (AgentRunError, ExceptionGroup, ScopeStopped, StepFailed, UsageError) as error:
         return Advice(model=match.adviser, failed=" ".join(str(error).split())[:300] or type(error).__name__)
     said = done.output

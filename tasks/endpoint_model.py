@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -22,7 +22,7 @@ from standby import step
 from standby.errors import UsageError
 
 KEPT_SECONDS = 15.0
-"""How long blocks are used before they are read again: an agent that wakes does not go on with a key of last week."""
+"""How long blocks are used before a request reads them again. After a wait they are read again in any case."""
 
 
 async def configured_model(name: str = "default") -> Model | None:
@@ -56,6 +56,11 @@ async def model_or_script(name: str, script: Model) -> Model:
     return found
 
 
+def renewal(model: Model) -> Callable[[], Awaitable[None]] | None:
+    """What reads the model's blocks again, for ``run_agent(recheck=...)``; None for a script."""
+    return model.renew if isinstance(model, EndpointModel) else None
+
+
 class EndpointModel(WrapperModel):
     """Asks the model that its block names at the time. Each request has a connection of its own.
 
@@ -65,6 +70,13 @@ class EndpointModel(WrapperModel):
     def __init__(self, name: str, chain: list[ModelEndpoint]) -> None:
         super().__init__(_model_of(chain))
         self.name = name
+        self._chain, self._read_at = chain, monotonic()
+
+    async def renew(self) -> None:
+        """Read the blocks now. Raises as a request does."""
+        chain = await _chain(self.name, await load_or_default(ModelEndpoint, self.name))
+        if chain != self._chain:
+            self.wrapped = _model_of(chain)
         self._chain, self._read_at = chain, monotonic()
 
     async def __aenter__(self) -> EndpointModel:
@@ -99,10 +111,7 @@ class EndpointModel(WrapperModel):
     @asynccontextmanager
     async def _asked(self) -> AsyncGenerator[Model]:
         if monotonic() - self._read_at > KEPT_SECONDS:
-            chain = await _chain(self.name, await load_or_default(ModelEndpoint, self.name))
-            if chain != self._chain:
-                self.wrapped = _model_of(chain)
-            self._chain, self._read_at = chain, monotonic()
+            await self.renew()
         keys = [key for each in self._chain if (key := each.api_key.get_secret_value())]
         try:
             async with self.wrapped as model:

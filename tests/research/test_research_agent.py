@@ -178,10 +178,9 @@ async def waiting_for_child(run: Run) -> Any:
 
 
 async def test_a_model_that_is_gone_is_not_stood_in_for(
-    desk: Desk, blocks: Blocks, chat: ChatServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, blocks: Blocks, chat: ChatServer, sent: Sent
 ) -> None:
-    """A key that is taken away while the run waits stops it, by name; given back, a retry goes on from there."""
-    monkeypatch.setattr("tasks.endpoint_model.KEPT_SECONDS", -1)
+    """Row 60: a key that is taken away while the run waits stops it; given back, a retry goes on from there."""
     chat.script = [calls(("send_message", {"to": "readers", "subject": "s", "body": "b"})), final()]
     run = await desk.start(research_agent, goal="ferry")
     await run.open_waits()
@@ -189,6 +188,7 @@ async def test_a_model_that_is_gone_is_not_stood_in_for(
     await run.answer({"approved": True})
     with pytest.raises(UsageError, match="model-endpoint/default is gone or offline"):
         await run.result()
+    assert sent == [], "not even what was approved is done under a key that was taken away"
     with pytest.raises(UsageError, match="began with the model of the block model-endpoint/default"):
         await run.again()
     assert len(chat.asked) == 1
