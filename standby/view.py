@@ -47,7 +47,7 @@ async def runs_view(ledger: Ledger, place: Place, *, ended: bool = False) -> lis
 
 
 async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
-    """One run whole: as in ``runs_view``, with its result, what its agents thought, checkpoints, waits and decisions."""
+    """One run whole: as in ``runs_view``, with its result, what its agents thought, its checkpoints and decisions."""
     waits = await ledger.waits.of_run(run.id)
     journal = sorted(
         await ledger.checkpoints.journal(run.id), key=lambda entry: (entry.position is None, entry.position or 0)

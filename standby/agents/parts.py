@@ -10,7 +10,7 @@ from standby.agents.scope import AgentScope
 
 
 def parts_of(request: ModelRequestContext, scope: AgentScope) -> dict[str, str]:
-    """Digests by name: ``model``, ``instructions`` (those that do not change by themselves), ``scope``, ``tool NAME``."""
+    """Digests by name: ``model``, ``instructions`` (the ones that are fixed), ``scope``, ``tool NAME``."""
     parameters = request.model_request_parameters
     instructions = [part.content for part in parameters.instruction_parts or () if not part.dynamic]
     tools = {

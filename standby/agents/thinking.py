@@ -108,7 +108,7 @@ class Thinking:
                 node = run.next_node
                 while not isinstance(node, End):
                     if Agent.is_model_request_node(node):
-                        await self._before_request(run.all_messages())
+                        await self._before_request([*run.all_messages(), node.request])
                     elif Agent.is_call_tools_node(node):
                         self.deferred.clear()
                         await self._before_calls(node.model_response.tool_calls)

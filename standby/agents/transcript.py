@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -106,10 +107,8 @@ def _call(
         said, result = "under way", None
     arguments = part.get("args")
     if isinstance(arguments, str):
-        try:
+        with suppress(ValueError):
             arguments = json.loads(arguments)
-        except ValueError:
-            pass
     return {
         "tool": redacted_text(part["tool_name"]),
         "arguments": redacted(arguments),
@@ -160,8 +159,8 @@ def as_markdown(thread: dict[str, Any]) -> str:
         lines += [f"Stopped by its scope ({as_text(thread['stopped'])}): {as_text(thread['why'])}", ""]
     money = "of unknown price" if thread["money"] is None else f"${thread['money']}"
     lines.append(
-        f"{thread['requests']} model requests, {thread['tool_calls']} tool calls, {thread['tokens']:,} tokens, {money}, "
-        f"{thread['seconds']} s at work"
+        f"{thread['requests']} model requests, {thread['tool_calls']} tool calls, {thread['tokens']:,} tokens, "
+        f"{money}, {thread['seconds']} s at work"
     )
     return "\n".join(lines)
 

@@ -16,6 +16,6 @@ from standby.waits.timer import Timer
 
 __all__ = [
     "NOTHING", "AgentFinished", "Approval", "Child", "Condition", "Decision", "Finished", "Poll", "PrefectEvent",
-    "Signal", "Timer", "Wait", "as_text", "checked_answer", "command_for", "evidence_of", "imported", "program", "quoted",
-    "type_name",
+    "Signal", "Timer", "Wait", "as_text", "checked_answer", "command_for", "evidence_of", "imported", "program",
+    "quoted", "type_name",
 ]  # fmt: skip

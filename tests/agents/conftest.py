@@ -1,6 +1,7 @@
 """A desk to run model-driven agents at, and models that say what a test has them say."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from standby.agents import AgentScope, Permission, Rule
+from standby.ledger import Ledger
+from tests.agents.bench import Bench
 from tests.fundamentals.conftest import (  # noqa: F401
     SOCKETS,
     Desk,
@@ -77,3 +80,12 @@ def allow(*tools: str, **more: Any) -> AgentScope:
 
 def ask(*tools: str, **more: Any) -> AgentScope:
     return AgentScope(tools=tuple(Rule(tool=tool, permission=Permission.ASK) for tool in tools), **more)
+
+
+@pytest.fixture
+async def bench(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setenv("STANDBY_LEDGER_URL", sqlite_url)
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
+    ledger = await Ledger.connect(sqlite_url)
+    yield Bench(ledger, sqlite_url)
+    await ledger.close()

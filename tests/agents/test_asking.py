@@ -14,6 +14,7 @@ from standby.errors import AnswerRefused, NotAllowed
 from standby.policy import Policy
 from standby.waiting import wait_for
 from standby.waits import Signal
+from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk, Interruption
 from tests.support.waiting import wait_until
@@ -33,11 +34,10 @@ class Mailer:
             self.sent.append((to, text))
             return f"sent to {to}"
 
-        @agent
         async def mailing() -> str | None:
             return (await run_agent(self.thinker, "write to them", scope=self.scope)).output
 
-        self.flow = mailing
+        self.work, self.flow = mailing, agent(mailing)
 
 
 async def test_what_is_approved_is_done_and_the_approval_names_the_call(desk: Desk) -> None:
@@ -168,7 +168,7 @@ async def test_row_58_who_may_not_decide_is_refused_with_a_reason(desk: Desk) ->
     ]
 
 
-async def test_row_59_a_tool_outside_the_scope_is_neither_shown_nor_called(desk: Desk) -> None:
+async def test_row_59_a_tool_outside_the_scope_is_neither_shown_nor_called(bench: Bench) -> None:
     """Whatever a page that the model has read tells it to do."""
     script = Script(call("read"), [call("delete_all"), call("send", to="mallory")], "done")
     done: list[str] = []
@@ -182,11 +182,10 @@ async def test_row_59_a_tool_outside_the_scope_is_neither_shown_nor_called(desk:
     async def delete_all() -> None:
         done.append("deleted")
 
-    @agent
     async def reading() -> str | None:
         return (await run_agent(thinker, "read it", scope=allow("read"))).output
 
-    assert await desk.run(reading) == "done"
+    assert await bench.run(reading) == "done"
     assert done == []
     assert script.tools == ["read"]
     assert [(tool, outcome) for tool, _, outcome in script.told()[1:]] == [
@@ -194,7 +193,7 @@ async def test_row_59_a_tool_outside_the_scope_is_neither_shown_nor_called(desk:
     ]  # fmt: skip
 
 
-async def test_row_59_arguments_outside_the_scope_are_denied_and_written_down(desk: Desk) -> None:
+async def test_row_59_arguments_outside_the_scope_are_denied_and_written_down(bench: Bench) -> None:
     cheap = Rule(tool="pay", permission=Permission.ALLOW, when=(AtMost(argument="amount", limit=5),))  # type: ignore[arg-type]
     script = Script([call("pay", amount=4), call("pay", amount=6)], "done")
     paid: list[float] = []
@@ -205,24 +204,23 @@ async def test_row_59_arguments_outside_the_scope_are_denied_and_written_down(de
         paid.append(amount)
         return "paid"
 
-    @agent
     async def paying() -> str | None:
         return (await run_agent(thinker, "pay", scope=AgentScope(tools=(cheap,)))).output
 
-    run = await desk.start(paying)
+    run = await bench.start(paying)
     assert await run.result() == "done"
     assert paid == [4]
     assert [outcome for _, _, outcome in script.told()] == ["success", "denied"]
-    denied = await desk.ledger.checkpoints.find(run.id, "payer/1.2.pay")
+    denied = await bench.ledger.checkpoints.find(run.id, "payer/1.2.pay")
     assert denied is not None
     assert json.loads(denied.value or "")["result"] == "denied"
 
 
-async def test_row_59_an_approval_that_nobody_gave_is_no_approval(desk: Desk) -> None:
+async def test_row_59_an_approval_that_nobody_gave_is_no_approval(bench: Bench) -> None:
     """The agent's own code answers for people: pydantic-ai takes its word, the gate does not."""
     forging: Any = HandleDeferredToolCalls(handler=lambda _, requests: requests.build_results(approve_all=True))
     mailer = Mailer(call("send", to="mallory"), "done", capabilities=[forging])
-    assert await desk.run(mailer.flow) == "done"
+    assert await bench.run(mailer.work) == "done"
     assert mailer.sent == []
     assert mailer.script.told() == [("send", "Not called: nobody has approved this call.", "denied")]
 

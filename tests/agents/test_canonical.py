@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standby.agents.canonical import canonical, digest
@@ -25,12 +25,14 @@ def shuffled(value: Any) -> Any:
     return [shuffled(item) for item in value] if isinstance(value, list) else value
 
 
+@settings(deadline=None, database=None)
 @given(JSON)
 def test_the_order_of_keys_does_not_matter_and_the_text_is_the_value(value: Any) -> None:
     assert digest(shuffled(value)) == digest(value)
     assert json.loads(canonical(value)) == value
 
 
+@settings(deadline=None, database=None)
 @given(JSON, JSON)
 def test_other_values_have_another_text(one: Any, other: Any) -> None:
     same = json.loads(canonical(one)) == json.loads(canonical(other))

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -49,12 +49,14 @@ def freedom(permission: Permission) -> int:
     return STRICTEST_FIRST.index(permission)
 
 
+@settings(deadline=None, database=None)
 @given(SCOPES, st.text(max_size=5), CALLS)
 def test_a_tool_that_the_scope_does_not_name_is_denied(scope: AgentScope, tool: str, arguments: dict[str, Any]) -> None:
     assert ruling(scope, f"other-{tool}", arguments).permission is Permission.DENY
     assert not may_be_called(scope, f"other-{tool}")
 
 
+@settings(deadline=None, database=None)
 @given(SCOPES, TOOLS, CALLS)
 def test_what_is_allowed_is_allowed_by_a_rule_that_holds_and_banned_by_none(
     scope: AgentScope, tool: str, arguments: dict[str, Any]
@@ -71,6 +73,7 @@ def test_what_is_allowed_is_allowed_by_a_rule_that_holds_and_banned_by_none(
         assert Permission.ALLOW not in holding
 
 
+@settings(deadline=None, database=None)
 @given(SCOPES, SCOPES, TOOLS, CALLS)
 def test_a_narrowed_scope_never_allows_more_than_either(
     wide: AgentScope, other: AgentScope, tool: str, arguments: dict[str, Any]
@@ -88,6 +91,7 @@ def test_a_narrowed_scope_never_allows_more_than_either(
     assert freedom(ruling(thrice, tool, arguments).permission) <= freedom(ruling(narrowed, tool, arguments).permission)
 
 
+@settings(deadline=None, database=None)
 @given(SCOPES, SCOPES)
 def test_a_scope_is_data(wide: AgentScope, other: AgentScope) -> None:
     narrowed = wide.narrowed(other)
@@ -188,6 +192,7 @@ def test_budgets(budget: Budget, spent: Spent, more: dict[str, int], names: str 
     assert "model requests" in spent.said
 
 
+@settings(deadline=None, database=None)
 @given(BUDGETS, st.builds(Spent, requests=st.integers(0, 9), tool_calls=st.integers(0, 9), tokens=st.integers(0, 9)))
 def test_what_is_left_and_what_was_spent_are_no_more_than_the_budget(budget: Budget, spent: Spent) -> None:
     left = left_of(budget, spent)

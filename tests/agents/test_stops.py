@@ -14,6 +14,7 @@ from pydantic_ai.usage import RequestUsage
 from standby import agent
 from standby.agents import AgentResult, AgentScope, AtStop, Budget, current_scope, run_agent
 from standby.errors import ScopeStopped
+from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk, Interruption, Run
 
@@ -32,12 +33,11 @@ class Looker:
             self.looked += 1
             return "nothing yet"
 
-        @agent
         async def looking() -> str | None:
             self.result = await run_agent(self.thinker, "look", scope=scope, **options)
             return self.result.stopped
 
-        self.flow = looking
+        self.work, self.flow = looking, agent(looking)
 
 
 @pytest.mark.parametrize(
@@ -51,25 +51,25 @@ class Looker:
     ],
 )
 async def test_a_budget_that_is_spent_stops_it(
-    desk: Desk, budget: Budget, what: str, requests: int, looked: int
+    bench: Bench, budget: Budget, what: str, requests: int, looked: int
 ) -> None:
     """Money cannot be counted without a price, so a limit in money stops a model that has none."""
     looker = Looker(allow("look", budget=budget, at_stop=AtStop.FINISH))
-    assert await desk.run(looker.flow) == what
+    assert await bench.run(looker.work) == what
     assert (looker.script.asked, looker.looked) == (requests, looked)
     assert looker.result is not None
     assert looker.result.output is None
     assert (looker.result.spent.requests, looker.result.spent.tool_calls) == (requests, looked)
 
 
-async def test_a_stop_that_fails_names_the_limit_and_a_retry_under_a_raised_one_goes_on(desk: Desk) -> None:
+async def test_a_stop_that_fails_names_the_limit_and_a_retry_under_a_raised_one_goes_on(bench: Bench) -> None:
     scope = allow("look", budget=Budget(steps=2))
 
     async def read_scope() -> AgentScope:
         return scope
 
     looker = Looker(read_scope, call("look"), call("look"), "done")
-    run = await desk.start(looker.flow)
+    run = await bench.start(looker.work)
     with pytest.raises(ScopeStopped, match="2 of 2 steps are spent") as stopped:
         await run.result()
     assert stopped.value.what == "steps"
@@ -194,7 +194,7 @@ async def test_row_53_what_changed_while_it_waited_is_reported_and_it_goes_on(de
             assert '"changed":["scope"]' in (turn.value or "")
 
 
-async def test_a_tool_sees_what_is_left_of_the_scope_to_hand_on(desk: Desk) -> None:
+async def test_a_tool_sees_what_is_left_of_the_scope_to_hand_on(bench: Bench) -> None:
     left: list[AgentScope] = []
     looker = Looker(allow("look", "peek", budget=Budget(steps=9, tokens=100)), call("peek"), "done")
 
@@ -203,12 +203,12 @@ async def test_a_tool_sees_what_is_left_of_the_scope_to_hand_on(desk: Desk) -> N
         left.append(current_scope().narrowed(AgentScope(tools=allow("look", "rm").tools)))
         return "x"
 
-    assert await desk.run(looker.flow) is None
+    assert await bench.run(looker.work) is None
     assert left[0].budget == Budget(steps=8, tokens=90)
     assert left[0].within[0].tools == allow("look", "peek").tools
 
 
-async def test_a_fallback_model_and_prices_keep_working(desk: Desk) -> None:
+async def test_a_fallback_model_and_prices_keep_working(bench: Bench) -> None:
     """The model that answers pays; the first one fails."""
 
     def broken(_: Any, __: Any) -> ModelResponse:
@@ -224,12 +224,11 @@ async def test_a_fallback_model_and_prices_keep_working(desk: Desk) -> None:
     thinker: Agent[None, str] = Agent(models, name="looker")
     spent: list[Any] = []
 
-    @agent
     async def looking() -> str | None:
         result = await run_agent(thinker, "look", scope=AgentScope(budget=Budget(money=Decimal(5))))
         spent.append(result.spent)
         return result.output
 
-    assert await desk.run(looking) == "done"
+    assert await bench.run(looking) == "done"
     assert (spent[0].requests, spent[0].tokens, spent[0].unpriced) == (1, 1_000_000, 0)
     assert spent[0].money > 0

@@ -7,17 +7,18 @@ import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry
 
-from standby import agent, step
+from standby import step
 from standby.agents import run_agent, waits
+from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, call
-from tests.fundamentals.conftest import Desk, Interruption
+from tests.fundamentals.conftest import Interruption
 
 
 class Answer(BaseModel):
     words: list[str]
 
 
-async def test_an_agent_with_a_tool_comes_to_its_typed_output(desk: Desk) -> None:
+async def test_an_agent_with_a_tool_comes_to_its_typed_output(bench: Bench) -> None:
     script = Script(call("look", word="a"), call("final_result", words=["a", "b"]))
     thinker = Agent(script.model, output_type=Answer, name="thinker")
 
@@ -25,16 +26,15 @@ async def test_an_agent_with_a_tool_comes_to_its_typed_output(desk: Desk) -> Non
     async def look(word: str) -> str:
         return word.upper()
 
-    @agent
-    async def research() -> Answer:
+    async def research() -> list[str]:
         found = await run_agent(thinker, "find it", scope=allow("look"))
         assert found.stopped is None
         assert (found.spent.requests, found.spent.tool_calls, found.spent.tokens) == (2, 1, 20)
         assert found.output is not None
-        return found.output
+        return found.output.words
 
-    run = await desk.start(research)
-    assert await run.result() == Answer(words=["a", "b"])
+    run = await bench.start(research)
+    assert await run.result() == ["a", "b"]
     assert script.told() == [("look", "A", "success")]
     assert list(await run.journal()) == [
         "thinker", "thinker/1.1.look", "thinker/1.model", "thinker/2.model", "thinker/end",
@@ -43,7 +43,7 @@ async def test_an_agent_with_a_tool_comes_to_its_typed_output(desk: Desk) -> Non
 
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
 async def test_a_crash_in_a_turn_repeats_nothing_that_is_done(
-    desk: Desk, interruption: Interruption, turn: int
+    bench: Bench, interruption: Interruption, turn: int
 ) -> None:
     """Whether the process dies in a model request or in a tool: only what was under way runs again."""
     calls: list[str] = []
@@ -71,11 +71,10 @@ async def test_a_crash_in_a_turn_repeats_nothing_that_is_done(
             interruption()
         return word.upper()
 
-    @agent
     async def research() -> str | None:
         return (await run_agent(thinker, "find it", scope=allow("look"))).output
 
-    run = await desk.interrupted(research)
+    run = await bench.interrupted(research)
     assert await run.again() == "done"
     assert [content for _, content, _ in script.told()] == ["A", "B", "C"]
     assert sorted(set(calls)) == ["a", "b", "c"]
@@ -83,7 +82,9 @@ async def test_a_crash_in_a_turn_repeats_nothing_that_is_done(
     assert script.asked == (4 if turn in (0, 1) else 3)
 
 
-async def test_a_finished_agent_is_not_asked_again_when_its_run_goes_on(desk: Desk, interruption: Interruption) -> None:
+async def test_a_finished_agent_is_not_asked_again_when_its_run_goes_on(
+    bench: Bench, interruption: Interruption
+) -> None:
     script = Script(call("look"), "first", call("look"), "second")
     thinker: Agent[None, str] = Agent(script.model, name="thinker")
 
@@ -91,21 +92,20 @@ async def test_a_finished_agent_is_not_asked_again_when_its_run_goes_on(desk: De
     async def look() -> str:
         return "x"
 
-    @agent
     async def research() -> list[str | None]:
         first = await run_agent(thinker, "one", scope=allow("look"))
         second = await run_agent(thinker, "two", scope=allow("look"), history=first.messages)
         interruption()
         return [first.output, second.output]
 
-    run = await desk.interrupted(research)
+    run = await bench.interrupted(research)
     asked = script.asked
     assert await run.again() == ["first", "second"]
     assert script.asked == asked == 4
     assert "thinker#2/end" in await run.journal()
 
 
-async def test_a_tool_may_ask_for_another_try_and_replays_as_it_came(desk: Desk, interruption: Interruption) -> None:
+async def test_a_tool_may_ask_for_another_try_and_replays_as_it_came(bench: Bench, interruption: Interruption) -> None:
     tries: list[int] = []
     script = Script(call("look", n=1), call("look", n=2), "done")
     thinker: Agent[None, str] = Agent(script.model, name="thinker")
@@ -118,18 +118,17 @@ async def test_a_tool_may_ask_for_another_try_and_replays_as_it_came(desk: Desk,
         interruption()
         return {"n": n, "nothing": None}
 
-    @agent
     async def research() -> str | None:
         return (await run_agent(thinker, "find it", scope=allow("look"))).output
 
-    run = await desk.interrupted(research)
+    run = await bench.interrupted(research)
     assert await run.again() == "done"
     assert tries == [1, 2, 2]
     assert [outcome for _, _, outcome in script.told()] == ["retried", "success"]
     assert script.told()[1][1] == {"n": 2, "nothing": None}
 
 
-async def test_ids_of_calls_that_repeat_or_are_absurd_are_told_apart(desk: Desk) -> None:
+async def test_ids_of_calls_that_repeat_or_are_absurd_are_told_apart(bench: Bench) -> None:
     ids = ["x", "x", "", "\ud800", "y" * 1000]
     script = Script([call("look", id_, n=n) for n, id_ in enumerate(ids)], "lone \udfff half")
     thinker: Agent[None, str] = Agent(script.model, name="thinker")
@@ -138,15 +137,16 @@ async def test_ids_of_calls_that_repeat_or_are_absurd_are_told_apart(desk: Desk)
     async def look(n: int) -> int:
         return n
 
-    @agent
     async def research() -> str | None:
         return (await run_agent(thinker, "find it", scope=allow("look"))).output
 
-    assert await desk.run(research) == "lone \ufffd half"
+    assert await bench.run(research) == "lone \ufffd half"
     assert [content for _, content, _ in script.told()] == [0, 1, 2, 3, 4]
 
 
-async def test_a_step_as_a_tool_keeps_its_effect_and_its_own_checkpoint(desk: Desk, interruption: Interruption) -> None:
+async def test_a_step_as_a_tool_keeps_its_effect_and_its_own_checkpoint(
+    bench: Bench, interruption: Interruption
+) -> None:
     paid: list[int] = []
 
     async def probe(amount: int) -> str | None:
@@ -162,18 +162,17 @@ async def test_a_step_as_a_tool_keeps_its_effect_and_its_own_checkpoint(desk: De
     script = Script(call("pay", amount=5), "done")
     thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[pay])
 
-    @agent
     async def research() -> str | None:
         return (await run_agent(thinker, "pay it", scope=allow("pay"))).output
 
-    run = await desk.interrupted(research)
+    run = await bench.interrupted(research)
     assert await run.again() == "done"
     assert paid == [5]
     assert script.told() == [("pay", "receipt 5", "success")]
     assert "thinker/1.1.pay/pay" in await run.journal()
 
 
-async def test_a_tool_with_steps_of_its_own_runs_as_the_agents_code(desk: Desk, interruption: Interruption) -> None:
+async def test_a_tool_with_steps_of_its_own_runs_as_the_agents_code(bench: Bench, interruption: Interruption) -> None:
     done: list[str] = []
 
     @step(visible=False)
@@ -191,11 +190,10 @@ async def test_a_tool_with_steps_of_its_own_runs_as_the_agents_code(desk: Desk, 
         interruption()
         return one + await part_of_it(f"{word}2")
 
-    @agent
     async def research() -> str | None:
         return (await run_agent(thinker, "find it", scope=allow("both"))).output
 
-    run = await desk.interrupted(research)
+    run = await bench.interrupted(research)
     assert await run.again() == "done"
     assert done == ["a1", "a2", "b1", "b2"]
     journal = await run.journal()
@@ -205,7 +203,7 @@ async def test_a_tool_with_steps_of_its_own_runs_as_the_agents_code(desk: Desk, 
 
 
 async def test_an_error_of_a_tool_ends_the_run_unless_the_agent_catches_it(
-    desk: Desk, interruption: Interruption
+    bench: Bench, interruption: Interruption
 ) -> None:
     script = Script(call("look"))
     thinker: Agent[None, str] = Agent(script.model, name="thinker")
@@ -220,7 +218,6 @@ async def test_an_error_of_a_tool_ends_the_run_unless_the_agent_catches_it(
     async def later() -> str:
         return "went on"
 
-    @agent
     async def research() -> str:
         try:
             await run_agent(thinker, "find it", scope=allow("look"))
@@ -230,12 +227,12 @@ async def test_an_error_of_a_tool_ends_the_run_unless_the_agent_catches_it(
             return found
         return "not reached"
 
-    run = await desk.interrupted(research)
+    run = await bench.interrupted(research)
     assert await run.again() == "went on after no such place"
     assert (script.asked, len(tried)) == (1, 1)
 
 
-async def test_history_that_the_agent_rewrites_is_kept_whole(desk: Desk, interruption: Interruption) -> None:
+async def test_history_that_the_agent_rewrites_is_kept_whole(bench: Bench, interruption: Interruption) -> None:
     """A processor that cuts the history down is seen in the journal, and after a wake."""
     script = Script(call("look"), call("look"), lambda messages: f"{len(messages)} messages")
     script.lines = (call("look"), lambda m: call("look") if script.asked < 3 else f"{len(m)} messages")
@@ -254,9 +251,8 @@ async def test_history_that_the_agent_rewrites_is_kept_whole(desk: Desk, interru
             interruption()
         return "x"
 
-    @agent
     async def research() -> str | None:
         return (await run_agent(thinker, "find it", scope=allow("look"))).output
 
-    run = await desk.interrupted(research)
+    run = await bench.interrupted(research)
     assert await run.again() == "3 messages"
