@@ -89,6 +89,8 @@ def _ask_sqlite(sql: str, file: Path, most: int, seconds: float) -> tuple[list[s
         said = str(error)
         if "not authorized" in said or "prohibited" in said or "one statement at a time" in said:
             raise ToolRefused(sql, f"only reading is allowed ({said})", "Give one SELECT.") from None
+        if "unable to open" in said:
+            raise ToolFailed("the database", f"it cannot be opened ({said})", "Do without it, and say so.") from None
         if said == "interrupted":
             raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.") from None
         raise ToolFailed(sql, said, "Correct the query.") from None

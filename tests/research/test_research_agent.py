@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic_ai import ModelHTTPError
+from pydantic_ai import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
 from blocks.model_endpoint import ModelEndpoint
 from blocks.workspace import Workspace
 from flows.research_agent import research_agent
-from standby.agents import AgentScope, Permission, Rule
+from standby.agents import AgentScope, Budget, Permission, Rule
 from standby.errors import UsageError
 from standby.states import RunState
+from tasks.research import research_scope
 from tasks.research_script import NAME, NOTE
 from tests.fundamentals.conftest import Desk, Run
 from tests.research.conftest import KEY, Blocks
-from tests.support.chat_server import Asked, ChatServer, calls, failure, message
+from tests.support.chat_server import HANGS, Asked, ChatServer, as_json, calls, failure, message
 from tests.support.waiting import wait_until
 from tests.tools.web import Web
 
@@ -214,3 +215,37 @@ async def test_an_answer_in_plain_words_is_asked_for_again_as_a_brief(
     chat.script = [message("It sails on Tuesday."), final()]
     done = await desk.run(research_agent, goal="ferry")
     assert done.brief.title == "Ferries"
+
+
+async def test_after_each_bad_day_the_run_goes_on_where_it_was(desk: Desk, blocks: Blocks, chat: ChatServer) -> None:
+    """What a provider gets wrong fails the run by name, and is no turn: a retry asks for the same turn again."""
+    blocks[ModelEndpoint, "default"].timeout_seconds = 0.3
+    cut = final()
+    cut.cut = 100
+    bad = [failure(500), HANGS, cut, as_json({}), failure(429, "slow down")]
+    chat.script = [calls(("search_documents", {"query": "ferry"})), *bad, final()]
+    run = await desk.start(research_agent, goal="ferry")
+    with pytest.raises((ModelAPIError, UnexpectedModelBehavior)):
+        await run.result()
+    for _ in bad[1:]:
+        with pytest.raises((ModelAPIError, UnexpectedModelBehavior)):
+            await run.again()
+    done = await run.again()
+    assert done.brief.title == "Ferries"
+    assert done.spent.startswith("2 model requests, 1 tool calls")
+    assert [len(asked.results) for asked in chat.asked] == [0, *[1] * (len(bad) + 1)]
+
+
+async def test_a_flood_of_calls_is_stopped_by_the_budget_before_the_first_of_them(
+    desk: Desk, blocks: Blocks, chat: ChatServer, sent: Sent
+) -> None:
+    """Also when their arguments are nonsense; what was found out before is kept in the run's history."""
+    within = research_scope().model_copy(update={"budget": Budget(tool_calls=3)})
+    chat.script = [
+        calls(("search_documents", "{not json"), ("search_documents", {"query": 7}), ("no_such_tool", {})),
+        calls(*[("search_documents", {"query": "ferry"})] * 50),
+    ]
+    done = await desk.run(research_agent, goal="ferry", within=within)
+    assert (done.brief, done.stopped) == (None, "tool_calls")
+    assert "50 more are asked for" in done.why
+    assert len(chat.asked) == 2
