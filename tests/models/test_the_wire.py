@@ -49,7 +49,9 @@ async def agent(**options: object) -> Agent[None, str]:
     return made
 
 
-async def test_a_question_and_its_answer(chat: ChatServer, endpoints: Endpoints) -> None:
+@pytest.mark.parametrize("provider", ["openai", "ollama"])
+async def test_a_question_and_its_answer(chat: ChatServer, endpoints: Endpoints, provider: str) -> None:
+    endpoints["default"] = endpoint(chat, provider=provider)
     chat.script = [message("It is cold.")]
     result = await (await agent(instructions="Be brief.")).run("Is it cold?")
     [asked] = chat.asked
