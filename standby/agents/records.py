@@ -61,23 +61,33 @@ class Result(StrEnum):
     UNAPPROVED = "unapproved"  # the tool itself asks for an approval
 
 
-class Outcome(BaseModel):
+class Counted(BaseModel):
+    """Of what a tool call came to, what it has cost."""
+
+    result: Result
+    seconds: float = 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it was a call: one that was denied, or has yet to be approved, is none."""
+        return self.result not in (Result.DENIED, Result.UNAPPROVED)
+
+    @property
+    def spent(self) -> Spent:
+        return Spent(tool_calls=1, running=timedelta(seconds=self.seconds))
+
+
+class Outcome(Counted):
     """What one tool call came to. ``message`` is for the model; ``metadata`` is never sent to it."""
 
     model_config = _BYTES
 
-    result: Result
     value: ToolReturnContent = None
     content: str | list[UserContent] | None = None
     metadata: Any = None
     tools: list[str] | None = None
     message: str = ""
     question: bool = False
-    seconds: float = 0
-
-    @property
-    def spent(self) -> Spent:
-        return Spent(tool_calls=1, running=timedelta(seconds=self.seconds))
 
 
 class Ending(BaseModel):

@@ -16,14 +16,15 @@ from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 
 from standby import clock
-from standby.agents.budgets import Budget, Spent
+from standby.agents.budgets import Budget, Spent, total
 from standby.agents.forms import More, more_budget
-from standby.agents.records import Beginning, Ending, Outcome, Result, Turn
+from standby.agents.records import Beginning, Counted, Ending, Outcome, Turn
 from standby.ledger.checkpoints import Entry
 from standby.runs import AgentRun, Place
 from standby.states import CheckpointState
 
 _turns: TypeAdapter[list[Turn]] = TypeAdapter(list[Turn])
+_calls: TypeAdapter[list[Counted]] = TypeAdapter(list[Counted])
 
 
 class Thread:
@@ -78,17 +79,20 @@ class Thread:
             if turn.whole:
                 self.messages.clear()
             self.messages += turn.messages
-            self.spent += turn.spent
             self.last = turn
             self.parts = turn.parts or self.parts
             if number < len(turns):
                 self.turn = number
+        calls: list[str] = []
         for rest, entry in self._entries.items():
-            await self._count(rest, entry)
+            await self._sort(rest, entry, calls)
+        counted = [call for call in _calls.validate_json(f"[{','.join(calls)}]") if call.counts]
+        self.spent = total(turn.spent for turn in turns) + total(call.spent for call in counted)
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
 
-    async def _count(self, rest: str, entry: Entry) -> None:
+    async def _sort(self, rest: str, entry: Entry, calls: list[str]) -> None:
+        """Count what was granted, and gather the texts of tool calls."""
         turn, _, what = rest.partition(".")
         if "/" in rest:
             call = self._entries.get(rest.partition("/")[0])
@@ -103,11 +107,11 @@ class Thread:
             if granted is not None:
                 self.grant(granted)
         elif what.partition(".")[0].isdigit():
-            self.count(Outcome.model_validate_json(await self.run.text_of(entry)))
+            calls.append(await self.run.text_of(entry))
 
     def count(self, outcome: Outcome) -> None:
-        """One more tool call; one that was denied, or has yet to be approved, is none."""
-        if outcome.result not in (Result.DENIED, Result.UNAPPROVED):
+        """One more tool call, if it is one."""
+        if outcome.counts:
             self.spent += outcome.spent
 
     def grant(self, more: Budget) -> None:

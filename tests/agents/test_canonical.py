@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from standby.agents.canonical import canonical, digest
 
+# Threads of other tests that use random meanwhile are no fault of what is drawn here.
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -16,6 +16,9 @@ from standby.agents.scope import STRICTEST_FIRST, AgentScope, Asking, AtStop, Pe
 from standby.errors import UsageError
 from standby.policy import Policy
 
+# Threads of other tests that use random meanwhile are no fault of what is drawn here.
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+
 TOOLS = st.sampled_from(["pay", "fetch", "write"])
 ARGUMENTS = st.sampled_from(["amount", "url", "path", "order.amount"])
 CONDITIONS = st.one_of(
