@@ -30,6 +30,7 @@ from blocks.workspace import Workspace
 from deployments.bank_reports import SOURCE, bank_source, tell_bank
 from standby.checkpoints import STORE_NAME, CheckpointStore
 from standby.notices import NotificationChannels
+from tasks.research_scope import SHIPPED, research_scope
 
 WORK_POOL = "agents"
 
@@ -48,6 +49,7 @@ async def bootstrap() -> None:
     await _save(PaymentPolicy(), "default")
     await _save(PaymentProvider(), "default")
     await _save(ModelEndpoint(), "default")
+    await _save(research_scope(), SHIPPED)
     # Its defaults are folders of the machine that runs the agent, so no document is saved, only the type.
     await Books.aregister_type_and_schema()
     await Workspace.aregister_type_and_schema()

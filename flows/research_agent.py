@@ -6,7 +6,8 @@ import sys
 from standby import agent, now, run_here
 from standby.agents import AgentScope, run_agent
 from tasks.endpoint_model import model_or_script, renewal
-from tasks.research import Research, research_scope, research_task, researcher
+from tasks.research import Research, research_task, researcher
+from tasks.research_scope import scope_of
 from tasks.research_script import research_script
 
 
@@ -28,7 +29,7 @@ async def research_agent(
     mind = await model_or_script(model, research_script(goal, today, send_to))
 
     async def allowed() -> AgentScope:
-        own = research_scope()
+        own = await scope_of(scope)
         return own if within is None else within.narrowed(own)
 
     task = research_task(goal, today, send_to)

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.context import SettingsContext
 from pydantic_ai import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
+from blocks.agent_scope import AgentScope as ScopeBlock
 from blocks.model_endpoint import ModelEndpoint
 from blocks.workspace import Workspace
 from flows.research_agent import research_agent
 from standby.agents import AgentScope, Budget, Permission, Rule
 from standby.errors import UsageError
 from standby.states import RunState
-from tasks.research import research_scope
+from tasks.research_scope import research_scope
 from tasks.research_script import NAME, NOTE
 from tests.fundamentals.conftest import Desk, Run
 from tests.research.conftest import KEY, Blocks
@@ -240,7 +242,7 @@ async def test_a_flood_of_calls_is_stopped_by_the_budget_before_the_first_of_the
     desk: Desk, blocks: Blocks, chat: ChatServer, sent: Sent
 ) -> None:
     """Also when their arguments are nonsense; what was found out before is kept in the run's history."""
-    within = research_scope().model_copy(update={"budget": Budget(tool_calls=3)})
+    within = research_scope().scope().model_copy(update={"budget": Budget(tool_calls=3)})
     chat.script = [
         calls(("search_documents", "{not json"), ("search_documents", {"query": 7}), ("no_such_tool", {})),
         calls(*[("search_documents", {"query": "ferry"})] * 50),
@@ -248,4 +250,26 @@ async def test_a_flood_of_calls_is_stopped_by_the_budget_before_the_first_of_the
     done = await desk.run(research_agent, goal="ferry", within=within)
     assert (done.brief, done.stopped) == (None, "tool_calls")
     assert "50 more are asked for" in done.why
+    assert len(chat.asked) == 2
+
+
+async def test_the_scope_is_what_its_block_says_when_it_matters(
+    desk: Desk, blocks: Blocks, chat: ChatServer, sent: Sent, prefect_settings: SettingsContext
+) -> None:
+    """Row 60: what a person approves is not done if the block has come to deny it; without a block nothing is."""
+    asks, denies = [[Rule(tool="send_message", permission=one)] for one in (Permission.ASK, Permission.DENY)]
+    with prefect_settings.model_copy():
+        await ScopeBlock(tools=asks).asave("tight", overwrite=True)
+    chat.script = [calls(("send_message", {"to": "readers", "subject": "s", "body": "b"})), final()]
+    run = await desk.start(research_agent, goal="ferry", scope="tight")
+    [wait] = await run.open_waits()
+    with prefect_settings.model_copy():
+        await ScopeBlock(tools=denies).asave("tight", overwrite=True)
+    await run.answer_to(wait, {"approved": True})
+    await run.result()
+    assert sent == []
+    assert "denies" in chat.asked[1].results[0]
+    assert [tool for tool in chat.asked[0].tools if tool != "final_result"] == ["send_message"]
+    with pytest.raises(ValueError, match="never-saved for block type agent-scope"):
+        await desk.run(research_agent, goal="ferry", scope="never-saved")
     assert len(chat.asked) == 2
