@@ -12,6 +12,7 @@ from pydantic_ai.tools import ToolDenied
 from pydantic_core import to_jsonable_python
 
 from standby.agents.records import Outcome, Result
+from standby.agents.responses import whole
 
 
 async def outcome_of(act: Callable[[], Awaitable[Any]]) -> Outcome:
@@ -20,9 +21,9 @@ async def outcome_of(act: Callable[[], Awaitable[Any]]) -> Outcome:
     try:
         outcome = _returned(await act())
     except ModelRetry as error:
-        outcome = Outcome(result=Result.RETRY, message=error.message)
+        outcome = Outcome(result=Result.RETRY, message=whole(error.message))
     except ToolFailed as error:
-        outcome = Outcome(result=Result.FAILED, message=error.message)
+        outcome = Outcome(result=Result.FAILED, message=whole(error.message))
     except CallDeferred as error:
         question = error.kind == "question"
         outcome = Outcome(result=Result.DEFERRED, metadata=to_jsonable_python(error.metadata), question=question)
@@ -54,7 +55,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    return to_jsonable_python(value)
+    return whole(to_jsonable_python(value))
 
 
 def told(outcome: Outcome) -> Any:

@@ -26,16 +26,17 @@ def tidy(response: ModelResponse, turn: int) -> ModelResponse:
             if part.tool_call_id in seen or _SANE_ID.fullmatch(part.tool_call_id or "") is None:
                 part = replace(part, tool_call_id=f"call-{turn}-{calls}")
             seen.add(part.tool_call_id)
-            part = replace(part, args=_whole(part.args), tool_name=_whole(part.tool_name))
+            part = replace(part, args=whole(part.args), tool_name=whole(part.tool_name))
         elif isinstance(content := getattr(part, "content", None), str):
-            part = replace(part, content=_whole(content))
+            part = replace(part, content=whole(content))
         parts.append(part)
     return replace(response, parts=parts)
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
+    """A JSON value without halves of characters, which cannot be stored."""
     if isinstance(value, str):
         return value if value.isascii() else _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {_whole(key): _whole(item) for key, item in value.items()}
-    return [_whole(item) for item in value] if isinstance(value, list) else value
+        return {whole(key): whole(item) for key, item in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list) else value

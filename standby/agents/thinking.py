@@ -114,15 +114,15 @@ class Thinking:
                         await self._before_calls(node.model_response.tool_calls)
                     node = await run.next(node)
                 assert run.result is not None
+                thread.messages = run.all_messages()
                 return run.result.output
 
     def _usage(self) -> RunUsage:
         """What was spent before the last turn, for tools to see; that one is counted when it is gone through."""
         usage = RunUsage()
-        for message in self.thread.history():
-            if message.kind == "response":
-                usage.incr(message.usage)
-                usage.requests += 1
+        for answer in self.thread.answers[:-1]:
+            usage.incr(answer.usage)
+            usage.requests += 1
         return usage
 
     def new_of(self, messages: Sequence[ModelMessage]) -> tuple[list[ModelMessage], bool]:

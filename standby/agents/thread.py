@@ -37,6 +37,7 @@ class Thread:
         self.recorded = 0  # turns that the journal held when this attempt began
         self.messages: list[ModelMessage] = []
         self.last: Turn | None = None  # the one that is gone through again
+        self.answers: list[ModelResponse] = []  # of the turns that the journal held
         self.spent = Spent()
         self.granted = Budget()
         self.parts: dict[str, str] | None = None  # what the agent was made of last
@@ -79,6 +80,7 @@ class Thread:
             if turn.whole:
                 self.messages.clear()
             self.messages += turn.messages
+            self.answers.append(self.response())
             self.last = turn
             self.parts = turn.parts or self.parts
             if number < len(turns):

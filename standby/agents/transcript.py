@@ -20,6 +20,12 @@ LONGEST = 4000
 """Characters of a value that are shown."""
 
 
+_ELSEWHERE: dict[str, Any] = {
+    "messages": [{"parts": [{"part_kind": "text", "content": "(a large turn, kept outside the ledger)"}]}]
+}
+"""What stands for a turn that is so large that the ledger does not hold it."""
+
+
 def threads_of(journal: Iterable[Entry], grants: Iterable[Any] = ()) -> list[dict[str, Any]]:
     """Each ``run_agent`` of a run, in order.
 
@@ -30,15 +36,16 @@ def threads_of(journal: Iterable[Entry], grants: Iterable[Any] = ()) -> list[dic
     """
     entries = {entry.key: entry for entry in journal}
     approved = {grant.key: grant for grant in grants}
-    names = [key for key in entries if "/" not in key and f"{key}/1.model" in entries]
-    names.sort(key=lambda name: entries[name].position or 0)
+    names = [key for key in entries if f"{key}/1.model" in entries]
+    # One that is a tool of another has no position, and comes after it.
+    names.sort(key=lambda name: (entries[name.split("/")[0]].position or 0, name))
     return [_thread(name, entries, approved) for name in names]
 
 
 def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, Any]) -> dict[str, Any]:
     turns: list[dict[str, Any]] = []
-    while (recorded := _value(entries.get(f"{name}/{len(turns) + 1}.model"))) is not None:
-        turns.append(recorded)
+    while (entry := entries.get(f"{name}/{len(turns) + 1}.model")) and entry.state == CheckpointState.RECORDED:
+        turns.append(_value(entry) or _ELSEWHERE)
     answers = {
         (number, part.get("tool_call_id")): part
         for number, turn in enumerate(turns)
@@ -66,7 +73,8 @@ def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, Any]
     outcomes = [
         outcome
         for key, entry in entries.items()
-        if key.startswith(f"{name}/") and key.count("/") == 1 and key.split("/")[1].split(".")[1:2] != ["model"]
+        if key.startswith(f"{name}/") and "/" not in (rest := key.removeprefix(f"{name}/"))
+        if rest.split(".")[1:2] != ["model"]
         if isinstance(outcome := _value(entry), dict) and outcome.get("result") not in (None, "denied", "unapproved")
     ]
     end = _value(entries.get(f"{name}/end")) or {}

@@ -74,9 +74,7 @@ class Wait(Generic[A]):
     def check_age(self, settled_at: datetime) -> None:
         """Raise ``ValueError`` if an answer of that time is too old to act on."""
         if self.max_age is not None and clock.utcnow() - settled_at > self.max_age:
-            raise ValueError(
-                f"It was answered more than {self.max_age} before the run could go on, so it is asked anew."
-            )
+            raise ValueError(f"The answer is older than {self.max_age}, so it is asked anew.")
 
     def check(self, answer: A) -> None:
         """Raise ``ValueError`` if an answer of the right type will not do all the same."""

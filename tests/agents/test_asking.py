@@ -8,7 +8,7 @@ import pytest
 from pydantic_ai import Agent, ApprovalRequired, CallDeferred, RunContext
 from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 
-from standby import agent
+from standby import agent, step
 from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, ask_human, run_agent, waits
 from standby.errors import AnswerRefused, NotAllowed
 from standby.policy import Policy
@@ -407,3 +407,77 @@ async def test_a_wake_in_another_attempt_finds_the_question_and_goes_on(desk: De
     await run.answer({"approved": True})
     assert await run.result() == "done"
     assert (looked, mailer.sent, mailer.script.asked) == ([1], [("ada", "hello")], 2)
+
+
+async def test_a_crash_after_the_answer_asks_nobody_again(desk: Desk, interruption: Interruption) -> None:
+    """The approved call is the same call when its process died in it: its own approval is still good."""
+    script = Script([call("send", to="ada"), call("send", to="ben")], "done")
+    sent: list[str] = []
+    thinker: Agent[None, str] = Agent(script.model, name="mailer")
+
+    @thinker.tool_plain(sequential=True)
+    async def send(to: str) -> str:
+        sent.append(to)
+        if to == "ben":
+            interruption()
+        return to
+
+    @agent
+    async def mailing() -> str | None:
+        return (await run_agent(thinker, "write", scope=ask("send"))).output
+
+    run = await desk.start(mailing)
+    await run.answer({"approved": True})
+    with pytest.raises(Exception, match="first attempt ends"):
+        await run.result()
+    assert await run.again() == "done"
+    assert sent == ["ada", "ben", "ben"]
+    assert len(await run.waits()) == 1
+
+
+async def test_a_once_step_as_a_tool_without_a_probe_asks_a_person_after_a_crash(
+    desk: Desk, interruption: Interruption
+) -> None:
+    paid: list[int] = []
+
+    @step(effect="once", visible=False)
+    async def pay(amount: int) -> str:
+        """Pay it."""
+        paid.append(amount)
+        interruption()
+        return "receipt"
+
+    script = Script(call("pay", amount=5), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="payer", tools=[pay])
+
+    @agent
+    async def paying() -> str | None:
+        return (await run_agent(thinker, "pay", scope=allow("pay"))).output
+
+    run = await desk.interrupted(paying)
+    run.begin()
+    [wait] = await run.open_waits()
+    assert wait.key == "payer/1.1.pay/pay?1"
+    await run.answer({"happened": True, "result": '"receipt 7"'})
+    assert await run.result() == "done"
+    assert paid == [5]
+    assert script.told() == [("pay", "receipt 7", "success")]
+
+
+async def test_a_result_that_never_comes_is_told_to_the_model(desk: Desk) -> None:
+    script = Script(call("render"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def render() -> str:
+        raise CallDeferred({"within_seconds": 0.05})
+
+    @agent
+    async def working() -> str | None:
+        return (await run_agent(thinker, "render", scope=allow("render"))).output
+
+    run = await desk.start(working)
+    assert await run.result() == "done"
+    [wait] = await run.waits()
+    assert (wait.topic, wait.correlation) == ("tool.render", f"{run.id}/thinker/1.1.render")
+    assert script.told() == [("render", "Nobody delivered its result in time.", "failed")]

@@ -1,14 +1,19 @@
 """Model requests and tool calls are steps: what is done is never done again, and the rest goes on."""
 
 import asyncio
+from datetime import date
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry
+from pydantic_ai.messages import ToolCallPart
+from sqlalchemy import text
 
 from standby import step
-from standby.agents import run_agent, waits
+from standby.agents import current_scope, run_agent, waits
+from standby.agents.transcript import threads_of
+from standby.runs import Fenced
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, call
 from tests.fundamentals.conftest import Interruption
@@ -256,3 +261,96 @@ async def test_history_that_the_agent_rewrites_is_kept_whole(bench: Bench, inter
 
     run = await bench.interrupted(research)
     assert await run.again() == "3 messages"
+
+
+async def test_arguments_that_are_no_json_are_the_models_to_correct(bench: Bench) -> None:
+    """And what a tool returns is told as it can be kept: without halves of characters."""
+    script = Script(ToolCallPart("look", '{"n": 1'), ToolCallPart("look", '{"n": "one"}'), call("look", n=3), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker", retries=5)
+
+    @thinker.tool_plain
+    async def look(n: int) -> dict[str, Any]:
+        return {"n": n, "half": "\ud800", "when": date(2026, 1, 2)}
+
+    async def research() -> str | None:
+        return (await run_agent(thinker, "find it", scope=allow("look"))).output
+
+    run = await bench.start(research)
+    assert await run.result() == "done"
+    assert [outcome for _, _, outcome in script.told()] == ["retried", "retried", "success"]
+    assert script.told()[2][1] == {"n": 3, "half": "\ufffd", "when": "2026-01-02"}
+    assert [key for key in await run.journal() if "look" in key] == ["thinker/3.1.look"], "what is not called is none"
+
+
+async def test_a_conversation_goes_on_after_a_typed_output(bench: Bench, interruption: Interruption) -> None:
+    script = Script(call("final_result", words=["a"]), lambda _: interruption() or call("final_result", words=["b"]))
+    thinker = Agent(script.model, output_type=Answer, name="thinker")
+
+    async def research() -> list[str]:
+        first = await run_agent(thinker, "one", scope=allow())
+        second = await run_agent(thinker, "two", scope=allow(), history=first.messages)
+        assert first.output is not None
+        assert second.output is not None
+        assert (second.spent.requests, len(second.messages)) == (1, 6)
+        return first.output.words + second.output.words
+
+    run = await bench.interrupted(research)
+    assert await run.again() == ["a", "b"]
+
+
+async def test_an_attempt_that_lost_the_run_stops_in_the_middle_of_its_thinking(bench: Bench) -> None:
+    """Its write is refused in a task of a tool; the thinking ends, and nothing is asked of the model any more."""
+    script = Script([call("look", n=1), call("look", n=2)], "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def look(n: int) -> int:
+        if n == 2:
+            async with bench.ledger.database.transaction() as connection:
+                await connection.execute(text("UPDATE runs SET attempt = attempt + 1"))
+        return n
+
+    async def research() -> str | None:
+        return (await run_agent(thinker, "find it", scope=allow("look"))).output
+
+    run = await bench.start(research)
+    with pytest.raises(Fenced):
+        await run.result()
+    assert script.asked == 1
+    assert "thinker/1.2.look" not in await run.journal()
+
+
+async def test_an_agent_as_a_tool_of_another_stays_within_its_scope(bench: Bench, interruption: Interruption) -> None:
+    """The inner one asks for more than the outer one has; both go on after a crash in the inner one's tool."""
+    inner_script = Script([call("look", n=1), call("wipe")], "found")
+    outer_script = Script(call("delegate", task="look"), "done")
+    inner: Agent[None, str] = Agent(inner_script.model, name="inner")
+    outer: Agent[None, str] = Agent(outer_script.model, name="outer")
+    wiped: list[int] = []
+
+    @inner.tool_plain
+    async def look(n: int) -> int:
+        interruption()
+        return n
+
+    @inner.tool_plain
+    async def wipe() -> None:
+        wiped.append(1)
+
+    @outer.tool_plain
+    @waits
+    async def delegate(task: str) -> str | None:
+        scope = current_scope().narrowed(allow("look", "wipe"))
+        return (await run_agent(inner, task, scope=scope)).output
+
+    async def research() -> str | None:
+        return (await run_agent(outer, "find it", scope=allow("delegate", "look"))).output
+
+    run = await bench.interrupted(research)
+    assert await run.again() == "done"
+    assert wiped == []
+    assert outer_script.told() == [("delegate", "found", "success")]
+    assert inner_script.tools == ["look"]
+    assert inner_script.told()[1][2] == "retried"
+    journal = await bench.ledger.checkpoints.journal(run.id)
+    assert [thread["agent"] for thread in threads_of(journal)] == ["outer", "outer/1.1.delegate/inner"]

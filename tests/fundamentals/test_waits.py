@@ -362,28 +362,3 @@ async def test_an_approval_of_what_has_changed_since_is_asked_anew(desk: Desk) -
     assert await run.result() is False
     decisions = await desk.ledger.waits.decisions_of(run.id)
     assert [(each.opening, each.verdict) for each in decisions] == [(1, "refused"), (2, "won")]
-
-
-async def test_an_answer_that_is_too_old_is_asked_for_anew(desk: Desk) -> None:
-    """`max_age=`: when the run is back, what was said long before does not count any more."""
-    ages = [timedelta(seconds=-1), timedelta(hours=1)]
-
-    @agent
-    async def publisher() -> bool:
-        return (await wait_for(Approval("Publish it?", max_age=ages[0]))).approved
-
-    run = await desk.start(publisher)
-    await run.answer({"approved": True})
-
-    async def asked_anew() -> list[Any]:
-        return [wait for wait in await run.open_waits() if wait.opening == 2]
-
-    [wait] = await wait_until(asked_anew)
-    assert "older than" in wait.refused
-    assert run.attempt is not None
-    run.attempt.cancel()
-    await asyncio.gather(run.attempt, return_exceptions=True)
-    ages.pop(0)
-    run.begin()
-    await run.answer({"approved": True})
-    assert await run.result() is True
