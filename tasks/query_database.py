@@ -51,8 +51,9 @@ async def query_database(
     returned; ``seconds``: how long it may take. Dates and the like come as text, bytes as hexadecimal.
     Raises ToolRefused (it is not one SELECT, or does what may not be done) or ToolFailed (the database said no).
     """
-    if not sql.strip() or len(sql) > LONGEST_QUERY or "\0" in sql:
+    if not sql.strip("; \t\n") or len(sql) > LONGEST_QUERY or "\0" in sql:
         raise ToolRefused(sql.strip() or "an empty query", f"a query has 1 to {LONGEST_QUERY} characters")
+    sql = sql.strip().rstrip("; \t\n")
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/"):
         columns, found = await asyncio.to_thread(_ask_sqlite, sql, Path(rest[1:]), most_rows + 1, seconds)
@@ -105,15 +106,7 @@ def _authorize(action: int, first: str | None, second: str | None, _: str | None
 async def _ask_postgres(sql: str, url: str, most: int, seconds: float) -> tuple[list[str], list[Any]]:
     try:
         async with asyncio.timeout(seconds + 5):  # the server's own limit comes first
-            database = await asyncpg.connect(
-                url,
-                timeout=seconds,
-                server_settings={
-                    "default_transaction_read_only": "on",
-                    "statement_timeout": str(math.ceil(seconds * 1000)),
-                    "application_name": "standby query",
-                },
-            )
+            database = await _connect(url, seconds)
             try:
                 return await _in_transaction(database, sql, most)
             finally:
@@ -127,7 +120,19 @@ async def _ask_postgres(sql: str, url: str, most: int, seconds: float) -> tuple[
     except asyncpg.PostgresError as error:
         raise ToolFailed(sql, str(error).splitlines()[0], "Correct the query: one SELECT.") from None
     except (OSError, asyncpg.InterfaceError) as error:
-        raise ToolFailed("the database", f"it cannot be reached ({error})", "Try again later.") from None
+        raise ToolFailed("the database", f"the connection broke ({error})", "Try again later.") from None
+
+
+async def _connect(url: str, seconds: float) -> Any:
+    settings = {
+        "default_transaction_read_only": "on",
+        "statement_timeout": str(math.ceil(seconds * 1000)),
+        "application_name": "standby query",
+    }
+    try:
+        return await asyncpg.connect(url, timeout=seconds, server_settings=settings)
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
+        raise ToolFailed("the database", f"it cannot be reached ({error})", "Do without it, and say so.") from None
 
 
 async def _in_transaction(database: Any, sql: str, most: int) -> tuple[list[str], list[list[Any]]]:

@@ -63,6 +63,21 @@ async def test_a_question_and_its_answer(chat: ChatServer, endpoints: Endpoints,
     assert asked.tools == ["degrees"]
 
 
+async def test_anthropic_is_asked_in_its_own_protocol(chat: ChatServer, endpoints: Endpoints) -> None:
+    endpoints["default"] = endpoint(chat, provider="anthropic", base_url=chat.url.removesuffix("/v1"))
+    said = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "test-model-1", "stop_reason": "end_turn",
+        "stop_sequence": None, "content": [{"type": "text", "text": "It is cold."}],
+        "usage": {"input_tokens": 5, "output_tokens": 2},
+    }  # fmt: skip
+    chat.script = [as_json(said)]
+    assert (await (await agent()).run("Is it cold?")).output == "It is cold."
+    [asked] = chat.asked
+    assert asked.path.partition("?")[0] == "/v1/messages"
+    assert asked.headers["x-api-key"] == KEY
+    assert [tool["name"] for tool in asked.body["tools"]] == ["degrees"]
+
+
 async def test_tool_calls_of_one_turn_are_answered_together(chat: ChatServer, endpoints: Endpoints) -> None:
     chat.script = [calls(("degrees", {"city": "Oslo"}), ("degrees", {"city": "Rome"})), message("3 and 21")]
     assert (await (await agent()).run("Oslo and Rome?")).output == "3 and 21"

@@ -64,7 +64,7 @@ async def test_the_rows_of_a_query_come_as_plain_values(url: str) -> None:
         "WITH dear AS (SELECT * FROM orders WHERE price > 50) SELECT count(*) AS n FROM dear", url=url
     )
     assert counted.rows == [[2]]
-    assert (await query_database("SELECT item FROM orders WHERE id = 9", url=url)).rows == []
+    assert (await query_database(" SELECT item FROM orders WHERE id = 9 ; \n", url=url)).rows == []
 
 
 async def test_more_than_the_limit_is_cut_and_says_so(url: str) -> None:
@@ -154,7 +154,7 @@ async def test_what_json_does_not_have_comes_as_text(sqlite: str, postgres: str)
         await query_database("SELECT 1 AS id, 2 AS id", url=postgres)
 
 
-@pytest.mark.parametrize("sql", ["", "  ", "SELECT '\0'", "SELECT " + "1+" * 20_000 + "1", "-- nothing"], ids=range(5))
+@pytest.mark.parametrize("sql", ["", " ; ", "SELECT '\0'", "SELECT " + "1+" * 20_000 + "1", "-- nothing"], ids=range(5))
 async def test_what_is_no_query_is_refused(sqlite: str, sql: str) -> None:
     with pytest.raises(ToolError):
         await query_database(sql, url=sqlite)
@@ -166,3 +166,10 @@ async def test_an_address_that_leads_nowhere_is_said_without_its_password(tmp_pa
             await query_database("SELECT 1", url=url)
         assert "hidden" not in str(caught.value)
     assert not (tmp_path / "none.db").exists()
+
+
+async def test_a_role_that_is_not_let_in_is_no_fault_of_the_query(postgres_url: str) -> None:
+    nobody = urlsplit(postgres_url)._replace(netloc=f"nobody:hidden@{urlsplit(postgres_url).netloc.rpartition('@')[2]}")
+    with pytest.raises(ToolFailed, match="the database: it cannot be reached") as caught:
+        await query_database("SELECT 1 AS one", url=nobody.geturl())
+    assert "hidden" not in str(caught.value)
