@@ -39,8 +39,8 @@ class ModelEndpoint(Block):
     base_url: str = Field(
         default="",
         title="Address",
-        description="Where the provider listens: up to and with /v1, for anthropic without it. Empty: the provider's own, "
-        "or Ollama's on this machine.",
+        description="Where the provider listens: up to and with /v1, for anthropic without it. Empty: the provider's "
+        "own, or Ollama's on this machine.",
         pattern=r"^(https?://[^\s]+)?$",
     )
     api_key: SecretStr = Field(
