@@ -98,9 +98,9 @@ class Thread:
         turn, _, what = rest.partition(".")
         if "/" in rest:
             call = self._entries.get(rest.partition("/")[0])
-            called = call is not None and call.state == CheckpointState.RECORDED
-            if called or (turn.isdigit() and int(turn) < self.recorded):
-                self.run.pass_by(self.prefix + rest)  # it belongs to a call, or a turn, that is not gone through again
+            done = call is not None and call.state == CheckpointState.RECORDED
+            if done or (turn.isdigit() and int(turn) < self.recorded):
+                self.run.pass_by(self.prefix + rest)  # of a call or a turn that is not gone through again
             return
         if entry.state != CheckpointState.RECORDED or not turn.isdigit():
             return

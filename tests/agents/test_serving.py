@@ -10,6 +10,7 @@ from pydantic_ai import Agent
 from pydantic_ai.capabilities import Instrumentation
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
+from standby import step
 from standby.agents import run_agent, waits
 from standby.agents.serving import Serving
 from standby.agents.tracing import new_trace
@@ -136,3 +137,60 @@ async def test_spans_of_all_attempts_are_in_one_trace(bench: Bench, interruption
     assert len({trace_id for _, trace_id in seen}) == 1
     assert all(trace_id for _, trace_id in seen)
     assert new_trace() != new_trace()
+
+
+class Killed(BaseException):
+    """Ends an attempt anywhere, past every handler of errors."""
+
+
+async def test_an_attempt_that_ends_at_any_point_repeats_nothing_that_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of the places where a process could die, in turn, until a run goes through undisturbed."""
+    reached: list[str] = []
+    stop_at = 0
+
+    def reach(point: str) -> None:
+        reached.append(point)
+        if len(reached) == stop_at:
+            raise Killed
+
+    monkeypatch.setattr("standby.steps.reach", reach)
+    paid: list[int] = []
+
+    async def probe(amount: int) -> str | None:
+        return f"receipt {amount}" if amount in paid else None
+
+    @step(effect="once", probe=probe, visible=False)
+    async def pay(amount: int) -> str:
+        """Pay it."""
+        paid.append(amount)
+        return f"receipt {amount}"
+
+    ended = 0
+    while not ended:
+        stop_at += 1
+        reached.clear()
+        paid.clear()
+        script = Script([call("look", n=1), call("pay", amount=2), call("look", n=3)], call("pay", amount=4), "done")
+        thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[pay])
+
+        @thinker.tool_plain
+        async def look(n: int) -> int:
+            return n
+
+        async def research() -> list[Any]:
+            result = await run_agent(thinker, "go", scope=allow("look", "pay"))  # noqa: B023
+            return [result.output, result.spent.requests, result.spent.tool_calls]
+
+        run = await bench.start(research)
+        try:
+            found = await run.result()
+            ended = stop_at
+        except Killed:
+            found = await run.again()
+        assert found == ["done", 3, 4], f"ended at {reached[stop_at - 1 : stop_at]}"
+        assert sorted(paid) == [2, 4]
+        assert [content for _, content, _ in script.told()] == [1, "receipt 2", 3, "receipt 4"]
+        assert script.asked <= 4
+    assert ended > 30

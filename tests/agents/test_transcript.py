@@ -7,7 +7,7 @@ import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from pydantic_ai import Agent
 
-from standby import agent
+from standby import agent, step
 from standby.agents import AgentScope, run_agent
 from standby.agents.redaction import redacted, redacted_text
 from standby.agents.transcript import as_markdown, threads_of
@@ -88,4 +88,28 @@ def test_names_of_secrets_hide_their_values_and_nothing_else_is_hidden() -> None
     assert redacted(value) == {
         "Password": "[redacted]", "nested": [{"access_token": "[redacted]"}], "max_tokens": 5, "token": 3,
         "note": "a token of love",
+    }  # fmt: skip
+
+
+async def test_requests_and_calls_are_task_runs_where_that_is_asked_for(desk: Desk) -> None:
+    script = Script([call("look", n=1), call("look", n=2)], "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def look(n: int) -> int:
+        return n
+
+    @step
+    async def last() -> None: ...
+
+    @agent
+    async def research() -> str | None:
+        found = await run_agent(thinker, "find it", scope=allow("look"), visible=True)
+        await last()
+        return found.output
+
+    run = await desk.start(research)
+    assert await run.result() == "done"
+    assert await run.task_runs(up_to="last") == {
+        "thinker/1.model": 1, "thinker/1.1.look": 1, "thinker/1.2.look": 1, "thinker/2.model": 1, "last": 1,
     }  # fmt: skip
