@@ -7,25 +7,25 @@ from pathlib import Path
 
 LAYERS = """
 cli __main__
-cli_gateway cli_delegations
+cli_gateway cli_delegations cli_costs
 up
 gateway terminal host
 tables
-view agent_tasks pushes local doctor keeper
+view agent_tasks pushes costs local doctor keeper
 missed event_door
 connect doors events notices
 flows
 waiting
 parking
 children starts
-projection polling
+projection polling outlooks
 steps
 failures links waits wakeups callers addresses
 runs
 pulse checkpoints
 ledger
 patience waker stillness
-policy moments values holder faults settings clock states errors testing
+policy moments values holder faults settings hold outlook clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}
 PACKAGE = Path(__file__).parents[1] / "standby"

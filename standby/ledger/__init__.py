@@ -11,6 +11,7 @@ from standby.ledger.database import Database
 from standby.ledger.deadlines import Deadlines
 from standby.ledger.delegations import Delegations
 from standby.ledger.events import Events
+from standby.ledger.holds import Holds
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
 from standby.ledger.migrations import migrate
@@ -32,9 +33,9 @@ class Ledger:
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
     hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
     escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
-    runs that signals start, ``events`` those of waits for Prefect's events, ``tasks`` those of runs as A2A tasks,
-    ``pushes`` those of where their clients are told of them. ``notifications`` tells at once who became READY
-    (PostgreSQL).
+    runs that signals start, ``events`` those of waits for Prefect's events, ``holds`` those of how runs are held while
+    they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of where their clients are told of them.
+    ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -53,6 +54,7 @@ class Ledger:
         self.polls = Polls(database)
         self.children = Children(database)
         self.events = Events(database)
+        self.holds = Holds(database)
         self.starts = Starts(database)
         self.tasks = Tasks(database)
         self.pushes = Pushes(database)
