@@ -98,7 +98,8 @@ class Pushes:
 
     async def claim(self, push: Row[Any]) -> bool:
         """Take a push that is due, to send it. False when another sender has taken it, or has sent it."""
-        free = and_(_same(push), pushes.c.next_try_at == push.next_try_at, pushes.c.tries == push.tries)
+        as_seen = (pushes.c.next_try_at == push.next_try_at, pushes.c.told.is_not_distinct_from(push.told))
+        free = and_(_same(push), *as_seen, pushes.c.tries == push.tries)
         return bool(await self._db.write(update(pushes).where(free).values(next_try_at=clock.utcnow() + SENDING)))
 
     async def told(self, push: Row[Any]) -> None:

@@ -18,9 +18,11 @@ from a2a.types import (
     GetTaskRequest,
     ListTaskPushNotificationConfigsRequest,
     SendMessageConfiguration,
+    Task,
     TaskPushNotificationConfig,
 )
 from a2a.utils.errors import InvalidParamsError, TaskNotFoundError
+from google.protobuf.json_format import ParseDict
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -89,8 +91,12 @@ async def round_of(gate: Gate) -> None:
     await pusher.finish()
 
 
-async def test_a_client_is_told_of_each_turn_until_the_end(gate: Gate, client: Client) -> None:
-    """Of each once, if it takes it; and with what it has given along."""
+async def test_a_client_is_told_of_each_turn_until_the_end(
+    gate: Gate, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each once, if it takes it; and with what it has given along. Also while the clock stands."""
+    now = clock.utcnow()
+    monkeypatch.setattr(clock, "_source", lambda: now)
     [wait] = (await parked(gate.ledger, [approval(**FORM)])).waits
     ada = await client_of(gate, Role.APPROVER, "ada")
     more = {"token": "t0ken", "authentication": {"scheme": "Bearer", "credentials": "secret"}}
@@ -100,7 +106,7 @@ async def test_a_client_is_told_of_each_turn_until_the_end(gate: Gate, client: C
     assert client.states == ["input_required"]
     headers, body = client.told[0]
     assert (headers["x-a2a-notification-token"], headers["authorization"]) == ("t0ken", "Bearer secret")
-    assert body["task"] == shown(await ada.get_task(GetTaskRequest(id="run")))
+    assert shown(ParseDict(body["task"], Task())) == shown(await ada.get_task(GetTaskRequest(id="run")))
     await answer(gate.ledger, wait.id, '{"approved": true}', actor="bob")
     for _ in range(2):
         await round_of(gate)

@@ -159,7 +159,7 @@ async def test_a_ledger_from_before_tasks_gets_what_they_need(ledger_url: str) -
     async with before.database.transaction() as connection:
         for statement in ("DROP TABLE pushes", "DROP INDEX starts_by_run", "ALTER TABLE starts DROP COLUMN context_id",
                           "ALTER TABLE starts DROP COLUMN ended_as",
-                          "DELETE FROM ledger_version WHERE version > 7"):  # fmt: skip
+                          "DELETE FROM ledger_version WHERE version > 8"):  # fmt: skip
             await connection.execute(text(statement))
     await before.close()
     after = await Ledger.connect(ledger_url)
