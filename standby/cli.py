@@ -13,6 +13,7 @@ from rich.table import Table
 
 from standby import doors, settings, view
 from standby.agents.transcript import as_markdown
+from standby.cli_costs import costs
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
 from standby.connect import open_prefect
@@ -47,6 +48,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(signals_app, name="signals")
 app.add_typer(delegations_app, name="delegations")
 app.command()(gateway)
+app.command()(costs)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import httpx
+import psutil
 from prefect import get_client, get_run_logger, pause_flow_run
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas import OrchestrationResult
@@ -155,6 +156,7 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
             await _save_form(client, run.id, keyset, wait)
         if await run.ledger.runs.park(run.id, run.attempt, key, Hold.PAUSE, listener.address) is None:
             run.stop()
+        since = clock.utcnow()
         reach("wait.parked")
         _tell_log(group)
         paused = asyncio.create_task(_prefect_pause(pause_key, wait is not None))
@@ -173,6 +175,13 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
         await _unpause(client, run)
         if not await run.ledger.runs.unpark(run.id, run.attempt):
             run.stop()
+    with suppress(LedgerUnavailable):  # a bill that is not written fails no run
+        await run.ledger.holds.bill(run.id, key, _process_gib() * (clock.utcnow() - since).total_seconds())
+
+
+def _process_gib() -> float:
+    """What this process holds of memory that it shares with no other."""
+    return float(psutil.Process().memory_full_info().uss) / 2**30
 
 
 async def _is_cancelled(client: PrefectClient, run: AgentRun) -> bool:
@@ -222,7 +231,7 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
     """
     async with _prefect(run.id) as client:
         for wait in group.waits:
-            for response in await _responses(client, wait, run.hold):
+            for response in await _responses(client, wait, Hold(wait.held or run.hold)):
                 await _take(run, wait, waits[wait.member], response)
                 await client.delete_flow_run_input(UUID(run.id), response.key)
 

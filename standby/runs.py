@@ -30,6 +30,7 @@ from standby.errors import (
     StandbyError,
     UsageError,
 )
+from standby.hold import Asked, chosen
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
 from standby.parts import counted, current_part
@@ -108,6 +109,9 @@ class AgentRun:
         self.id = run_id
         self.attempt = attempt
         self.hold = hold
+        self.asked: Asked | None = None  # by @agent(hold=...)
+        self.deployed = True
+        self.hosted = False
         self.ledger = ledger
         self.store = store
         self.journal = {entry.key: entry for entry in journal}
@@ -139,6 +143,10 @@ class AgentRun:
                 await work()
             except Exception as error:
                 log.warning("The %s of run %s was not written: %s", name, self.id, error or type(error).__name__)
+
+    def hold_for(self, asked: Asked | None) -> Hold:
+        """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
+        return self.hold if asked is None else chosen(asked, deployed=self.deployed, hosted=self.hosted)
 
     def must_stop(self, error: E) -> E:
         """Remember an error after which the run must do nothing more. Returns it, to be raised."""

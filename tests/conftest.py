@@ -24,7 +24,7 @@ os.environ |= {
     "PREFECT_HOME": _home,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # All is plain http: a client need not load 150 certificates, which takes each of a thousand a twentieth of a second.
+    # All is plain http: no client need load 150 certificates, which takes each of a thousand a twentieth of a second.
     "PREFECT_API_TLS_INSECURE_SKIP_VERIFY": "true",
     "SSL_CERT_FILE": str(Path(_home, "one.pem")),
     "SSL_CERT_DIR": _home,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 LAYERS = """
 cli __main__
-cli_gateway cli_delegations
+cli_gateway cli_delegations cli_costs
 up
 gateway terminal host
 tables
-view local doctor keeper
+view costs local doctor keeper
 missed event_door
 connect doors events notices
 flows
@@ -19,14 +19,14 @@ agents
 waiting
 parking
 children starts
-projection polling
+projection polling outlooks
 steps
 failures links waits wakeups
 runs
 pulse checkpoints parts
 ledger
 patience waker stillness
-policy moments values holder faults settings clock states errors testing
+policy moments values holder faults settings hold outlook clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}
 PACKAGE = Path(__file__).parents[1] / "standby"

@@ -12,6 +12,7 @@ from standby.ledger.deadlines import Deadlines
 from standby.ledger.delegations import Delegations
 from standby.ledger.events import Events
 from standby.ledger.grants import Grants
+from standby.ledger.holds import Holds
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
 from standby.ledger.migrations import migrate
@@ -31,8 +32,9 @@ class Ledger:
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
     hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
     escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
-    runs that signals start, ``events`` those of waits for Prefect's events, ``grants`` those of approved calls of
-    tools. ``notifications`` tells at once who became READY (PostgreSQL).
+    runs that signals start, ``events`` those of waits for Prefect's events, ``holds`` those of how runs are held while
+    they wait, ``grants`` those of approved calls of tools. ``notifications`` tells at once who became READY
+    (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -51,6 +53,7 @@ class Ledger:
         self.polls = Polls(database)
         self.children = Children(database)
         self.events = Events(database)
+        self.holds = Holds(database)
         self.starts = Starts(database)
         self.grants = Grants(database)
         self.notifications = Notifications(database)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standby import clock
 from standby.ledger.children import tell_parents
 from standby.ledger.database import Database, by
+from standby.ledger.holds import held
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
 from standby.ledger.notifications import told
 from standby.ledger.tables import Checkpoint, Run, Wait, table_of
@@ -137,6 +138,7 @@ class Runs:
             }
             if hold is Hold.SUSPEND:
                 values |= {"holder": None, "lease_expires_at": None}
+            await connection.execute(held(run_id, group_key, hold))
             parked = update(runs).where(runs.c.id == run_id).values(**values)
             await connection.execute(told(parked, connection) if ready else parked)
             return state

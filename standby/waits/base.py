@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from standby import clock
 from standby.errors import UsageError
+from standby.hold import Asked
 from standby.ledger.waits import WaitRow
 from standby.moments import BusinessDays, Moment, point_in_time
 from standby.states import WaitKind
@@ -40,8 +41,11 @@ class Wait(Generic[A]):
     fresh: Callable[[], Awaitable[str]] | None = None  # what it is about, such as an etag: asked again when it changed
     max_age: timedelta | None = None  # how old an answer may be when the run takes it in
 
-    def row(self, key: str) -> WaitRow:
-        """The wait as it opens now; ``deadline`` becomes a point in time. Raises ``UsageError`` for text with NUL."""
+    def row(self, key: str, asked: Asked | None = None) -> WaitRow:
+        """The wait as it opens now; ``deadline`` becomes a point in time. ``asked``: how its run is to be held.
+
+        Raises ``UsageError`` for text with NUL.
+        """
         has_default = not isinstance(self.default, Nothing)
         row = WaitRow(
             key=key,
@@ -53,6 +57,7 @@ class Wait(Generic[A]):
             default_answer=self.codec.encode(self.default, f"the default of wait {key!r}")[0] if has_default else None,
             answer_type=type_name(self.codec.annotation),
             answer_schema=json.dumps(self.codec.schema()),
+            hold=asked.text if asked is not None else None,
             **self.more(),
         )
         for field in ("reason", "party", "topic", "correlation", "evidence"):
