@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from decimal import Decimal
-from operator import add
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,11 +61,7 @@ class Spent:
         return self.requests + self.tool_calls
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(*map(add, self.all, other.all))
-
-    @property
-    def all(self) -> tuple[int, int, int, Decimal, int, timedelta, timedelta]:
-        return self.requests, self.tool_calls, self.tokens, self.money, self.unpriced, self.running, self.wall
+        return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Spent)))
 
     @property
     def said(self) -> str:
@@ -78,14 +72,6 @@ class Spent:
             f"{self.requests} model requests, {self.tool_calls} tool calls, {self.tokens:,} tokens, {money}, "
             f"{_seconds(self.running)} at work, {_seconds(self.wall)} in all"
         )
-
-
-def total(all_of_it: Iterable[Spent]) -> Spent:
-    """What was spent together."""
-    whole = Spent().all
-    for one in all_of_it:
-        whole = tuple(map(add, whole, one.all))
-    return Spent(*whole)
 
 
 def _seconds(span: timedelta) -> str:

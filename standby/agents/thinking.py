@@ -25,7 +25,7 @@ from standby.agents.scope import AgentScope, AtStop
 from standby.agents.serving import Serving
 from standby.agents.thread import Thread
 from standby.agents.tracing import joined
-from standby.errors import ScopeStopped
+from standby.errors import ScopeStopped, UsageError
 from standby.states import CheckpointState
 from standby.waiting import wait_at
 from standby.waits import Approval, Signal
@@ -67,6 +67,7 @@ class Thinking:
     known: list[ModelMessage] = field(default_factory=list)
     deferred: set[int] = field(default_factory=set)
     may_have_changed: bool = True
+    stopped: ScopeStopped | None = None
 
     async def refresh(self) -> None:
         """Look at everything again that may have changed while the run waited. Raises what ``recheck`` raises."""
@@ -113,9 +114,14 @@ class Thinking:
                         self.deferred.clear()
                         await self._before_calls(node.model_response.tool_calls)
                     node = await run.next(node)
-                assert run.result is not None
-                thread.messages = run.all_messages()
-                return run.result.output
+        if self.stopped is not None:
+            raise self.stopped  # whatever a capability of the agent has made of it
+        if run.result is None:
+            raise UsageError(
+                f"Agent {thread.name!r} ended without a result: a capability of it let an error disappear."
+            )
+        thread.messages = run.all_messages()
+        return run.result.output
 
     def _usage(self) -> RunUsage:
         """What was spent before the last turn, for tools to see; that one is counted when it is gone through."""
@@ -162,7 +168,7 @@ class Thinking:
         changed = sorted(name for name in {*parts, *before} if parts.get(name) != before.get(name))
         log.warning("Run %s: agent %s goes on with other parts: %s", self.thread.run.id, self.thread.name, changed)
         if self.on_change == "stop":
-            raise ScopeStopped(self.thread.name, "change", f"{', '.join(changed)} changed, and it must not go on then")
+            raise self._stop("change", f"{', '.join(changed)} changed, and it must not go on then")
         return parts, changed
 
     async def tag(self, tool: str, arguments: dict[str, Any]) -> str | None:
@@ -177,7 +183,7 @@ class Thinking:
             return  # it was made before
         await self._check_stop()
         if self.until is not None and self.thread.turn and await self.until(messages):
-            raise ScopeStopped(self.thread.name, "goal", "the goal is reached")
+            raise self._stop("goal", "the goal is reached")
         await self._check(requests=1)
 
     async def _before_calls(self, calls: Sequence[ToolCallPart]) -> None:
@@ -198,7 +204,11 @@ class Thinking:
             return
         word: Signal[Any] = Signal(STOP, key=thread.run.id)
         said = (await self.serving.here(lambda: wait_at(thread.place(rest), {"": word})))[""]
-        raise ScopeStopped(thread.name, "person", f"a person stopped it: {said}" if said else "a person stopped it")
+        raise self._stop("person", f"a person stopped it: {said}" if said else "a person stopped it")
+
+    def _stop(self, what: str, why: str) -> ScopeStopped:
+        self.stopped = ScopeStopped(self.thread.name, what, why)
+        return self.stopped
 
     def must_fail(self, stopped: ScopeStopped) -> bool:
         """Whether a stop is an error. To have reached the goal, or to be stopped by a person, is none."""
@@ -208,9 +218,7 @@ class Thinking:
 
     def _check_time(self) -> None:
         if self.scope.deadline is not None and clock.utcnow() >= self.scope.deadline:
-            raise ScopeStopped(
-                self.thread.name, "deadline", f"the deadline {self.scope.deadline.isoformat()} has passed"
-            )
+            raise self._stop("deadline", f"the deadline {self.scope.deadline.isoformat()} has passed")
 
     async def _check(self, **more: int) -> None:
         """Raise ``ScopeStopped`` if the scope has no room for so many more requests and calls, and nobody grants it."""
@@ -223,10 +231,10 @@ class Thinking:
             what, why = found
             hopeless = what == "money" and self.thread.spent.unpriced
             if self.scope.at_stop is not AtStop.ASK or hopeless:
-                raise ScopeStopped(self.thread.name, what, why)
+                raise self._stop(what, why)
             granted = await self.serving.here(lambda what=what, why=why: self._ask_for_more(what, why))  # type: ignore[misc]
             if granted is None:
-                raise ScopeStopped(self.thread.name, what, f"{why}, and no more was granted")
+                raise self._stop(what, f"{why}, and no more was granted")
             self.thread.grant(granted)
 
     async def _ask_for_more(self, what: str, why: str) -> Budget | None:

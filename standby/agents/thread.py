@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 
 from standby import clock
-from standby.agents.budgets import Budget, Spent, total
+from standby.agents.budgets import Budget, Spent
 from standby.agents.forms import More, more_budget
 from standby.agents.records import Beginning, Counted, Ending, Outcome, Turn
 from standby.ledger.checkpoints import Entry
@@ -89,7 +90,14 @@ class Thread:
         for rest, entry in self._entries.items():
             await self._sort(rest, entry, calls)
         counted = [call for call in _calls.validate_json(f"[{','.join(calls)}]") if call.counts]
-        self.spent = total(turn.spent for turn in turns) + total(call.spent for call in counted)
+        self.spent = Spent(
+            requests=len(turns),
+            tool_calls=len(counted),
+            tokens=sum(turn.tokens for turn in turns),
+            money=sum((turn.money for turn in turns if turn.money is not None), Decimal(0)),
+            unpriced=sum(turn.money is None for turn in turns),
+            running=timedelta(seconds=sum(turn.seconds for turn in turns) + sum(call.seconds for call in counted)),
+        )
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
 

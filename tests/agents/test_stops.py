@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from pydantic_ai import Agent
+from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.run import AgentRunResult
 from pydantic_ai.usage import RequestUsage
 
 from standby import agent
@@ -232,3 +234,22 @@ async def test_a_fallback_model_and_prices_keep_working(bench: Bench) -> None:
     assert await bench.run(looking) == "done"
     assert (spent[0].requests, spent[0].tokens, spent[0].unpriced) == (1, 1_000_000, 0)
     assert spent[0].money > 0
+
+
+async def test_code_of_the_agent_that_recovers_from_errors_does_not_get_past_a_stop(bench: Bench) -> None:
+    class Recovers(AbstractCapability[Any]):
+        async def on_run_error(self, ctx: Any, *, error: BaseException) -> Any:
+            return AgentRunResult(output="all is well")
+
+    script = Script(call("look"), call("look"))
+    thinker: Agent[None, str] = Agent(script.model, name="looker", capabilities=[Recovers()])
+
+    @thinker.tool_plain
+    async def look() -> str:
+        return "x"
+
+    async def looking() -> Any:
+        return (await run_agent(thinker, "look", scope=allow("look", budget=Budget(steps=2)))).output
+
+    with pytest.raises(ScopeStopped, match="2 of 2 steps"):
+        await bench.run(looking)
