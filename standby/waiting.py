@@ -118,9 +118,7 @@ async def _settled(
         return _replayed(run, place.key, waits, await run.text_of(entry))
     await run.before_new_work(place.key)
     prefix = f"{place.key}/"
-    rows = [
-        await _row(wait, prefix + name if name else place.key, asked or run.asked) for name, wait in waits.items()
-    ]
+    rows = [await _row(wait, prefix + name if name else place.key, asked or run.asked) for name, wait in waits.items()]
     hold = run.hold_for(asked)
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
