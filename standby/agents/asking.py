@@ -75,6 +75,8 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
             elif isinstance(said, ToolDenied) or said is not None:
                 refused = said.message if isinstance(said, ToolDenied) else "its arguments cannot be changed"
                 results.calls[call_id] = ToolFailed(f"Not called: {refused}")
+            elif (judged := judge(thinking, one.call.tool_name, one.arguments)).permission is Permission.DENY:
+                results.calls[call_id] = ToolFailed(judged.why)
             else:
                 outside.append(one.call)
     if outside:
@@ -144,7 +146,7 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
         fresh=as_it_is,
         **timed,
     )
-    answer = (await thinking.parked(lambda: wait_at(place, {"": question})))[""]
+    answer = (await thinking.parked(lambda: wait_at(place, {"": question}), tool_calls=len(asked)))[""]
     return await _grants(thinking, ctx, place.key, asked, said_of(answer, len(asked)))
 
 

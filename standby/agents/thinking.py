@@ -78,13 +78,22 @@ class Thinking:
         if self.recheck is not None:
             await self.recheck()
 
-    async def parked(self, wait: Callable[[], Awaitable[R]]) -> R:
-        """Wait, and look at everything again afterwards. Only in the own task."""
+    async def parked(self, wait: Callable[[], Awaitable[R]], *, tool_calls: int = 0) -> R:
+        """Wait in the own task, and look afterwards whether there is still room for so many calls."""
+        answer = await self._waited(wait)
+        await self._check_stop()
+        await self._check(tool_calls=tool_calls)
+        return answer
+
+    async def _waited(self, wait: Callable[[], Awaitable[R]]) -> R:
         answer = await wait()
         self.may_have_changed = True
         await self.refresh()
-        self._check_time()
         return answer
+
+    async def _here(self, work: Callable[[], Awaitable[R]]) -> R:
+        """In the own task, from wherever this is called."""
+        return await (work() if self.thread.run.in_own_task else self.serving.here(work))
 
     async def think(self, task: Any) -> Any:
         """Go on from the journal to the output. Raises ``ScopeStopped``, and whatever the model and the tools raise."""
@@ -203,7 +212,7 @@ class Thinking:
         if thread.entry(rest) is None and not await thread.run.ledger.signals.is_kept(STOP, thread.run.id):
             return
         word: Signal[Any] = Signal(STOP, key=thread.run.id)
-        said = (await self.serving.here(lambda: wait_at(thread.place(rest), {"": word})))[""]
+        said = (await self._here(lambda: wait_at(thread.place(rest), {"": word})))[""]
         raise self._stop("person", f"a person stopped it: {said}" if said else "a person stopped it")
 
     def _stop(self, what: str, why: str) -> ScopeStopped:
@@ -232,7 +241,7 @@ class Thinking:
             hopeless = what == "money" and self.thread.spent.unpriced
             if self.scope.at_stop is not AtStop.ASK or hopeless:
                 raise self._stop(what, why)
-            granted = await self.serving.here(lambda what=what, why=why: self._ask_for_more(what, why))  # type: ignore[misc]
+            granted = await self._here(lambda what=what, why=why: self._ask_for_more(what, why))  # type: ignore[misc]
             if granted is None:
                 raise self._stop(what, f"{why}, and no more was granted")
             self.thread.grant(granted)
@@ -255,5 +264,5 @@ class Thinking:
             policy=asking_.policy,
             **timed,
         )
-        answer = (await self.parked(lambda: wait_at(thread.place(key), {"": question})))[""]
+        answer = (await self._waited(lambda: wait_at(thread.place(key), {"": question})))[""]
         return more_budget(what, answer)

@@ -126,7 +126,20 @@ async def test_who_grants_no_more_stops_it(desk: Desk) -> None:
     assert looker.looked == 0
 
 
-async def test_row_60_a_deadline_that_passes_during_a_wait_lets_nothing_through(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("meanwhile", "what"),
+    [
+        ({"deadline": datetime(2020, 1, 1, tzinfo=UTC)}, "deadline"),
+        ({"budget": Budget(wall=timedelta(0))}, "wall"),
+        ({"budget": Budget(tool_calls=0)}, "tool_calls"),
+        ({}, "person"),
+    ],
+    ids=["deadline", "wall time", "calls", "a person"],
+)
+async def test_row_60_a_limit_that_is_reached_during_a_wait_lets_nothing_through(
+    desk: Desk, meanwhile: dict[str, Any], what: str
+) -> None:
+    """What was approved meanwhile is not done."""
     scope = ask("look", at_stop=AtStop.FINISH)
 
     async def read_scope() -> AgentScope:
@@ -135,9 +148,11 @@ async def test_row_60_a_deadline_that_passes_during_a_wait_lets_nothing_through(
     looker = Looker(read_scope)
     run = await desk.start(looker.flow)
     await run.open_waits()
-    scope = scope.model_copy(update={"deadline": datetime(2020, 1, 1, tzinfo=UTC)})
+    scope = scope.model_copy(update=meanwhile)
+    if not meanwhile:
+        await desk.signal("agent.stop", key=run.id)
     await run.answer({"approved": True})
-    assert await run.result() == "deadline"
+    assert await run.result() == what
     assert looker.looked == 0
 
 

@@ -7,10 +7,11 @@ import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from pydantic_ai import Agent
 
-from standby import agent, step
+from standby import agent, step, view
 from standby.agents import AgentScope, run_agent
 from standby.agents.redaction import redacted, redacted_text
 from standby.agents.transcript import as_markdown, threads_of
+from standby.connect import Place
 from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk
 
@@ -54,6 +55,10 @@ async def test_the_transcript_stands_in_the_ledger_and_as_an_artifact_without_se
         for secret in (KEY, "hunter2", "swordfish"):
             assert secret not in shown
     assert "```text\ndone with [redacted] # not a title\n```" in text
+
+    row = await desk.ledger.runs.get(run.id)
+    shown_to_people = await view.run_view(desk.ledger, Place(desk.url, None), row)
+    assert shown_to_people["agents"] == [thread]
 
     mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))  # type: ignore[list-item]
     artifacts = [one for one in await desk.client.read_artifacts(artifact_filter=mine) if one.type == "markdown"]
