@@ -22,6 +22,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from pydantic import SecretStr
 
+from blocks.agent_scope import AgentScope
 from blocks.books import Books
 from blocks.payment_policy import PaymentPolicy
 from blocks.payment_provider import PaymentProvider
@@ -47,6 +48,7 @@ async def bootstrap() -> None:
     await _save(PaymentProvider(), "default")
     # Its defaults are folders of the machine that runs the agent, so no document is saved, only the type.
     await Books.aregister_type_and_schema()
+    await AgentScope.aregister_type_and_schema()
     await NotificationChannels.aregister_type_and_schema()
     await _save(bank_source(), SOURCE)
     if (gateway_url := os.environ.get("STANDBY_GATEWAY_URL")) and (said := await tell_bank(gateway_url)):
