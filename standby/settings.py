@@ -107,5 +107,11 @@ def gateway_url() -> str | None:
     return (os.environ.get("STANDBY_GATEWAY_URL") or running().get("gateway_url") or "").rstrip("/") or None
 
 
+def push_hosts() -> frozenset[str]:
+    """Hosts that are not on the public network, and whose agents are told of their tasks all the same:
+    ``STANDBY_PUSH_HOSTS``, names or addresses with commas between them; none unless it is set."""
+    return frozenset(filter(None, (name.strip() for name in os.environ.get("STANDBY_PUSH_HOSTS", "").split(","))))
+
+
 def default_ledger_url() -> str:
     return f"sqlite:///{home() / 'ledger.db'}"

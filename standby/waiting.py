@@ -117,8 +117,8 @@ async def _settled(
     if entry is not None and entry.state == CheckpointState.RECORDED:
         return _replayed(run, place.key, waits, await run.text_of(entry))
     await run.before_new_work(place.key)
-    prefix = f"{place.key}/"
-    rows = [await _row(wait, prefix + name if name else place.key, asked or run.asked) for name, wait in waits.items()]
+    for_all = asked or run.asked
+    rows = [await _row(wait, f"{place.key}/{name}" if name else place.key, for_all) for name, wait in waits.items()]
     hold = run.hold_for(asked)
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
@@ -151,7 +151,7 @@ async def _settled(
         group = await run.ledger.waits.group(run.id, place.key)
 
 
-async def _row(wait: Wait[Any], key: str, asked: Asked | None = None) -> WaitRow:
+async def _row(wait: Wait[Any], key: str, asked: Asked | None) -> WaitRow:
     row = wait.row(key, asked)
     return row if wait.fresh is None else replace(row, fresh=await wait.fresh())
 
@@ -169,7 +169,7 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             # The agent's own words: refused, the deadline would fire again, and again.
             stored[name]["answer"] = row.answer
             continue
-        todays = None if wait.fresh is None else await _row(wait, row.key)
+        todays = None if wait.fresh is None else await _row(wait, row.key, Asked.read(row.hold))
         try:
             wait.check_age(row.settled_at)
             if todays is not None and todays.fresh != row.fresh:

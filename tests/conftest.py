@@ -38,7 +38,9 @@ from tests.support.forks import Forks  # noqa: E402
 from tests.support.leaks import no_leaks  # noqa: E402
 from tests.support.server import PrefectServer  # noqa: E402
 
-SLOWEST_FIRST = ("system", "browser", "faults", "fundamentals", "prefect", "bank", "invoices", "ledger", "unit")
+SLOWEST_FIRST = (
+    "system", "browser", "faults", "fundamentals", "research", "prefect", "bank", "invoices", "ledger", "unit",
+)  # fmt: skip
 """Folders of tests, so that the last ones to start on several processes are short."""
 
 ON_ONE_DATABASE = {

@@ -11,7 +11,7 @@ cli_gateway cli_delegations cli_costs
 up
 gateway terminal host
 tables
-view costs local doctor keeper
+view costs agent_tasks pushes local doctor keeper
 missed event_door
 connect doors events notices
 flows
@@ -21,7 +21,7 @@ parking
 children starts
 projection polling outlooks
 steps
-failures links waits wakeups
+failures links waits wakeups callers addresses
 runs
 pulse checkpoints parts
 ledger

@@ -19,10 +19,12 @@ from standby.ledger.migrations import migrate
 from standby.ledger.notices import Notices
 from standby.ledger.notifications import Notifications
 from standby.ledger.polls import Polls
+from standby.ledger.pushes import Pushes
 from standby.ledger.runs import Runs
 from standby.ledger.secrets import Secrets
 from standby.ledger.signals import Signals
 from standby.ledger.starts import Starts
+from standby.ledger.tasks import Tasks
 from standby.ledger.waits import Waits
 
 
@@ -33,8 +35,8 @@ class Ledger:
     hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
     escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
     runs that signals start, ``events`` those of waits for Prefect's events, ``holds`` those of how runs are held while
-    they wait, ``grants`` those of approved calls of tools. ``notifications`` tells at once who became READY
-    (PostgreSQL).
+    they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of where their clients are told of them,
+    ``grants`` those of approved calls of tools. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -55,6 +57,8 @@ class Ledger:
         self.events = Events(database)
         self.holds = Holds(database)
         self.starts = Starts(database)
+        self.tasks = Tasks(database)
+        self.pushes = Pushes(database)
         self.grants = Grants(database)
         self.notifications = Notifications(database)
 

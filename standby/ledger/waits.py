@@ -49,8 +49,8 @@ class WaitRow:
     policy: str | None = None
     poll: str | None = None
     child: str | None = None
-    fresh: str | None = None
     hold: str | None = None
+    fresh: str | None = None
 
 
 class Group(NamedTuple):
