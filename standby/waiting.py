@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from prefect.context import FlowRunContext
@@ -142,11 +143,13 @@ async def _settled(
                 return taken
             group = await run.ledger.waits.group(run.id, place.key)
             continue
+        began = monotonic()
         await run.leave()
         if hold is not Hold.PAUSE:
             await suspend(run, place.key, group)
         count += 1
         await pause(run, place.key, group, count)
+        run.paused_seconds += monotonic() - began
         check_prefect = True
         group = await run.ledger.waits.group(run.id, place.key)
 
