@@ -17,13 +17,14 @@ from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDenied
 
 from standby import clock
+from standby.agents.budgets import Spent
 from standby.agents.canonical import canonical
 from standby.agents.forms import Said, form_of, said_of
-from standby.agents.gate import arguments_digest, judge, plain_arguments
+from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
 from standby.agents.scope import Permission
 from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
-from standby.states import Verdict
+from standby.states import CheckpointState, Verdict
 from standby.waiting import wait_at
 from standby.waits import NOTHING, Approval, Signal, Wait, as_text, quoted
 
@@ -57,7 +58,7 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
         if isinstance(found, _Asked):
             asked.append(found)
         else:
-            results.approvals[call.tool_call_id] = ToolDenied(found)
+            results.approvals[call.tool_call_id] = ToolDenied(await thinking.left_out(thinking.ordinal(call), found))
     for call in requests.calls:
         judged = judge(thinking, call.tool_name, call.args_as_dict())
         if judged.permission is Permission.ALLOW or thinking.ordinal(call) in thinking.deferred:
@@ -144,6 +145,7 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
         policy=scope.asking.policy,
         check=check,
         fresh=as_it_is,
+        max_age=scope.asking.max_age,
         **timed,
     )
     answer = (await thinking.parked(lambda: wait_at(place, {"": question}), tool_calls=len(asked)))[""]
@@ -164,9 +166,11 @@ async def _grants(
         and json.loads(one.answer or "{}").get("approved") is True
     ]
     approver = ", ".join(dict.fromkeys(one.actor for one in yes if one.actor)) or None
+    # What was asked about, as ``as_it_is`` wrote it: that is what was approved, however late this is written down.
+    tags = [tag for *_, tag in json.loads(wait.fresh)]
     results: list[_Verdict] = []
     rows: list[GrantRow] = []
-    for one, about in zip(asked, said, strict=True):
+    for one, about, tag in zip(asked, said, tags, strict=True):
         if not about.approved:
             results.append(ToolDenied(f"A person refused this call. {about.reason}".strip()))
             continue
@@ -176,6 +180,7 @@ async def _grants(
             if arguments is None:
                 results.append(ToolDenied("A person changed the arguments, and they do not fit the tool."))
                 continue
+            tag = await thinking.tag(one.call.tool_name, plain_arguments(arguments))
         assert arguments is not None
         results.append(about.arguments)
         rows.append(
@@ -185,8 +190,11 @@ async def _grants(
                 tool=one.call.tool_name,
                 arguments=arguments_digest(arguments),
                 tool_schema=thinking.schemas.get(one.call.tool_name, ""),
+                given=given_digest(thread.response().tool_calls[one.ordinal - 1]),
                 approver=approver,
                 door=yes[-1].door if yes else None,
+                fresh=tag,
+                settled_at=wait.settled_at,
             )
         )
     if not await ledger.grants.give(thread.run.id, thread.run.attempt, rows):
@@ -228,7 +236,10 @@ async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: 
             otherwise=NOTHING if within is None else NO_RESULT,
         )
     place = thread.place(f"{thread.turn}.results")
+    entry = thread.entry(f"{thread.turn}.results")
     answers = await thinking.parked(lambda: wait_at(place, waits))
+    if entry is None or entry.state != CheckpointState.RECORDED:  # else they were counted with the journal
+        thread.spent += Spent(tool_calls=sum(int(name) not in thinking.deferred for name in answers))
     return {
         ids[name]: ToolFailed("Nobody delivered its result in time.")
         if answer == NO_RESULT

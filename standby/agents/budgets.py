@@ -16,9 +16,9 @@ class Budget(BaseModel):
     """Upper limits; None is no limit.
 
     ``steps``: model requests and tool calls. ``tokens``: of input and output, as the provider counts them. ``money``:
-    US dollars, by the provider's list prices; where a price is not known, the agent stops. ``running``: time in model
-    requests and tools. ``wall``: time since the agent began, waits included. Tokens and money are known after a
-    request: the last one may go over the limit, and there is no other after it.
+    US dollars, by the provider's list prices; where tokens or a price are not known, the agent stops. ``running``: time
+    in model requests and tools. ``wall``: time since the agent began, waits included. Tokens and money are known after
+    a request: the last one may go over the limit, and there is no other after it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,11 @@ def _lower(mine: Any, other: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What an agent has spent so far. ``unpriced``: how many of its requests have no known price."""
+    """What an agent has spent so far.
+
+    ``unpriced``: how many of its requests have no known price; ``unmeasured``: of how many the provider did not say how
+    many tokens they took.
+    """
 
     requests: int = 0
     tool_calls: int = 0
@@ -55,6 +59,7 @@ class Spent:
     unpriced: int = 0
     running: timedelta = timedelta(0)
     wall: timedelta = timedelta(0)
+    unmeasured: int = 0
 
     @property
     def steps(self) -> int:
@@ -68,9 +73,10 @@ class Spent:
         money = f"${self.money.normalize():f}" + (
             f" and {self.unpriced} requests of unknown price" if self.unpriced else ""
         )
+        unmeasured = f" and {self.unmeasured} requests of unknown length" if self.unmeasured else ""
         return (
-            f"{self.requests} model requests, {self.tool_calls} tool calls, {self.tokens:,} tokens, {money}, "
-            f"{_seconds(self.running)} at work, {_seconds(self.wall)} in all"
+            f"{self.requests} model requests, {self.tool_calls} tool calls, {self.tokens:,} tokens{unmeasured}, "
+            f"{money}, {_seconds(self.running)} at work, {_seconds(self.wall)} in all"
         )
 
 
@@ -90,9 +96,11 @@ def exhausted(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: in
         return "tool_calls", (
             f"{spent.tool_calls} of {budget.tool_calls} tool calls are spent, and {tool_calls} more are asked for"
         )
+    if budget.tokens is not None and spent.unmeasured:
+        return "tokens", "the provider did not say how many tokens a model request took, and there is a limit in tokens"
     if budget.tokens is not None and spent.tokens >= budget.tokens:
         return "tokens", f"{spent.tokens:,} of {budget.tokens:,} tokens are spent"
-    if budget.money is not None and spent.unpriced:
+    if budget.money is not None and (spent.unpriced or spent.unmeasured):
         return "money", "the price of a model request is not known, and there is a limit in money"
     if budget.money is not None and spent.money >= budget.money:
         return "money", f"${spent.money} of ${budget.money} are spent"
@@ -104,8 +112,10 @@ def exhausted(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: in
 
 
 def left_of(budget: Budget, spent: Spent) -> Budget:
-    """What is left to spend, never below zero. Raises ``UsageError`` when a price is missing for what was spent."""
-    if budget.money is not None and spent.unpriced:
+    """What is left to spend, never below zero. Raises ``UsageError`` when that is not known."""
+    if budget.tokens is not None and spent.unmeasured:
+        raise UsageError("What is left of the tokens cannot be told: those of a model request are not known.")
+    if budget.money is not None and (spent.unpriced or spent.unmeasured):
         raise UsageError("What is left of the money cannot be told: the price of a model request is not known.")
     used: dict[str, Any] = {name: getattr(spent, name) for name in Budget.model_fields}
     limits = {name: getattr(budget, name) for name in Budget.model_fields}

@@ -19,6 +19,8 @@ _MISSING = object()
 _NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-\[\]-~]*)?")
 """Nothing but printable ASCII without a backslash, and an authority without a user: what every parser reads alike."""
+_IPV4 = re.compile(r"((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(\.(?!$)|$)){4}")
+"""An address as everybody writes it: four numbers, none with a zero before it, which some read as octal."""
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 
 
@@ -123,7 +125,11 @@ class HostIn(_Condition):
 
     def certainly_fails(self, value: Any) -> bool:
         address = _address(value)
-        return address is not None and not any(_is(address[1], host.partition(":")[0]) for host in self.hosts)
+        if address is None or _may_be_number(address[1]):
+            return False
+        names = [host.partition(":")[0] for host in self.hosts]
+        # A number among the hosts may be reached by any name.
+        return not any(_may_be_number(name) or _is(address[1], name) for name in names)
 
     @property
     def said(self) -> str:
@@ -141,7 +147,15 @@ def _address(value: Any) -> tuple[str, str, int | None] | None:
         return None
     if _HOST.fullmatch(host) is None or ".." in host or host.startswith("*"):
         return None
+    if _may_be_number(host) and _IPV4.fullmatch(host) is None:
+        return None
     return parts.scheme, host, None if port == {"http": 80, "https": 443}[parts.scheme] else port
+
+
+def _may_be_number(host: str) -> bool:
+    """Whether the host may be an address: ``127.0.0.1``, and what some take for it, such as 2130706433 or 0x7f.1."""
+    last = host.rsplit(".", 1)[-1]
+    return last.isdigit() or re.fullmatch("0x[0-9a-f]*", last) is not None
 
 
 def _is(named: str, allowed: str) -> bool:
@@ -157,6 +171,13 @@ class Below(_Condition):
     kind: Literal["below"] = "below"
     folder: str = Field(min_length=1)
 
+    @field_validator("folder")
+    @classmethod
+    def _plain(cls, folder: str) -> str:
+        if _path(folder) is None:
+            raise ValueError(f"{folder!r} is not a plain folder: give data/out or /data/out, without '..', '~' or '\\'")
+        return folder
+
     def met_by(self, value: Any) -> bool:
         path, folder = _path(value), _path(self.folder)
         if path is None or folder is None or posixpath.isabs(path) != posixpath.isabs(folder):
@@ -164,12 +185,21 @@ class Below(_Condition):
         return path != "." if folder == "." else path.startswith(folder.rstrip("/") + "/")
 
     def certainly_fails(self, value: Any) -> bool:
-        path = _path(value)
-        return path is not None and posixpath.isabs(path) == posixpath.isabs(self.folder) and not self.met_by(value)
+        path, folder = _path(value), _path(self.folder)
+        if path is None or folder is None or posixpath.isabs(path) != posixpath.isabs(folder):
+            return False
+        # The folder itself, and what it lies in, reach into it; and some file systems do not tell A from a.
+        mine, theirs = path.casefold(), folder.casefold()
+        within = "." in (mine, theirs) or mine == theirs
+        return not within and not _lies_in(mine, theirs) and not _lies_in(theirs, mine)
 
     @property
     def said(self) -> str:
         return f"{self.argument} below {self.folder}"
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
 
 
 def _path(value: Any) -> str | None:

@@ -20,16 +20,16 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolDenied
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from standby.agents.canonical import digest
+from standby.agents.costs import Meter, unmeasured_in
+from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments, schema_digest
 from standby.agents.outcomes import outcome_of, told
-from standby.agents.permissions import Ruling, may_be_called, ruling
-from standby.agents.records import MODEL, TOOL, Outcome, Result, Turn
+from standby.agents.permissions import may_be_called, ruling
+from standby.agents.records import MODEL, TOOL, Counted, Outcome, Result, Turn
 from standby.agents.responses import tidy
 from standby.agents.scope import Permission
 from standby.agents.tools import runs_in_own_task
-from standby.errors import UsageError
+from standby.errors import StandbyError, UsageError
 from standby.parts import part
 from standby.steps import in_step
 
@@ -59,7 +59,7 @@ class Recorder(AbstractCapability[Any]):
             parts, changed = self.thinking.look_for_changes(request_context)
 
             async def ask() -> Turn:
-                started, before = monotonic(), ctx.usage.total_tokens
+                started, before, unmeasured = monotonic(), ctx.usage.total_tokens, ctx.usage.unmeasured_requests
                 # Hooks of the agent may rewrite the history meanwhile.
                 answer = tidy(await handler(request_context), thread.turn + 1)
                 new, whole = self.thinking.new_of(ctx.messages)
@@ -70,6 +70,7 @@ class Recorder(AbstractCapability[Any]):
                     changed=changed,
                     tokens=max(ctx.usage.total_tokens - before, answer.usage.total_tokens),
                     money=answer.usage.cost,
+                    unmeasured=max(ctx.usage.unmeasured_requests - unmeasured, unmeasured_in(answer.usage)),
                     seconds=round(monotonic() - started, 6),
                 )
 
@@ -80,6 +81,18 @@ class Recorder(AbstractCapability[Any]):
             response = thread.response()
         self.thinking.known = [*ctx.messages, response]
         return response
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a tool, as it arrives at the gate."""
+
+    name: str
+    arguments: dict[str, Any]
+    tool: ToolsetTool[Any]
+    ordinal: int
+    key: str
+    approved: bool
 
 
 @dataclass
@@ -127,99 +140,117 @@ class GatedToolset(WrapperToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
-        thinking = self.thinking
+        thinking, thread = self.thinking, self.thinking.thread
         ordinal = thinking.ordinal_of(ctx.tool_call_id)
-        if in_step() or ordinal is None:
-            # One tool calls another: part of a call that was judged, but judged for itself, and nobody can be asked.
-            judged = judge(thinking, name, tool_args)
-            if judged.permission is not Permission.ALLOW:
-                return ToolDenied(judged.why)
-            return await super().call_tool(name, tool_args, ctx, tool)
-        thread = thinking.thread
-        key = thread.call_key(ordinal, name, approved=ctx.tool_call_approved)
-        known = await thread.outcome(key)
-        if known is not None:
-            return self._told(known, ordinal)
-        judged = judge(thinking, name, tool_args)
-        if judged.permission is Permission.DENY:
-            return told(await self._done(key, _denied(judged.why)))
-        if not ctx.tool_call_approved and (judged.permission is Permission.ASK or thinking.was_asking()):
-            raise ApprovalRequired({"why": judged.why})
-        if ctx.tool_call_approved:
-            refused = await thread.run.ledger.grants.use(
-                thread.run.id,
-                thread.run.attempt,
-                thread.prefix + key,
-                tool=name,
-                arguments=digest(plain_arguments(tool_args)),
-                tool_schema=schema_digest(tool),
-            )
-            if refused is not None:
-                log.warning("Run %s: %s was not called: %s", thread.run.id, name, refused)
-                return told(await self._done(key, _denied(f"Not called: {refused}.")))
 
         async def act() -> Any:
             return await WrapperToolset.call_tool(self, name, tool_args, ctx, tool)
 
+        if in_step() or ordinal is None:
+            # One tool calls another: part of a call that was judged, but judged for itself, and nobody can be asked.
+            refused = thinking.refusal_within(name, tool_args)
+            return ToolDenied(refused) if refused is not None else await act()
+        key = thread.call_key(ordinal, name, approved=ctx.tool_call_approved)
+        known = await thread.outcome(key)
+        if known is not None:
+            return self._told(known, ordinal)
+        call = _Call(name, tool_args, tool, ordinal, key, ctx.tool_call_approved)
+        meter = Meter(thinking.mark, ctx.usage)
         if runs_in_own_task(tool):
-            return self._told(await thinking.serving.here(lambda: self._in_own_task(key, act)), ordinal)
-        return self._told(await self._done(key, lambda: outcome_of(act)), ordinal)
+            outcome = await thinking.serving.here(lambda: self._in_own_task(call, meter, act))
+        elif (refused := await self._refusal(call)) is not None:
+            outcome = await self._denied(call, refused)
+        else:
+            outcome = await self._done(call, lambda: self._metered(call, meter, act))
+        return self._told(outcome, ordinal)
+
+    async def _refusal(self, call: _Call) -> str | None:
+        """Why a call may not act; None if it may. Nothing stands between this and the act.
+
+        Raises ``ApprovalRequired`` when people have to be asked, ``ScopeStopped`` at a limit.
+        """
+        thinking, thread = self.thinking, self.thinking.thread
+        await thinking.look_again()
+        judged = judge(thinking, call.name, call.arguments)
+        if judged.permission is Permission.DENY:
+            return judged.why
+        if not call.approved:
+            if judged.permission is Permission.ASK or thinking.was_asking():
+                raise ApprovalRequired({"why": judged.why})
+            return None
+        refused = await thread.run.ledger.grants.use(
+            thread.run.id,
+            thread.run.attempt,
+            thread.prefix + call.key,
+            tool=call.name,
+            arguments=arguments_digest(call.arguments),
+            tool_schema=schema_digest(call.tool),
+            given=given_digest(thread.response().tool_calls[call.ordinal - 1]),
+            fresh=await thinking.tag(call.name, plain_arguments(call.arguments)),
+            max_age=thinking.scope.asking.max_age,
+        )
+        if refused is None:
+            return None
+        log.warning("Run %s: %s was not called: %s", thread.run.id, call.name, refused)
+        return f"Not called: {refused}."
 
     def _told(self, outcome: Outcome, ordinal: int) -> Any:
         if outcome.result is Result.DEFERRED:
             self.thinking.deferred.add(ordinal)
         return told(outcome)
 
-    async def _done(self, key: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _metered(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
+        """Call the tool. What it has cost is written down also where it ends by an error."""
+        try:
+            with meter.running():
+                outcome = await outcome_of(act)
+                return outcome.model_copy(update=meter.costs())
+        except Exception as error:
+            if not isinstance(error, StandbyError):
+                await self.thinking.thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
+            raise
+
+    async def _denied(self, call: _Call, why: str) -> Outcome:
+        """What an earlier attempt has begun of it is left where it is, and the model is told what happened of that."""
+        thinking = self.thinking
+        why = await thinking.left_out(call.ordinal, why)
+
+        async def denied() -> Outcome:
+            return Outcome(result=Result.DENIED, message=why)
+
+        return await self._done(call, denied)
+
+    async def _done(self, call: _Call, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """The call as one step."""
         thread = self.thinking.thread
-        outcome = await TOOL[thread.visible].at(thread.place(key))(work)
+        outcome = await TOOL[thread.visible].at(thread.place(call.key))(work)
         thread.count(outcome)
         return outcome
 
-    async def _in_own_task(self, key: str, act: Callable[[], Awaitable[Any]]) -> Outcome:
+    async def _in_own_task(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """The call as a part of the agent's code, with steps and waits of its own."""
-        thread = self.thinking.thread
-        paused = thread.run.paused_seconds
-        with part(thread.prefix + key):
-            outcome = await outcome_of(act)
-        # To wait is not to be at work.
-        at_work = max(0.0, outcome.seconds - (thread.run.paused_seconds - paused))
-        outcome = outcome.model_copy(update={"seconds": at_work})
+        # Another tool may have waited since the model asked for this one.
+        if (refused := await self._refusal(call)) is not None:
+            return await self._denied(call, refused)
+        thread, run = self.thinking.thread, self.thinking.thread.run
+        meter.waited = lambda: run.paused_seconds  # to wait is not to be at work
+        paused = run.paused_seconds
+
+        async def before_a_park() -> None:
+            await thread.tried(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
+
+        run.leaving[thread.prefix + call.key] = before_a_park
+        try:
+            with part(thread.prefix + call.key):
+                outcome = await self._metered(call, meter, act)
+        finally:
+            del run.leaving[thread.prefix + call.key]
 
         async def as_it_was() -> Outcome:
             return outcome
 
-        return await self._done(key, as_it_was)
-
-
-def judge(thinking: Thinking, tool: str, arguments: dict[str, Any]) -> Ruling:
-    """What the scope says about a call, by the arguments that the tool will see."""
-    try:
-        return ruling(thinking.scope, tool, plain_arguments(arguments))
-    except (ValueError, PydanticSerializationError) as error:
-        return Ruling(Permission.DENY, f"The arguments of {tool!r} cannot be judged: {error}")
-
-
-def plain_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as JSON values. Raises ``ValueError`` or ``PydanticSerializationError`` for what is none."""
-    plain: dict[str, Any] = to_jsonable_python(arguments, inf_nan_mode="constants")
-    digest(plain)
-    return plain
-
-
-def arguments_digest(arguments: dict[str, Any]) -> str:
-    """What an approval is bound to: the arguments as the tool will see them."""
-    return digest(plain_arguments(arguments))
-
-
-def schema_digest(tool: ToolsetTool[Any]) -> str:
-    """What a tool takes, as its JSON Schema says."""
-    return digest(to_jsonable_python(tool.tool_def.parameters_json_schema))
-
-
-def _denied(why: str) -> Callable[[], Awaitable[Outcome]]:
-    async def denied() -> Outcome:
-        return Outcome(result=Result.DENIED, message=why)
-
-    return denied
+        outcome = await self._done(call, as_it_was)
+        if run.paused_seconds != paused:
+            self.thinking.may_have_changed = True
+            await self.thinking.refresh()
+        return outcome

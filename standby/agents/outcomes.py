@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any
 
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
@@ -17,7 +16,6 @@ from standby.agents.responses import whole
 
 async def outcome_of(act: Callable[[], Awaitable[Any]]) -> Outcome:
     """Call a tool. What it says by raising is an outcome, too; any other error is an error."""
-    started = monotonic()
     try:
         outcome = _returned(await act())
     except ModelRetry as error:
@@ -29,7 +27,7 @@ async def outcome_of(act: Callable[[], Awaitable[Any]]) -> Outcome:
         outcome = Outcome(result=Result.DEFERRED, metadata=to_jsonable_python(error.metadata), question=question)
     except ApprovalRequired as error:
         outcome = Outcome(result=Result.UNAPPROVED, metadata=to_jsonable_python(error.metadata))
-    return outcome.model_copy(update={"seconds": round(monotonic() - started, 6)})
+    return outcome
 
 
 def _returned(value: Any) -> Outcome:

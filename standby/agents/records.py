@@ -37,6 +37,7 @@ class Turn(BaseModel):
     changed: list[str] = []  # which of them changed since the last attempt, or during a wait
     tokens: int = 0
     money: Decimal | None = None  # US dollars; None: the price is not known
+    unmeasured: int = 0  # requests of which the provider did not say how many tokens they took
     seconds: float = 0
 
     @property
@@ -46,6 +47,7 @@ class Turn(BaseModel):
             tokens=self.tokens,
             money=self.money or Decimal(0),
             unpriced=int(self.money is None),
+            unmeasured=self.unmeasured,
             running=timedelta(seconds=self.seconds),
         )
 
@@ -59,22 +61,40 @@ class Result(StrEnum):
     DENIED = "denied"  # the scope or a person said no
     DEFERRED = "deferred"  # somebody outside delivers the result
     UNAPPROVED = "unapproved"  # the tool itself asks for an approval
+    PARKED = "parked"  # the run waits in it: what it has cost so far
 
 
 class Counted(BaseModel):
-    """Of what a tool call came to, what it has cost."""
+    """Of what a tool call came to, what it has cost: itself, and what it added to the usage that it was given.
+
+    ``inner``: the calls of other tools in it.
+    """
 
     result: Result
     seconds: float = 0
+    inner: int = 0
+    requests: int = 0
+    tokens: int = 0
+    money: Decimal = Decimal(0)
+    unpriced: int = 0
+    unmeasured: int = 0
 
     @property
     def counts(self) -> bool:
-        """Whether it was a call: one that was denied, or has yet to be approved, is none."""
-        return self.result not in (Result.DENIED, Result.UNAPPROVED)
+        """Whether it was a call: one that was denied, has yet to be approved, or is under way is none."""
+        return self.result not in (Result.DENIED, Result.UNAPPROVED, Result.PARKED)
 
     @property
     def spent(self) -> Spent:
-        return Spent(tool_calls=1, running=timedelta(seconds=self.seconds))
+        return Spent(
+            requests=self.requests,
+            tool_calls=self.inner + int(self.counts),
+            tokens=self.tokens,
+            money=self.money,
+            unpriced=self.unpriced,
+            unmeasured=self.unmeasured,
+            running=timedelta(seconds=self.seconds),
+        )
 
 
 class Outcome(Counted):

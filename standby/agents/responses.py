@@ -17,6 +17,7 @@ def tidy(response: ModelResponse, turn: int) -> ModelResponse:
 
     Calls are found again by their ids within one answer: one that is repeated or absurd becomes ``call-TURN-ORDINAL``.
     """
+    given = {getattr(part, "tool_call_id", None) for part in response.parts}
     seen: set[str] = set()
     parts: list[Any] = []
     calls = 0
@@ -24,7 +25,10 @@ def tidy(response: ModelResponse, turn: int) -> ModelResponse:
         if isinstance(part, ToolCallPart):
             calls += 1
             if part.tool_call_id in seen or _SANE_ID.fullmatch(part.tool_call_id or "") is None:
-                part = replace(part, tool_call_id=f"call-{turn}-{calls}")
+                new = f"call-{turn}-{calls}"
+                while new in given:
+                    new += "-"
+                part = replace(part, tool_call_id=new)
             seen.add(part.tool_call_id)
             part = replace(part, args=whole(part.args), tool_name=whole(part.tool_name))
         elif isinstance(content := getattr(part, "content", None), str):

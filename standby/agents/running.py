@@ -118,8 +118,10 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
     thread = thinking.thread
     failed = thread.entry("end")
     if failed is not None and failed.state == CheckpointState.FAILED:
+        await thread.leave_out()
         raise revived(await run.text_of(failed))
     if thread.ending is not None and thread.ending.stopped is not None:
+        await thread.leave_out()
         return _result(thread, None, thread.ending)
     output: Any = None
     stop: ScopeStopped | None = None
@@ -127,6 +129,7 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         await thinking.refresh()
         output = await thinking.serving.while_thinking(thinking.think(task))
     except ScopeStopped as stopped:
+        await thread.leave_out()
         if thinking.must_fail(stopped):
             run.failed(thread.place("end"), stored(stopped))
             raise

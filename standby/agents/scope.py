@@ -48,17 +48,21 @@ class Rule(_Data):
 
 
 class Asking(_Data):
-    """How people are asked: which party, by which policy, how long they have. No answer is a no."""
+    """How people are asked: which party, by which policy, how long they have. No answer is a no.
+
+    ``max_age``: how old an approval may be when its call acts; by default any age will do.
+    """
 
     party: str | None = None
     policy: Policy | None = None
     within: timedelta | None = Field(default=None, gt=timedelta(0))
+    max_age: timedelta | None = Field(default=None, gt=timedelta(0))
 
     def narrowed(self, other: Asking) -> Asking:
         """What satisfies both: the larger quorum, the approvers in both, the shorter time. Raises ``UsageError``."""
-        within = _lower(self.within, other.within)
+        times = {"within": _lower(self.within, other.within), "max_age": _lower(self.max_age, other.max_age)}
         if self.policy is None or other.policy is None:
-            return Asking(party=self.party or other.party, policy=self.policy or other.policy, within=within)
+            return Asking(party=self.party or other.party, policy=self.policy or other.policy, **times)
         mine, theirs = self.policy, other.policy
         approvers = mine.approvers or theirs.approvers
         if mine.approvers and theirs.approvers:
@@ -75,7 +79,7 @@ class Asking(_Data):
             )
         except ValidationError as error:
             raise UsageError(f"The two scopes cannot both be satisfied: {summary(error)}") from error
-        return Asking(party=self.party or other.party, policy=policy, within=within)
+        return Asking(party=self.party or other.party, policy=policy, **times)
 
 
 class AgentScope(_Data):

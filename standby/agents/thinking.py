@@ -17,11 +17,15 @@ from pydantic_graph import End
 
 from standby import clock
 from standby.agents import asking
-from standby.agents.budgets import Budget, exhausted
+from standby.agents.budgets import Budget, Spent, exhausted
+from standby.agents.canonical import digest
+from standby.agents.costs import Mark, called_within
 from standby.agents.forms import More, more_budget
 from standby.agents.gate import Gate, Recorder
+from standby.agents.judging import judge
 from standby.agents.parts import parts_of
-from standby.agents.scope import AgentScope, AtStop
+from standby.agents.permissions import may_be_called
+from standby.agents.scope import AgentScope, AtStop, Permission
 from standby.agents.serving import Serving
 from standby.agents.thread import Thread
 from standby.agents.tracing import joined
@@ -68,6 +72,8 @@ class Thinking:
     deferred: set[int] = field(default_factory=set)
     may_have_changed: bool = True
     stopped: ScopeStopped | None = None
+    mark: Mark = field(default_factory=lambda: Mark(RunUsage()))
+    looked_at: float = 0.0  # how long the attempt had waited when the scope was last looked at
 
     async def refresh(self) -> None:
         """Look at everything again that may have changed while the run waited. Raises what ``recheck`` raises."""
@@ -81,9 +87,49 @@ class Thinking:
     async def parked(self, wait: Callable[[], Awaitable[R]], *, tool_calls: int = 0) -> R:
         """Wait in the own task, and look afterwards whether there is still room for so many calls."""
         answer = await self._waited(wait)
+        waited = self.thread.run.paused_seconds
         await self._check_stop()
         await self._check(tool_calls=tool_calls)
+        self.looked_at = waited
         return answer
+
+    async def look_again(self) -> None:
+        """Directly before a call acts: if the run has waited since, all that may have changed is looked at again.
+
+        Raises ``ScopeStopped``, and what ``recheck`` raises.
+        """
+        if self.stopped is not None:
+            raise self.stopped
+        if self.thread.run.paused_seconds != self.looked_at:
+            await self._here(self._look_again)
+
+    async def _look_again(self) -> None:
+        while (waited := self.thread.run.paused_seconds) != self.looked_at:
+            self.may_have_changed = True
+            await self.refresh()
+            await self._check_stop()
+            await self._check(tool_calls=1)
+            self.looked_at = waited
+
+    def refusal_within(self, tool: str, arguments: dict[str, Any]) -> str | None:
+        """Why a call that another tool makes may not act; None if it may, and then it is counted."""
+        judged = judge(self, tool, arguments)
+        if judged.permission is not Permission.ALLOW:
+            return judged.why
+        # The call that makes it is not counted yet.
+        found = exhausted(self.scope.budget.raised(self.thread.granted), self.thread.spent_now(), tool_calls=2)
+        if found is not None:
+            return f"There is no room for it: {found[1]}."
+        called_within()
+        self.thread.spent += Spent(tool_calls=1)
+        return None
+
+    async def left_out(self, ordinal: int, why: str) -> str:
+        """Pass by what an earlier attempt has begun of a call that is refused now, and say what of it happened."""
+        if not self.thread.left_over(ordinal):
+            return why
+        happened = await self._here(lambda: self.thread.leave_out(ordinal))
+        return f"{why} An earlier try of it has acted: {', '.join(happened)}." if happened else why
 
     async def _waited(self, wait: Callable[[], Awaitable[R]]) -> R:
         answer = await wait()
@@ -121,6 +167,7 @@ class Thinking:
                         await self._before_request([*run.all_messages(), node.request])
                     elif Agent.is_call_tools_node(node):
                         self.deferred.clear()
+                        self.mark = Mark.at(run.usage)
                         await self._before_calls(node.model_response.tool_calls)
                     node = await run.next(node)
         if self.stopped is not None:
@@ -181,7 +228,8 @@ class Thinking:
         return parts, changed
 
     async def tag(self, tool: str, arguments: dict[str, Any]) -> str | None:
-        return await self.fresh[tool](arguments) if tool in self.fresh else None
+        """The digest of what a call is about as of now; None where nobody says."""
+        return digest(await self.fresh[tool](arguments)) if tool in self.fresh else None
 
     async def resolve(self, ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
         """What people and others say about calls that wait for them. Only in the own task."""
@@ -196,14 +244,17 @@ class Thinking:
         await self._check(requests=1)
 
     async def _before_calls(self, calls: Sequence[ToolCallPart]) -> None:
-        done = sum(
-            self.thread.entry(self.thread.call_key(number, call.tool_name, approved=approved)) is not None
-            for number, call in enumerate(calls, start=1)
-            for approved in (False, True)
-        )
-        mine = [call for call in calls if call.tool_name in self.schemas]
-        if len(mine) > done:
-            await self._check(tool_calls=len(mine) - done)
+        to_do = 0
+        for number, call in enumerate(calls, start=1):
+            if call.tool_name not in self.schemas or await self.thread.is_done(number, call.tool_name):
+                continue
+            to_do += 1
+            if not may_be_called(self.scope, call.tool_name):
+                await self.left_out(number, "")  # the model's tools do not have it any more
+        if to_do and self.thread.turn == self.thread.recorded:
+            await self._check_stop()  # an earlier attempt has asked the model
+        if to_do:
+            await self._check(tool_calls=to_do)
 
     async def _check_stop(self) -> None:
         """Whether a person has sent word to stop: a signal of the topic ``STOP`` with the run's id as its key."""
@@ -238,7 +289,8 @@ class Thinking:
             if found is None:
                 return
             what, why = found
-            hopeless = what == "money" and self.thread.spent.unpriced
+            spent = self.thread.spent
+            hopeless = (what == "money" and spent.unpriced) or (what in ("money", "tokens") and spent.unmeasured)
             if self.scope.at_stop is not AtStop.ASK or hopeless:
                 raise self._stop(what, why)
             granted = await self._here(lambda what=what, why=why: self._ask_for_more(what, why))  # type: ignore[misc]

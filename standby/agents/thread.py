@@ -1,9 +1,10 @@
 """The thread of one ``run_agent``: what the journal holds of it, found with one look, and what is written to it.
 
 Keys: ``NAME`` for the beginning, and below it ``NAME/3.model`` for the third model request, ``NAME/3.2.fetch`` for the
-second tool call of its answer (``NAME/3.2.fetch.approved`` when people had to approve it), ``NAME/3.asks`` for what is
-asked about them, ``NAME/end``. What a tool does as steps and waits of its own is below the call's key. Only the last
-turn is gone through again after a wake; of the ones before it the messages are all that counts.
+second tool call of its answer (``NAME/3.2.fetch.approved`` when people had to approve it), ``NAME/3.tried.2.1`` for
+what it had cost when it ended by an error, or parked, ``NAME/3.asks`` for what is asked about the calls, ``NAME/end``. What
+a tool does as steps and waits of its own is below the call's key. Only the last turn is gone through again after a wake;
+of the ones before it the messages are all that counts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
@@ -19,13 +20,15 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 from standby import clock
 from standby.agents.budgets import Budget, Spent
 from standby.agents.forms import More, more_budget
-from standby.agents.records import Beginning, Counted, Ending, Outcome, Turn
+from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
 from standby.ledger.checkpoints import Entry
 from standby.runs import AgentRun, Place
-from standby.states import CheckpointState
+from standby.states import CheckpointKind, CheckpointState
+from standby.values import Codec
 
 _turns: TypeAdapter[list[Turn]] = TypeAdapter(list[Turn])
 _calls: TypeAdapter[list[Counted]] = TypeAdapter(list[Counted])
+_ANYTHING: Codec[Any] = Codec(lambda: Any)
 
 
 class Thread:
@@ -45,6 +48,7 @@ class Thread:
         self.beginning: Beginning | None = None
         self.ending: Ending | None = None
         self._entries: dict[str, Entry] = {}
+        self._tried: set[str] = set()  # by this attempt
 
     @property
     def prefix(self) -> str:
@@ -89,15 +93,9 @@ class Thread:
         calls: list[str] = []
         for rest, entry in self._entries.items():
             await self._sort(rest, entry, calls)
-        counted = [call for call in _calls.validate_json(f"[{','.join(calls)}]") if call.counts]
-        self.spent = Spent(
-            requests=len(turns),
-            tool_calls=len(counted),
-            tokens=sum(turn.tokens for turn in turns),
-            money=sum((turn.money for turn in turns if turn.money is not None), Decimal(0)),
-            unpriced=sum(turn.money is None for turn in turns),
-            running=timedelta(seconds=sum(turn.seconds for turn in turns) + sum(call.seconds for call in counted)),
-        )
+        counted = _calls.validate_json(f"[{','.join(calls)}]")
+        for one in (*turns, *counted):
+            self.spent += one.spent
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
 
@@ -116,13 +114,71 @@ class Thread:
             granted = more_of(what.split(".")[1], await self.run.text_of(entry))
             if granted is not None:
                 self.grant(granted)
-        elif what.partition(".")[0].isdigit():
+        elif what == "results":
+            self.spent += Spent(tool_calls=len(await self._delivered(turn, entry)))
+        elif what.startswith("tried.") or what.partition(".")[0].isdigit():
             calls.append(await self.run.text_of(entry))
 
-    def count(self, outcome: Outcome) -> None:
-        """One more tool call, if it is one."""
-        if outcome.counts:
-            self.spent += outcome.spent
+    async def _delivered(self, turn: str, entry: Entry) -> list[str]:
+        """The numbers of the calls that others have delivered the results of, and that no tool here has begun."""
+        begun = {rest.split(".")[1] for rest in self._entries if rest.startswith(f"{turn}.") and "/" not in rest}
+        return [number for number in json.loads(await self.run.text_of(entry)) if number not in begun]
+
+    async def is_done(self, ordinal: int, tool: str) -> bool:
+        """Whether a call of the last answer has come to what it comes to, and is counted."""
+        if await self.outcome(self.call_key(ordinal, tool, approved=True)) is not None:
+            return True
+        outcome = await self.outcome(self.call_key(ordinal, tool))
+        if outcome is not None:
+            return outcome.result is not Result.UNAPPROVED
+        results = self._entries.get(f"{self.turn}.results")
+        if results is None or results.state != CheckpointState.RECORDED:
+            return False
+        return str(ordinal) in json.loads(await self.run.text_of(results))
+
+    def count(self, outcome: Counted) -> None:
+        """One more tool call, if it is one. The calls in it were counted when they were made."""
+        self.spent += outcome.model_copy(update={"inner": 0}).spent
+
+    async def tried(self, ordinal: int, cost: Counted) -> None:
+        """A call ends here, by an error or a park, and will be made again: write down what it has cost so far."""
+        number = 1
+        while (rest := f"{self.turn}.tried.{ordinal}.{number}") in self._entries or rest in self._tried:
+            number += 1
+        self._tried.add(rest)
+        await self.run.record(self.place(rest), cost.model_dump_json())
+        self.count(cost)
+
+    def left_over(self, ordinal: int | None = None) -> list[Entry]:
+        """What the journal holds below the calls of an answer, or below one call, and nobody has asked for."""
+        under = self.prefix if ordinal is None else f"{self.prefix}{self.turn}.{ordinal}."
+        return [entry for entry in self.run.unmet(under) if "/" in entry.key.removeprefix(self.prefix)]
+
+    async def leave_out(self, ordinal: int | None = None) -> list[str]:
+        """Pass by what such calls have written: they are not gone through again. Only in the own task.
+
+        Whether a ``once`` step among it happened that was under way is asked first. Returns the keys of those that did.
+        """
+        left = self.left_over(ordinal)
+        for entry in left:
+            self.run.pass_by(entry.key)
+        happened: list[str] = []
+        for entry in left:
+            if entry.state != CheckpointState.INTENDED:
+                continue
+            if entry.kind == CheckpointKind.WAIT:
+                if not await self.run.ledger.waits.close(self.run.id, self.run.attempt, entry.key):
+                    self.run.stop()
+            elif await self._happened(entry):
+                happened.append(entry.key)
+        return happened
+
+    async def _happened(self, entry: Entry) -> bool:
+        assert self.run.ask_outcome is not None
+        text = await self.run.ask_outcome(entry.key, entry.attempt, _ANYTHING)
+        if text is not None:
+            await self.run.record(Place(entry.key, None), text)
+        return text is not None
 
     def grant(self, more: Budget) -> None:
         """A person has granted more."""

@@ -75,7 +75,8 @@ def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, Any]
         for key, entry in entries.items()
         if key.startswith(f"{name}/") and "/" not in (rest := key.removeprefix(f"{name}/"))
         if rest.split(".")[1:2] != ["model"]
-        if isinstance(outcome := _value(entry), dict) and outcome.get("result") not in (None, "denied", "unapproved")
+        if isinstance(outcome := _value(entry), dict)
+        and outcome.get("result") not in (None, "denied", "unapproved", "parked")
     ]
     end = _value(entries.get(f"{name}/end")) or {}
     unpriced = any(turn.get("money") is None for turn in turns)

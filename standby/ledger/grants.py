@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, select, update
@@ -19,15 +20,18 @@ checkpoints = table_of(Checkpoint)
 
 @dataclass(frozen=True, slots=True)
 class GrantRow:
-    """An approved call. ``arguments`` and ``tool_schema`` are digests."""
+    """An approved call. ``arguments``, ``tool_schema`` and ``given`` are digests."""
 
     key: str
     wait_id: str
     tool: str
     arguments: str
     tool_schema: str
+    given: str
     approver: str | None = None
     door: str | None = None
+    fresh: str | None = None
+    settled_at: datetime | None = None
 
 
 class Grants:
@@ -48,12 +52,22 @@ class Grants:
             return True
 
     async def use(
-        self, run_id: str, attempt: int, key: str, *, tool: str, arguments: str, tool_schema: str
+        self,
+        run_id: str,
+        attempt: int,
+        key: str,
+        *,
+        tool: str,
+        arguments: str,
+        tool_schema: str,
+        given: str,
+        fresh: str | None = None,
+        max_age: timedelta | None = None,
     ) -> str | None:
         """Use the grant for the call ``key``, which is about to act: None, or why it may not.
 
-        A call whose process died before it was recorded may use its own grant again: it is the same call.
-        Fenced by the attempt.
+        ``fresh``: what the call is about as of now. ``max_age``: an older approval will not do. A call whose process
+        died before it was recorded may use its own grant again: it is the same call. Fenced by the attempt.
         """
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
@@ -68,6 +82,13 @@ class Grants:
                 return "other arguments were approved"
             if grant.tool_schema != tool_schema:
                 return "the tool takes other arguments than when it was approved"
+            if grant.given != given:
+                return "it is another call of the model that was approved"
+            if grant.fresh != fresh:
+                return "what it is about has changed since it was approved"
+            now = clock.utcnow()
+            if max_age is not None and (grant.settled_at is None or now - grant.settled_at > max_age):
+                return f"its approval is older than {max_age}"
             done = select(checkpoints.c.key).where(
                 checkpoints.c.run_id == run_id,
                 checkpoints.c.key == key,
@@ -75,7 +96,7 @@ class Grants:
             )
             if (await connection.execute(done)).first() is not None:
                 return "its approval was used before"
-            await connection.execute(update(grants).where(*mine).values(used_at=clock.utcnow(), attempt=attempt))
+            await connection.execute(update(grants).where(*mine).values(used_at=now, attempt=attempt))
             return None
 
     async def of_run(self, run_id: str) -> list[Row[Any]]:

@@ -199,6 +199,9 @@ class Grant(_Base, table=True):
     tool: str
     arguments: str  # digest of the exact arguments that were approved
     tool_schema: str  # digest of the tool's schema as it was then
+    given: str  # digest of the call as the model gave it
+    fresh: str | None = None  # what the call was about when it was asked, such as an etag
+    settled_at: datetime | None = _instant(nullable=True)  # when it was approved
     approver: str | None = None
     door: str | None = None  # states.Door
     given_at: datetime = _instant(nullable=False)

@@ -163,6 +163,18 @@ class Waits:
                 return False
             return await record_wait(connection, run_id, attempt, key, value, digest)
 
+    async def close(self, run_id: str, attempt: int, key: str) -> bool:
+        """Nobody will take the group's answers in: close what of it is open. False when fenced."""
+        async with self._db.transaction() as connection:
+            if await run_of_attempt(connection, run_id, attempt) is None:
+                return False
+            await connection.execute(
+                update(waits)
+                .where(waits.c.run_id == run_id, waits.c.group_key == key, waits.c.state == WaitState.OPEN)
+                .values(state=WaitState.CLOSED, settled_at=clock.utcnow())
+            )
+            return True
+
     async def refuse(
         self, run_id: str, attempt: int, wait_id: str, reason: str, *, anew: WaitRow | None = None
     ) -> bool:

@@ -144,7 +144,7 @@ async def test_row_57_an_approval_is_used_once(desk: Desk, interruption: Interru
     assert mailer.sent == [("ada", "hello")]
     grants = desk.ledger.grants
     [grant] = await grants.of_run(run.id)
-    again = {"tool": "send", "arguments": grant.arguments, "tool_schema": grant.tool_schema}
+    again = {"tool": "send", "arguments": grant.arguments, "tool_schema": grant.tool_schema, "given": grant.given}
     row = await desk.ledger.runs.get(run.id)
     assert row is not None
     assert await grants.use(run.id, row.attempt, grant.key, **again) == "another attempt has the run"

@@ -131,12 +131,15 @@ def test_conditions(condition: Any, fits: list[Any], does_not: list[Any]) -> Non
     ("ban", "banned", "passes"),
     [
         (HostIn(argument="x", hosts=("evil.org",)), ["https://evil.org", "http://evil.org", "https://evil.org:99",
-         "https://evil.org.", "https://good.org@evil.org", None, 3], ["https://good.org"]),
-        (Below(argument="x", folder="/etc"), ["/etc/passwd", "//etc/passwd", "/x/../etc/passwd", "etc", None],
-         ["/data"]),
+         "https://evil.org.", "https://good.org@evil.org", None, 3, "https://127.1", "https://2130706433",
+         "https://0x7f.1", "https://0x7f000001", "https://127.0.0.1"], ["https://good.org"]),
+        (HostIn(argument="x", hosts=("127.0.0.1",)), ["https://127.1", "https://0177.0.0.1", "https://localtest.me"], []),
+        (Below(argument="x", folder="/etc"), ["/etc/passwd", "//etc/passwd", "/x/../etc/passwd", "etc", None, "/etc",
+         "/etc/", "/", "/ETC/passwd"], ["/data", "/etcetera"]),
+        (Below(argument="x", folder="data/out"), ["data/out", "./data/out/", "data", ".", "data/out/a"], ["data/other"]),
         (AtMost(argument="x", limit=Decimal(5)), [1, "1e0", None, "x"], [6]),
     ],
-    ids=["hosts", "folder", "number"],
+    ids=["hosts", "a number as a host", "folder", "relative folder", "number"],
 )  # fmt: skip
 def test_what_a_condition_cannot_judge_does_not_get_past_a_ban(ban: Any, banned: list[Any], passes: list[Any]) -> None:
     scope = AgentScope(
@@ -148,6 +151,18 @@ def test_what_a_condition_cannot_judge_does_not_get_past_a_ban(ban: Any, banned:
     assert [v for v in banned if ruling(scope, "fetch", {"x": v}).permission is not Permission.DENY] == []
     assert ruling(scope, "fetch", {}).permission is Permission.DENY
     assert [v for v in passes if ruling(scope, "fetch", {"x": v}).permission is not Permission.ALLOW] == []
+
+
+@pytest.mark.parametrize("folder", ["~/x", "data/../secret", "..", "C:\\data", "a\0b", ""])
+def test_a_folder_that_could_be_another_is_refused(folder: str) -> None:
+    with pytest.raises(ValidationError, match="folder"):
+        Below(argument="x", folder=folder)
+
+
+def test_a_host_that_is_a_number_is_only_allowed_as_everybody_writes_it() -> None:
+    condition = HostIn(argument="x", hosts=("127.0.0.1", "127.1"))
+    assert condition.holds({"x": "https://127.0.0.1/a"})
+    assert not any(condition.holds({"x": f"https://{host}"}) for host in ("127.1", "0177.0.0.1", "127.0.0.01"))
 
 
 def test_a_field_inside_an_argument_is_reached_by_its_dotted_name() -> None:
@@ -182,6 +197,8 @@ def test_who_is_asked_must_satisfy_both_scopes() -> None:
         (Budget(steps=4), Spent(requests=2, tool_calls=1), {"requests": 1}, None),
         (Budget(tool_calls=2), Spent(tool_calls=1), {"tool_calls": 2}, "tool_calls"),
         (Budget(tokens=100), Spent(tokens=100), {"requests": 1}, "tokens"),
+        (Budget(tokens=100), Spent(unmeasured=1), {"requests": 1}, "tokens"),
+        (Budget(money=Decimal(5)), Spent(unmeasured=1), {"requests": 1}, "money"),
         (Budget(money=Decimal("0.5")), Spent(money=Decimal("0.5")), {"requests": 1}, "money"),
         (Budget(money=Decimal(5)), Spent(unpriced=1), {"requests": 1}, "money"),
         (Budget(), Spent(unpriced=1), {"requests": 1}, None),

@@ -1,5 +1,8 @@
 """What people approved of a model's calls, in the ledger: given by the attempt that has the run, used once."""
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 
 from standby.ledger import Ledger
@@ -7,8 +10,13 @@ from standby.ledger.grants import GrantRow
 from standby.states import CheckpointState
 from tests.ledger.acts import claim, take_over
 
-CALL = GrantRow("thinker/1.1.pay.approved", "wait", "pay", "arguments", "schema", "ada", "terminal")
-THE_CALL = {"tool": "pay", "arguments": "arguments", "tool_schema": "schema"}
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+CALL = GrantRow(
+    "thinker/1.1.pay.approved", "wait", "pay", "arguments", "schema", "given", "ada", "terminal", "v1", NOON
+)
+THE_CALL: dict[str, Any] = {
+    "tool": "pay", "arguments": "arguments", "tool_schema": "schema", "given": "given", "fresh": "v1",
+}  # fmt: skip
 
 
 async def test_a_grant_is_used_by_its_own_call_until_that_is_recorded(ledger: Ledger) -> None:
@@ -29,13 +37,17 @@ async def test_a_grant_is_used_by_its_own_call_until_that_is_recorded(ledger: Le
         ("run", CALL.key, {"arguments": "others"}, "other arguments were approved"),
         ("run", CALL.key, {"tool": "send"}, "it is 'pay' that was approved"),
         ("run", CALL.key, {"tool_schema": "new"}, "the tool takes other arguments than when it was approved"),
+        ("run", CALL.key, {"given": "another"}, "it is another call of the model that was approved"),
+        ("run", CALL.key, {"fresh": "v2"}, "what it is about has changed since it was approved"),
+        ("run", CALL.key, {"fresh": None}, "what it is about has changed since it was approved"),
+        ("run", CALL.key, {"max_age": timedelta(hours=1)}, "its approval is older than 1:00:00"),
         ("run", "thinker/2.1.pay.approved", {}, "nobody has approved this call"),
         ("other", CALL.key, {}, "nobody has approved this call"),
     ],
-    ids=["arguments", "tool", "schema", "another call", "another run"],
+    ids=["arguments", "tool", "schema", "given", "changed", "not asked", "age", "another call", "another run"],
 )
 async def test_rows_56_and_57_a_grant_is_for_one_call_of_one_run(
-    ledger: Ledger, run: str, key: str, other: dict[str, str], why: str
+    ledger: Ledger, run: str, key: str, other: dict[str, Any], why: str
 ) -> None:
     for one in ("run", "other"):
         await claim(ledger, one)

@@ -1,0 +1,79 @@
+"""What a call of a tool costs beside its own time: what it adds to the usage of the agent, and the tools it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
+from dataclasses import dataclass
+from decimal import Decimal
+from time import monotonic
+from typing import Any
+
+from pydantic_ai.usage import RequestUsage, RunUsage
+
+_meter: ContextVar[Meter | None] = ContextVar("standby_meter", default=None)
+
+
+def unmeasured_in(usage: RequestUsage) -> int:
+    """How many requests of a response have no usage. One that says nothing at all has none, either."""
+    return usage.unmeasured_requests or int(usage.total_tokens == 0)
+
+
+def called_within() -> None:
+    """The tool that is under way, if one is, calls another."""
+    meter = _meter.get()
+    if meter is not None:
+        meter.inner += 1
+
+
+@dataclass
+class Mark:
+    """Up to where the usage of an agent has been counted. Tools that run side by side share it: what one adds may be
+    counted as another's, and all of it is counted once."""
+
+    usage: RunUsage
+
+    @classmethod
+    def at(cls, usage: RunUsage) -> Mark:
+        return cls(copy(usage))
+
+
+class Meter:
+    """Of one call. ``inner``: how many other tools it has called. ``waited``: for how many seconds the run has."""
+
+    def __init__(self, mark: Mark, usage: RunUsage) -> None:
+        self._mark, self._usage = mark, usage
+        self._told = 0.0  # up to which moment of work
+        self.inner = 0
+        self.waited: Callable[[], float] = float
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._told = self._at_work()
+        token = _meter.set(self)
+        try:
+            yield
+        finally:
+            _meter.reset(token)
+
+    def _at_work(self) -> float:
+        return monotonic() - self.waited()
+
+    def costs(self) -> dict[str, Any]:
+        """As fields of ``Counted``. What is told here is not told again."""
+        before, now = self._mark.usage, self._usage
+        self._mark.usage = copy(now)
+        began, self._told = self._told, self._at_work()
+        inner, self.inner = self.inner, 0
+        requests, tokens = now.requests - before.requests, now.total_tokens - before.total_tokens
+        return {
+            "seconds": round(max(self._told - began, 0.0), 6),
+            "inner": inner,
+            "requests": max(requests, 0),
+            "tokens": max(tokens, 0),
+            "money": max((now.cost or Decimal(0)) - (before.cost or Decimal(0)), Decimal(0)),
+            "unpriced": int((requests > 0 or tokens > 0) and now.cost is None),
+            "unmeasured": max(now.unmeasured_requests - before.unmeasured_requests, 0),
+        }
