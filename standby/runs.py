@@ -214,6 +214,10 @@ class AgentRun:
         self._used.add(key)
         self._meet(key)
 
+    def set_aside(self, key: str) -> None:
+        """An entry of the journal that is asked for after what comes now, or is then passed by."""
+        self._meet(key)
+
     def unmet(self, prefix: str) -> list[Entry]:
         """The entries whose keys begin with ``prefix`` and that nobody has asked for yet."""
         return [entry for key, entry in self.journal.items() if key.startswith(prefix) and key not in self._used]

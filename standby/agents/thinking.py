@@ -262,6 +262,7 @@ class Thinking:
         rest = f"{thread.turn}.stop"
         if thread.entry(rest) is None and not await thread.run.ledger.signals.is_kept(STOP, thread.run.id):
             return
+        thread.set_aside()
         word: Signal[Any] = Signal(STOP, key=thread.run.id)
         said = (await self._here(lambda: wait_at(thread.place(rest), {"": word})))[""]
         raise self._stop("person", f"a person stopped it: {said}" if said else "a person stopped it")
@@ -316,5 +317,6 @@ class Thinking:
             policy=asking_.policy,
             **timed,
         )
+        thread.set_aside()
         answer = (await self._waited(lambda: wait_at(thread.place(key), {"": question})))[""]
         return more_budget(what, answer)

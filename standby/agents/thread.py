@@ -2,9 +2,9 @@
 
 Keys: ``NAME`` for the beginning, and below it ``NAME/3.model`` for the third model request, ``NAME/3.2.fetch`` for the
 second tool call of its answer (``NAME/3.2.fetch.approved`` when people had to approve it), ``NAME/3.tried.2.1`` for
-what it had cost when it ended by an error, or parked, ``NAME/3.asks`` for what is asked about the calls, ``NAME/end``. What
-a tool does as steps and waits of its own is below the call's key. Only the last turn is gone through again after a wake;
-of the ones before it the messages are all that counts.
+what that had cost when it ended by an error, or parked, ``NAME/3.asks`` for what is asked about them, ``NAME/end``.
+What a tool does as steps and waits of its own is below the call's key. Only the last turn is gone through again after a
+wake; of the ones before it the messages are all that counts.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Thread:
         for rest, entry in self._entries.items():
             await self._sort(rest, entry, calls)
         counted = _calls.validate_json(f"[{','.join(calls)}]")
-        for one in (*turns, *counted):
-            self.spent += one.spent
+        for spent in (*(turn.spent for turn in turns), *(call.spent for call in counted)):
+            self.spent += spent
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
 
@@ -153,6 +153,11 @@ class Thread:
         """What the journal holds below the calls of an answer, or below one call, and nobody has asked for."""
         under = self.prefix if ordinal is None else f"{self.prefix}{self.turn}.{ordinal}."
         return [entry for entry in self.run.unmet(under) if "/" in entry.key.removeprefix(self.prefix)]
+
+    def set_aside(self) -> None:
+        """Before people are asked whether it goes on at all: only then are the calls gone through, or left out."""
+        for entry in self.left_over():
+            self.run.set_aside(entry.key)
 
     async def leave_out(self, ordinal: int | None = None) -> list[str]:
         """Pass by what such calls have written: they are not gone through again. Only in the own task.

@@ -79,7 +79,7 @@ def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, Any]
         and outcome.get("result") not in (None, "denied", "unapproved", "parked")
     ]
     end = _value(entries.get(f"{name}/end")) or {}
-    unpriced = any(turn.get("money") is None for turn in turns)
+    unpriced = any(turn.get("money") is None for turn in turns) or any(item.get("unpriced") for item in outcomes)
     return {
         "agent": name,
         "task": redacted_text(_task(turns)),
@@ -87,10 +87,12 @@ def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, Any]
         "ended": bool(end),
         "stopped": end.get("stopped"),
         "why": end.get("why") or "",
-        "requests": len(turns),
-        "tool_calls": len(outcomes),
-        "tokens": sum(turn.get("tokens") or 0 for turn in turns),
-        "money": None if unpriced else str(sum((Decimal(turn["money"]) for turn in turns), Decimal(0))),
+        "requests": len(turns) + sum(item.get("requests") or 0 for item in outcomes),
+        "tool_calls": len(outcomes) + sum(item.get("inner") or 0 for item in outcomes),
+        "tokens": sum(item.get("tokens") or 0 for item in [*turns, *outcomes]),
+        "money": None
+        if unpriced
+        else str(sum((Decimal(item.get("money") or 0) for item in [*turns, *outcomes]), Decimal(0))),
         "seconds": round(sum(item.get("seconds") or 0 for item in [*turns, *outcomes]), 3),
     }
 
