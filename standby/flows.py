@@ -68,6 +68,7 @@ def agent(
         async def body(*args: Any, **kwargs: Any) -> Any:
             return await _run(function, args, kwargs, chosen, result)
 
+        body.__standby_agent__ = True  # type: ignore[attr-defined]
         options: dict[str, Any] = {
             "persist_result": True,
             "result_serializer": "json",
@@ -77,6 +78,11 @@ def agent(
         return Flow(body, **options)
 
     return mark if fn is None else mark(fn)
+
+
+def is_agent(flow: Flow[..., Any]) -> bool:
+    """Whether the flow was made by ``agent``."""
+    return getattr(flow.fn, "__standby_agent__", False) is True
 
 
 async def _run(

@@ -153,8 +153,7 @@ class Keeper:
         return True
 
     async def _wake_settled(self, settled: Settled) -> None:
-        if settled.wake_address is not None:
-            call(settled.wake_address)
+        if settled.wake_address is not None and call(settled.wake_address):
             return
         try:
             async with self._client() as client:
@@ -180,11 +179,10 @@ class Keeper:
                     if settled is None and one.kind not in NOBODY_ANSWERS and one.state == WaitState.OPEN:
                         settled = await self._settle_from_prefect(client, one)
             settled = settled or await self.ledger.waits.expire(wait)
-            if settled is not None and settled.wake:
-                if settled.wake_address is not None:
-                    call(settled.wake_address)
-                else:
-                    woken.append(wait.run_id)
+            if settled is None or not settled.wake:
+                continue
+            if settled.wake_address is None or not call(settled.wake_address):
+                woken.append(wait.run_id)
         return woken
 
     async def _settle_from_prefect(self, client: PrefectClient, wait: Any) -> Settled | None:
@@ -209,6 +207,10 @@ class Keeper:
     async def _rescue(self, client: PrefectClient) -> None:
         """Runs whose attempt is dead: fence it off, and have the run taken up again."""
         now = clock.utcnow()
+        for host, alive in await self.ledger.hosted.warm_holders():
+            if not alive or holder.is_dead(host):
+                count = await self.ledger.hosted.abandon(host)
+                log.info("%s runs that were parked warm in %s, which is gone, are parked cold.", count, host)
         for run in await self.ledger.runs.held():
             dead = run.holder is None or run.lease_expires_at <= now or holder.is_dead(run.holder)
             if not dead or run.deployment_id is None or not self._patience.allows(run.id):

@@ -147,6 +147,7 @@ class Hold(StrEnum):
 
     PAUSE = "pause"  # the process, in Prefect's own pause
     SUSPEND = "suspend"  # nothing
+    WARM = "warm"  # its coroutine, in a host; to Prefect and to anybody else it is as if suspended
 
 
 class Effect(StrEnum):

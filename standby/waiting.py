@@ -16,6 +16,7 @@ from standby.faults import reach
 from standby.ledger.text import digest_of
 from standby.ledger.waits import Group
 from standby.parking import pause, start_awaited, suspend, take_response
+from standby.parking.lingering import linger
 from standby.runs import AgentRun, Place, check_key, current_run, question_on
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
 from standby.steps import in_step
@@ -115,11 +116,14 @@ async def _settled(run: AgentRun, place: Place, need: Need, waits: dict[str, Wai
                 return taken
             group = await run.ledger.waits.group(run.id, place.key)
             continue
-        if run.hold is Hold.SUSPEND:
+        if run.hold is Hold.SUSPEND and run.hosting is not None:
+            check_prefect = await linger(run, run.hosting, place.key, group)
+        elif run.hold is Hold.SUSPEND:
             await suspend(run, place.key, group)
-        count += 1
-        await pause(run, place.key, group, count)
-        check_prefect = True
+        else:
+            count += 1
+            await pause(run, place.key, group, count)
+            check_prefect = True
         group = await run.ledger.waits.group(run.id, place.key)
 
 

@@ -46,9 +46,21 @@ class Listener(asyncio.DatagramProtocol):
         self._heard.clear()
 
 
-def call(address: str) -> None:
-    """Tell who listens at ``address`` to look at the ledger. Never fails and never waits."""
-    host, _, port = address.rpartition(":")
-    with suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
-        sender.sendto(b"look", (host, int(port)))
+def call(address: str) -> bool:
+    """Tell who listens at ``address`` (``127.0.0.1:port``, or ``127.0.0.1:port#run``) to look at the ledger.
+
+    Never raises and never waits. False when certainly nobody listens there, which only this machine can tell.
+    """
+    place, _, run_id = address.partition("#")
+    host, _, port = place.rpartition(":")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.connect((host, int(port)))
+            sender.send(run_id.encode() or b"look")
+            # What the first one met is told to the second.
+            return sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    except ConnectionRefusedError:
+        return False
+    except (OSError, ValueError):
+        return True

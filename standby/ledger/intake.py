@@ -43,7 +43,6 @@ from standby.states import (
     ENDED,
     Disposition,
     Door,
-    Hold,
     Need,
     Outcome,
     RunState,
@@ -91,7 +90,6 @@ _with_run = (
     select(
         waits,
         runs.c.state.label("run_state"),
-        runs.c.hold.label("run_hold"),
         runs.c.wake_address.label("run_wake_address"),
     )
     .join(runs, runs.c.id == waits.c.run_id)
@@ -221,9 +219,10 @@ class Intake:
                 made[signal_id] = await _settle_in_group(connection, signal_id, one, wait)
                 continue
             settled.append((signal_id, one, wait))
-            address = wait.run_wake_address if wait.run_hold == Hold.PAUSE else None
             wake = wait.run_state == RunState.PARKED
-            made[signal_id] = Delivery(Disposition.DELIVERED, signal_id, wait.id, wait.run_id, wake, address)
+            made[signal_id] = Delivery(
+                Disposition.DELIVERED, signal_id, wait.id, wait.run_id, wake, wait.run_wake_address
+            )
         await self._settle.many(
             connection,
             [{"wait": wait.id, "answer": one.payload, "settled_at": now} for _, one, wait in settled],

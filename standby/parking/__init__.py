@@ -52,7 +52,7 @@ RECHECK_SECONDS = 2.0
 
 
 @asynccontextmanager
-async def _prefect(run_id: str) -> AsyncIterator[PrefectClient]:
+async def prefect_for(run_id: str) -> AsyncIterator[PrefectClient]:
     """Prefect, on behalf of a run that is about to wait.
 
     The client has tried for about a minute when it gives up. That must not fail the run: the attempt ends (``Abort``)
@@ -70,7 +70,7 @@ async def _prefect(run_id: str) -> AsyncIterator[PrefectClient]:
 
 async def start_awaited(run: AgentRun, group: Group) -> None:
     """Start the agents that the group waits for. Raises ``UsageError`` when there is no such deployment."""
-    async with _prefect(run.id) as client:
+    async with prefect_for(run.id) as client:
         reach("child.starting")
         await start_children(run.ledger, group.waits, client)
         reach("child.started")
@@ -78,7 +78,7 @@ async def start_awaited(run: AgentRun, group: Group) -> None:
 
 async def scheduled_after(run_id: UUID, when: datetime) -> bool:
     """Whether the run has been scheduled since then, as Retry does."""
-    async with _prefect(str(run_id)) as client:
+    async with prefect_for(str(run_id)) as client:
         states = await client.read_flow_run_states(run_id)
     return any(state.type is StateType.SCHEDULED and state.timestamp > when for state in states)
 
@@ -91,9 +91,7 @@ async def wake_parents(run: AgentRun) -> None:
             return
         async with get_client() as client:
             for parent in parents:
-                if parent.wake_address is not None:
-                    call(parent.wake_address)
-                else:
+                if parent.wake_address is None or not call(parent.wake_address):
                     await wake(client, parent.id)
     except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError) as error:
         log.warning("The runs that waited for run %s could not be woken now, the keeper will: %s", run.id, error)
@@ -110,35 +108,43 @@ def form_wait(group: Group) -> Any | None:
 
 async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
     """Park with nothing left in memory: the state on the server is Suspended, and this attempt ends (``Pause``)."""
-    wait = form_wait(group)
-    pause_key = f"{_opening(wait or group.waits[0])}-{run.attempt}"
-    keyset = keyset_from_base_key(f"suspended-{pause_key}")
-    async with _prefect(run.id) as client:
-        if wait is not None:
-            await _save_form(client, run.id, keyset, wait)
-        _tell_log(group)
-        state: State[Any] = Suspended(pause_key=pause_key)
-        if wait is not None:
-            state.state_details.run_input_keyset = {str(name): key for name, key in keyset.items()}
-        reach("wait.suspending")
-        try:
-            state = await propose_state(client, state, flow_run_id=UUID(run.id))
-        except Pause as already:
-            state = already.state or state
-        except Abort as refused:
-            raise UsageError(
-                f"Run {run.id} cannot be suspended: {refused} Deploy the agent, or mark it @agent(hold='pause')."
-            ) from refused
-        if state.type in (StateType.CANCELLED, StateType.CANCELLING):
-            raise Abort("The run was cancelled while it was about to wait.")
-        reach("wait.suspended")
-        parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND)
+    async with prefect_for(run.id) as client:
+        state = await show_suspended(client, run, group, run.attempt)
+        address = run.hosting.address if run.hosting is not None else None
+        parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND, address)
         if parked is None:
             run.stop()
         reach("wait.parked")
-        if parked is RunState.READY:
+        if parked is RunState.READY and not (address is not None and call(address)):
             await wake(client, run.id)
     raise Pause(state=state)
+
+
+async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, attempt: int) -> State[Any]:
+    """Have Prefect show the run as Suspended, with the form of what it waits for. Raises ``Abort`` if it was cancelled
+    there, and ``UsageError`` if it cannot be suspended."""
+    wait = form_wait(group)
+    pause_key = f"{_opening(wait or group.waits[0])}-{attempt}"
+    keyset = keyset_from_base_key(f"suspended-{pause_key}")
+    if wait is not None:
+        await _save_form(client, run.id, keyset, wait)
+    _tell_log(group)
+    state: State[Any] = Suspended(pause_key=pause_key)
+    if wait is not None:
+        state.state_details.run_input_keyset = {str(name): key for name, key in keyset.items()}
+    reach("wait.suspending")
+    try:
+        state = await propose_state(client, state, flow_run_id=UUID(run.id))
+    except Pause as already:
+        state = already.state or state
+    except Abort as refused:
+        raise UsageError(
+            f"Run {run.id} cannot be suspended: {refused} Deploy the agent, or mark it @agent(hold='pause')."
+        ) from refused
+    if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+        raise Abort("The run was cancelled while it was about to wait.")
+    reach("wait.suspended")
+    return state
 
 
 async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
@@ -147,7 +153,7 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
     pause_key = f"{_opening(wait or group.waits[0])}-{run.attempt}-{count}"
     keyset = keyset_from_base_key(f"paused-{pause_key}")
     async with (
-        _prefect(run.id) as client,
+        prefect_for(run.id) as client,
         Listener.open() as listener,
         run.ledger.notifications.to(lambda ready: listener.hear() if ready in (run.id, None) else None),
     ):
@@ -220,7 +226,7 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
 
     Untrusted: it is checked with the wait's type, and what does not fit leaves the wait open and is written down.
     """
-    async with _prefect(run.id) as client:
+    async with prefect_for(run.id) as client:
         for wait in group.waits:
             for response in await _responses(client, wait, run.hold):
                 await _take(run, wait, waits[wait.member], response)
