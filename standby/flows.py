@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, get_type_hints, overload
 
@@ -19,9 +19,11 @@ from pydantic import ValidationError
 from standby.checkpoints import load_store
 from standby.errors import CheckpointUnreadable, UsageError
 from standby.faults import reach
+from standby.hold import Asked
+from standby.hold import chosen as chosen_hold
 from standby.parking import calm_logs, scheduled_after, wake_parents
-from standby.runs import AgentRun, Ended, Fenced, attach, current_run, release_quietly
-from standby.states import Hold, RunState
+from standby.runs import AgentRun, Ended, Fenced, Left, attach, current_hosting, current_run, release_quietly
+from standby.states import RunState
 from standby.values import Codec, summary
 from standby.waiting import ask_outcome
 
@@ -35,23 +37,24 @@ log = logging.getLogger("standby.flows")
 def agent(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Flow[P, Coroutine[Any, Any, R]]: ...
 @overload
 def agent(
-    *, name: str | None = None, hold: str | None = None, **flow_options: Any
+    *, name: str | None = None, hold: str | timedelta | None = None, **flow_options: Any
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Flow[P, Coroutine[Any, Any, R]]]: ...
 def agent(
     fn: Callable[..., Any] | None = None,
     /,
     *,
     name: str | None = None,
-    hold: str | None = None,
+    hold: str | timedelta | None = None,
     **flow_options: Any,
 ) -> Any:
     """Make an async function an agent: a Prefect flow, deployed and scheduled like any other.
 
     ``name``: the flow's name, by default the function's with dashes. ``hold``: what stays while it waits: ``"suspend"``
-    (nothing; the default for deployed runs) or ``"pause"`` (the process; the default, and the only one, for runs
-    without a deployment). Other options go to ``prefect.flow``.
+    (nothing), ``"pause"`` (the process), ``"warm"`` (its coroutine, in a host) or a timedelta (warm for so long at
+    most). The default is the cheapest for deployed runs, which without a host is ``"suspend"``, and ``"pause"`` for
+    runs without a deployment, which cannot be suspended. Other options go to ``prefect.flow``.
 
-    Raises ``UsageError`` for a sync function, and for ``retries``: put those on steps.
+    Raises ``UsageError`` for a sync function, for another ``hold``, and for ``retries``: put those on steps.
     """
 
     def mark(function: Callable[..., Any]) -> Flow[..., Any]:
@@ -61,7 +64,7 @@ def agent(
             raise UsageError(
                 f"Agent {function.__name__!r} has flow retries, which forget what was paused. Put retries on steps."
             )
-        chosen = Hold(hold) if hold is not None else None
+        chosen = Asked.of(hold) if hold is not None else None
         result: Codec[Any] = Codec(lambda: get_type_hints(function, include_extras=True).get("return", Any))
 
         @wraps(function)
@@ -86,7 +89,7 @@ def is_agent(flow: Flow[..., Any]) -> bool:
 
 
 async def _run(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], hold: Hold | None, codec: Codec[Any]
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], asked: Asked | None, codec: Codec[Any]
 ) -> Any:
     """One attempt: from the claim to a park, a crash or the end."""
     context = FlowRunContext.get()
@@ -115,11 +118,12 @@ async def _run(
             flow=context.flow.name if context.flow else function.__name__,
             name=flow_run.name,
             deployment_id=str(flow_run.deployment_id) if deployed else None,
-            hold=hold or (Hold.SUSPEND if deployed else Hold.PAUSE),
+            hold=chosen_hold(asked, deployed=deployed, hosted=current_hosting.get() is not None),
             store=store,
             is_retry=is_retry,
         ) as run:
             run.ask_outcome = ask_outcome
+            run.asked, run.deployed = asked, deployed
             reach("run.attached")
             text, value = await _attempt(run, function, args, kwargs, codec)
             if not await run.ledger.runs.end(run.id, run.attempt, RunState.COMPLETED, result=text):
@@ -147,11 +151,13 @@ async def _attempt(
             run.over = True
         run.check_all_met()
         return codec.encode(value, what)
-    except Fenced:
+    except (Fenced, Left):
         raise
     except asyncio.CancelledError:
         if run.fenced:
             raise Fenced(run.id, run.attempt) from None
+        if run.leaving:
+            raise Left(run.id) from None
         await release_quietly(run)
         raise
     except Pause:

@@ -30,6 +30,7 @@ from standby.errors import (
     StandbyError,
     UsageError,
 )
+from standby.hold import Asked, chosen
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
 from standby.pulse import pulse
@@ -93,7 +94,7 @@ class Hosting(Protocol):
     def begins(self, run: AgentRun) -> None:
         """The attempt has the run."""
 
-    def linger_seconds(self, waits: list[Any]) -> float | None:
+    async def linger_seconds(self, waits: list[Any]) -> float | None:
         """How long to linger for these waits (ledger rows); 0 not at all, None for ever."""
 
     def parks(self, group: Group) -> None:
@@ -114,6 +115,9 @@ class Hosting(Protocol):
 
     def goes_on(self) -> None:
         """The run goes on: Prefect is to follow."""
+
+    def bill(self, key: str, *, let_go: bool) -> None:
+        """The run does not linger any more for the group ``key``; ``let_go``: it waits on."""
 
 
 class Place(NamedTuple):
@@ -166,6 +170,8 @@ class AgentRun:
         self.id = run_id
         self.attempt = attempt
         self.hold = hold
+        self.asked: Asked | None = None  # by @agent(hold=...)
+        self.deployed = True
         self.ledger = ledger
         self.store = store
         self.journal = {entry.key: entry for entry in journal}
@@ -192,6 +198,10 @@ class AgentRun:
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
         self._stopped_by: Exception | None = None
+
+    def hold_for(self, asked: Asked | None) -> Hold:
+        """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
+        return self.hold if asked is None else chosen(asked, deployed=self.deployed, hosted=self.hosting is not None)
 
     def must_stop(self, error: E) -> E:
         """Remember an error after which the run must do nothing more. Returns it, to be raised."""

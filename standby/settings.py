@@ -7,9 +7,13 @@ server says; else SQLite in the data folder (``STANDBY_HOME``, by default ``.sta
 from __future__ import annotations
 
 import json
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
+
+from standby.errors import UsageError
+from standby.hold import Prices
 
 LEASE = timedelta(seconds=20)
 """How long an attempt may be silent before another may take its run over."""
@@ -37,6 +41,30 @@ AGENT_TAG = "standby"
 
 SPILL_OVER = 256 * 1024
 """Values larger than this many bytes of JSON are kept outside the ledger."""
+
+
+PRICES = {
+    "STANDBY_PRICE_GIB_HOUR": 0.005,  # what clouds ask for memory, in dollars
+    "STANDBY_PRICE_CPU_SECOND": 0.00001,  # what clouds ask for a core
+    "STANDBY_PRICE_WAITING_SECOND": 0.001,  # 36 an hour, where one wake in ten is watched by somebody
+}
+"""What memory, processors and people's time cost, by the variable that says otherwise. Any one currency."""
+
+
+def prices() -> Prices:
+    """What things cost. Raises ``UsageError`` for a price that is no number from 0 on."""
+    return Prices(*(_price(variable) for variable in PRICES))
+
+
+def _price(variable: str) -> float:
+    said = os.environ.get(variable) or PRICES[variable]
+    try:
+        price = float(said)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < math.inf:
+        raise UsageError(f"{variable} is {said!r}, and a price is a number from 0 on. Correct it.")
+    return price
 
 
 def home() -> Path:

@@ -147,7 +147,7 @@ class Hold(StrEnum):
 
     PAUSE = "pause"  # the process, in Prefect's own pause
     SUSPEND = "suspend"  # nothing
-    WARM = "warm"  # its coroutine, in a host; to Prefect and to anybody else it is as if suspended
+    WARM = "warm"  # its coroutine, in a host, for as long as that is cheaper; for the server it is suspended
 
 
 class Effect(StrEnum):

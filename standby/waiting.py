@@ -6,6 +6,7 @@ A wait is opened in the ledger, the run parks, and the typed answer is stored as
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from prefect.context import FlowRunContext
@@ -13,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
+from standby.hold import Asked
 from standby.ledger.text import digest_of
 from standby.ledger.waits import Group
 from standby.parking import pause, start_awaited, suspend, take_response
@@ -44,32 +46,47 @@ class First(NamedTuple):
     answer: Any
 
 
-async def wait_for(wait: Wait[A], *, name: str | None = None) -> A:
+async def wait_for(wait: Wait[A], *, name: str | None = None, hold: str | timedelta | None = None) -> A:
     """Park until the wait is settled, and return its answer.
 
-    ``name`` is the wait's name in its key, by default its kind (an approval), topic (a signal) or ``timer``.
+    ``name`` is the wait's name in its key, by default its kind (an approval), topic (a signal) or ``timer``. ``hold``:
+    what stays of the run while it waits for this, as in ``@agent(hold=...)``, which it goes before.
     Raises ``WaitTimedOut`` when a deadline passed and there is no default answer.
     """
     run = _run_here()
     name = name or wait.name.replace("/", ":")
     check_key(name)
-    answers = await _settled(run, run.place(name, kind=CheckpointKind.WAIT), Need.ONE, {"": wait})
+    answers = await _settled(run, run.place(name, kind=CheckpointKind.WAIT), Need.ONE, {"": wait}, _asked(hold))
     answer: A = answers[""]
     return answer
 
 
-async def wait_any(**waits: Wait[Any]) -> First:
-    """Park until the first of the waits is settled; the others are closed. The names are part of the key."""
+async def wait_any(*, hold: str | timedelta | None = None, **waits: Wait[Any]) -> First:
+    """Park until the first of the waits is settled; the others are closed. The names are part of the key.
+
+    ``hold`` as in ``wait_for``; no wait can have this name.
+    """
     run = _run_here()
-    answers = await _settled(run, run.place("|".join(waits), kind=CheckpointKind.WAIT), Need.ANY, waits)
+    asked = _asked(hold)
+    answers = await _settled(run, run.place("|".join(waits), kind=CheckpointKind.WAIT), Need.ANY, waits, asked)
     [(name, answer)] = answers.items()
     return First(name, answer)
 
 
-async def wait_all(**waits: Wait[Any]) -> dict[str, Any]:
-    """Park until all the waits are settled; the answers by name. The names are part of the key."""
+async def wait_all(*, hold: str | timedelta | None = None, **waits: Wait[Any]) -> dict[str, Any]:
+    """Park until all the waits are settled; the answers by name. The names are part of the key.
+
+    ``hold`` as in ``wait_for``; no wait can have this name.
+    """
     run = _run_here()
-    return await _settled(run, run.place("&".join(waits), kind=CheckpointKind.WAIT), Need.ALL, waits)
+    asked = _asked(hold)
+    return await _settled(run, run.place("&".join(waits), kind=CheckpointKind.WAIT), Need.ALL, waits, asked)
+
+
+def _asked(hold: Any) -> Asked | None:
+    if isinstance(hold, Wait):
+        raise UsageError("A wait cannot be named hold, which says what stays of the run while it waits. Rename it.")
+    return None if hold is None else Asked.of(hold)
 
 
 def _run_here() -> AgentRun:
@@ -86,14 +103,17 @@ def _run_here() -> AgentRun:
     return run
 
 
-async def _settled(run: AgentRun, place: Place, need: Need, waits: dict[str, Wait[Any]]) -> dict[str, Any]:
+async def _settled(
+    run: AgentRun, place: Place, need: Need, waits: dict[str, Wait[Any]], asked: Asked | None = None
+) -> dict[str, Any]:
     if not waits:
         raise UsageError("wait_any and wait_all need at least one wait.")
     entry = run.journal.get(place.key)
     if entry is not None and entry.state == CheckpointState.RECORDED:
         return _replayed(run, place.key, waits, await run.text_of(entry))
     await run.before_new_work(place.key)
-    rows = [wait.row(f"{place.key}/{name}" if name else place.key) for name, wait in waits.items()]
+    rows = [wait.row(f"{place.key}/{name}" if name else place.key, asked or run.asked) for name, wait in waits.items()]
+    hold = run.hold_for(asked)
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
     if group is None:
@@ -116,9 +136,9 @@ async def _settled(run: AgentRun, place: Place, need: Need, waits: dict[str, Wai
                 return taken
             group = await run.ledger.waits.group(run.id, place.key)
             continue
-        if run.hold is Hold.SUSPEND and run.hosting is not None:
+        if hold is Hold.WARM and run.hosting is not None:
             check_prefect = await linger(run, run.hosting, place.key, group)
-        elif run.hold is Hold.SUSPEND:
+        elif hold is not Hold.PAUSE:
             await suspend(run, place.key, group)
         else:
             count += 1

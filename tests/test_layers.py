@@ -18,14 +18,14 @@ flows
 waiting
 parking
 children starts
-projection polling
+projection polling outlooks
 steps
 failures links waits wakeups
 runs
 pulse checkpoints
 ledger
 patience
-policy moments values holder faults settings clock states errors testing
+policy moments values holder faults settings hold outlook clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}
 PACKAGE = Path(__file__).parents[1] / "standby"

@@ -89,10 +89,13 @@ class Guest:
         self.run, self.claimed = run, None
         self.phase = Phase.RUNNING
 
-    def linger_seconds(self, waits: list[Any]) -> float | None:
+    async def linger_seconds(self, waits: list[Any]) -> float | None:
         if self.flow.timeout_seconds is not None:
             return 0  # its clock would go on
-        return self.host.linger_seconds(self, waits)
+        return await self.host.warmth.linger_seconds(self, waits)
+
+    def bill(self, key: str, *, let_go: bool) -> None:
+        self.host.warmth.bill(self, key, let_go=let_go)
 
     def parks(self, group: Group) -> None:
         run, client = self.run, self._client

@@ -10,6 +10,7 @@ from standby.ledger.children import Children
 from standby.ledger.database import Database
 from standby.ledger.delegations import Delegations
 from standby.ledger.events import Events
+from standby.ledger.holds import Holds
 from standby.ledger.hosted import Hosted
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
@@ -30,8 +31,8 @@ class Ledger:
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
     hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
     ``children`` those of agents that wait for agents, ``starts`` those of runs that signals start, ``events``
-    those of waits for Prefect's events, ``hosted`` those of what hosts have. ``notifications`` tells at once who became
-    READY (PostgreSQL).
+    those of waits for Prefect's events, ``hosted`` those of what hosts have, ``holds`` those of how runs are held while
+    they wait. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -49,6 +50,7 @@ class Ledger:
         self.polls = Polls(database)
         self.children = Children(database)
         self.events = Events(database)
+        self.holds = Holds(database)
         self.starts = Starts(database)
         self.hosted = Hosted(database)
         self.notifications = Notifications(database)

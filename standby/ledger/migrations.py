@@ -61,6 +61,16 @@ async def _channels_of_notices(connection: AsyncConnection) -> None:
     await _add_columns(connection, "notices", "sent_to")
 
 
+async def _holds(connection: AsyncConnection) -> None:
+    """How runs are held while they wait, and what a wait's agent is; a new ledger has them already."""
+    await _add_columns(connection, "waits", "agent", "hold", "held", "let_go_at", "gib_seconds")
+    await connection.execute(
+        text("UPDATE waits SET agent = (SELECT flow FROM runs WHERE runs.id = waits.run_id) WHERE agent IS NULL")
+    )
+    for index in metadata.tables["waits"].indexes:
+        await connection.run_sync(index.create, checkfirst=True)
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -78,6 +88,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _starts_and_events,
     _starts_that_live_again,
     _channels_of_notices,
+    _holds,
 ]
 
 

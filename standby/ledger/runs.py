@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standby import clock
 from standby.ledger.children import tell_parents
 from standby.ledger.database import Database
+from standby.ledger.holds import held
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt, take
 from standby.ledger.notifications import told
 from standby.ledger.tables import Checkpoint, Run, Wait, table_of
@@ -129,6 +130,7 @@ class Runs:
                 values |= {"holder": None, "lease_expires_at": None}
             elif hold is Hold.WARM:
                 values |= {"lease_expires_at": None}
+            await connection.execute(held(run_id, group_key, hold))
             parked = update(runs).where(runs.c.id == run_id).values(**values)
             await connection.execute(told(parked, connection) if ready else parked)
             return state

@@ -110,6 +110,7 @@ class Wait(_Base, table=True):
         Index("waits_chased", "state", "chase_at"),
         Index("waits_polled", "state", "poll_at"),
         Index("waits_by_child", "child_run_id"),
+        Index("waits_by_agent", "agent", "kind", "opened_at"),
         Index(
             "waits_for_events",
             "topic",
@@ -127,6 +128,7 @@ class Wait(_Base, table=True):
 
     id: str = Field(primary_key=True)
     run_id: str
+    agent: str | None = None  # the run's flow
     key: str
     group_key: str
     member: int  # place in the group, from 0
@@ -159,6 +161,10 @@ class Wait(_Base, table=True):
     opening: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # counts up when it is opened again
     announced_at: datetime | None = _instant(nullable=True)
     settled_at: datetime | None = _instant(nullable=True)
+    hold: str | None = None  # hold.Asked, where somebody has asked for a way to hold the run
+    held: str | None = None  # states.Hold, as the run was held when it parked on this wait
+    let_go_at: datetime | None = _instant(nullable=True)  # when it was not held any more, though it still waited
+    gib_seconds: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})  # of memory; the group's first
 
 
 class Decision(_Base, table=True):

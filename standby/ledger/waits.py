@@ -49,6 +49,7 @@ class WaitRow:
     policy: str | None = None
     poll: str | None = None
     child: str | None = None
+    hold: str | None = None
 
 
 class Group(NamedTuple):
@@ -83,6 +84,7 @@ class Waits:
                         {
                             "id": uuid4().hex,
                             "run_id": run_id,
+                            "agent": run.flow,
                             "group_key": key,
                             "member": member,
                             "need": need,
@@ -306,7 +308,7 @@ async def _ask_in_todays_form(connection: AsyncConnection, run_id: str, rows: li
     for row in rows:
         todays = {
             name: getattr(row, name)
-            for name in ("answer_type", "answer_schema", "has_default", "default_answer", "policy", "poll")
+            for name in ("answer_type", "answer_schema", "has_default", "default_answer", "policy", "poll", "hold")
         }
         await connection.execute(
             update(waits)

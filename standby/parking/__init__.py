@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import httpx
+import psutil
 from prefect import get_client, get_run_logger, pause_flow_run
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas import OrchestrationResult
@@ -109,6 +110,7 @@ def form_wait(group: Group) -> Any | None:
 async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
     """Park with nothing left in memory: the state on the server is Suspended, and this attempt ends (``Pause``)."""
     async with prefect_for(run.id) as client:
+        tell_log(group)
         state = await show_suspended(client, run, group, run.attempt)
         address = run.hosting.address if run.hosting is not None else None
         parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND, address)
@@ -128,7 +130,6 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
     keyset = keyset_from_base_key(f"suspended-{pause_key}")
     if wait is not None:
         await _save_form(client, run.id, keyset, wait)
-    _tell_log(group)
     state: State[Any] = Suspended(pause_key=pause_key)
     if wait is not None:
         state.state_details.run_input_keyset = {str(name): key for name, key in keyset.items()}
@@ -161,8 +162,9 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
             await _save_form(client, run.id, keyset, wait)
         if await run.ledger.runs.park(run.id, run.attempt, key, Hold.PAUSE, listener.address) is None:
             run.stop()
+        since = clock.utcnow()
         reach("wait.parked")
-        _tell_log(group)
+        tell_log(group)
         paused = asyncio.create_task(_prefect_pause(pause_key, wait is not None))
         settled = asyncio.create_task(_until_settled(client, run, key, listener))
         try:
@@ -179,6 +181,13 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
         await _unpause(client, run)
         if not await run.ledger.runs.unpark(run.id, run.attempt):
             run.stop()
+    with suppress(LedgerUnavailable):  # a bill that is not written fails no run
+        await run.ledger.holds.bill(run.id, key, _process_gib() * (clock.utcnow() - since).total_seconds())
+
+
+def _process_gib() -> float:
+    """What this process holds of memory that it shares with no other."""
+    return float(psutil.Process().memory_full_info().uss) / 2**30
 
 
 async def _is_cancelled(client: PrefectClient, run: AgentRun) -> bool:
@@ -228,7 +237,7 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
     """
     async with prefect_for(run.id) as client:
         for wait in group.waits:
-            for response in await _responses(client, wait, run.hold):
+            for response in await _responses(client, wait, Hold(wait.held or run.hold)):
                 await _take(run, wait, waits[wait.member], response)
                 await client.delete_flow_run_input(UUID(run.id), response.key)
 
@@ -297,7 +306,7 @@ async def wake(client: PrefectClient, run_id: str, *, presumed_dead: bool = Fals
     return state
 
 
-def _tell_log(group: Group) -> None:
+def tell_log(group: Group) -> None:
     """One line in the run's log for each thing it waits for."""
     for wait in group.waits:
         if wait.state == WaitState.OPEN:

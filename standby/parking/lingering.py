@@ -15,7 +15,7 @@ from standby import holder, settings
 from standby.errors import LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.ledger.waits import Group
-from standby.parking import suspend
+from standby.parking import suspend, tell_log
 from standby.runs import AgentRun, Hosting, Woken
 from standby.states import Hold, RunState
 
@@ -30,9 +30,10 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> boo
 
     Raises ``Pause`` when it does not stay in memory any longer, and ``Fenced`` when the run is another's.
     """
-    seconds = hosting.linger_seconds(group.waits)
+    seconds = await hosting.linger_seconds(group.waits)
     if seconds is not None and seconds <= 0:
         await suspend(run, key, group)
+    tell_log(group)
     parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.WARM, hosting.address)
     if parked is None:
         run.stop()
@@ -49,17 +50,19 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> boo
     except UsageError:
         # Prefect will not have it suspended, and the agent is told so.
         run.attempt = (
-            await run.ledger.hosted.claim_warm(
-                run.id, run.attempt, holder.this_process(), settings.LEASE, stray=True
-            )
+            await run.ledger.hosted.claim_warm(run.id, run.attempt, holder.this_process(), settings.LEASE, stray=True)
             or run.attempt
         )
+        raise
+    except Pause:
+        hosting.bill(key, let_go=True)
         raise
     finally:
         run.lingering = False
     run.attempt = attempt
     reach("wait.woken")
     hosting.goes_on()
+    hosting.bill(key, let_go=False)
     return woken is Woken.RESUMED
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from standby.errors import UsageError
+from standby.hold import Asked
 from standby.ledger.waits import WaitRow
 from standby.moments import BusinessDays, Moment, point_in_time
 from standby.states import WaitKind
@@ -36,8 +37,11 @@ class Wait(Generic[A]):
     deadline: Moment | None = None
     default: Any = NOTHING
 
-    def row(self, key: str) -> WaitRow:
-        """The wait as it opens now; ``deadline`` becomes a point in time. Raises ``UsageError`` for text with NUL."""
+    def row(self, key: str, asked: Asked | None = None) -> WaitRow:
+        """The wait as it opens now; ``deadline`` becomes a point in time. ``asked``: how its run is to be held.
+
+        Raises ``UsageError`` for text with NUL.
+        """
         has_default = not isinstance(self.default, Nothing)
         row = WaitRow(
             key=key,
@@ -49,6 +53,7 @@ class Wait(Generic[A]):
             default_answer=self.codec.encode(self.default, f"the default of wait {key!r}")[0] if has_default else None,
             answer_type=type_name(self.codec.annotation),
             answer_schema=json.dumps(self.codec.schema()),
+            hold=asked.text if asked is not None else None,
             **self.more(),
         )
         for field in ("reason", "party", "topic", "correlation", "evidence"):
