@@ -13,6 +13,7 @@ import sys
 
 from rich.console import Console
 
+from benchmarks import hold
 from benchmarks.figures import Figure, Skipped, from_json, table
 from benchmarks.server import data_folder, prefect_server
 
@@ -20,6 +21,7 @@ BENCHMARKS = {
     "checkpoint": "what a completed step costs",
     "replay": "what a recorded step costs a second attempt",
     "signals": "what taking a signal in costs",
+    "hold": "what the hold policy costs beside the best linger (computed, without a server)",
 }
 
 
@@ -34,7 +36,26 @@ def main() -> None:
         return
     # Ended from outside, it still stops its server and deletes its data.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if chosen.name == hold.NAME:
+        _compute_hold(as_json=chosen.json)
+        return
     sys.exit(_run(chosen.name, as_json=chosen.json))
+
+
+def _compute_hold(*, as_json: bool) -> None:
+    found = []
+    for cost in hold.costs():
+        found.append(cost)
+        if as_json:
+            print(cost.as_json(), flush=True)
+    if not as_json:
+        for shown in hold.table(found):
+            _console().print(shown)
+
+
+def _console() -> Console:
+    """Piped somewhere, a table keeps its lines."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _run(name: str, *, as_json: bool) -> int:
@@ -61,9 +82,7 @@ def _run(name: str, *, as_json: bool) -> int:
                 child.send_signal(signal.SIGINT)  # it drops its databases
             failed = child.wait()
     if figures:
-        # Piped somewhere, the table keeps its lines.
-        console = Console() if sys.stdout.isatty() else Console(width=120)
-        console.print(table(f"{name}: {BENCHMARKS[name]}", figures))
+        _console().print(table(f"{name}: {BENCHMARKS[name]}", figures))
     return failed
 
 

@@ -22,7 +22,7 @@ ASSUMED_WEIGHT = 1.0
 SPREAD = 0.7
 """How far waits like one that was seen may be from it, after ten: the standard deviation of the logarithm."""
 
-HALF_LIFE = 50.0
+HALF_LIFE = 25.0
 """After how many later waits one counts half: what was usual may have changed."""
 
 NOTICED = 2.0

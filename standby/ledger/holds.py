@@ -28,7 +28,7 @@ class Holds:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def history(self, agent: str, kind: str, *, limit: int = 200) -> list[Past]:
+    async def history(self, agent: str, kind: str, *, limit: int = 150) -> list[Past]:
         """How long the latest waits of this agent and kind took, newest first, at most ``limit``.
 
         Those that are open, or were closed without an answer, are not over.
