@@ -50,6 +50,10 @@ class Outlooks:
     async def _usual(self, agent: str, kind: str) -> Outlook:
         at, outlook = self._learnt.get((agent, kind), (-1e9, None))
         if outlook is None or monotonic() - at > LEARN_EVERY.total_seconds():
-            outlook = learnt(await self._ledger.holds.history(agent, kind), self._break_even)
+            past = await self._ledger.holds.history(agent, kind)
+            if not any(one.over for one in past):
+                # That the first ones have only begun says nothing of how long they take.
+                past = [one for one in past if one.seconds > self._break_even]
+            outlook = learnt(past, self._break_even)
             self._learnt[agent, kind] = (monotonic(), outlook)
         return outlook

@@ -29,6 +29,9 @@ class Held(Protocol):
     attempt: int
     lingering: bool
 
+    async def renew(self, ledger: Ledger) -> bool:
+        """Renew the lease. False when the run is another attempt's."""
+
     def fence(self) -> None: ...
 
 
@@ -79,7 +82,7 @@ class Pulse:
                 if url not in ledgers:
                     ledgers[url] = await Ledger.connect(url)
                 attempt = run.attempt
-                if run.lingering or await ledgers[url].runs.renew(run.id, attempt, settings.LEASE):
+                if run.lingering or await run.renew(ledgers[url]):
                     continue
                 with self._lock:
                     still_held = id(run) in self._held

@@ -15,7 +15,7 @@ from pathlib import Path
 from standby.errors import UsageError
 from standby.hold import Prices
 
-LEASE = timedelta(seconds=20)
+LEASE = timedelta(seconds=15)
 """How long an attempt may be silent before another may take its run over."""
 
 RENEW_EVERY = timedelta(seconds=5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 
@@ -44,6 +44,35 @@ class Listener(asyncio.DatagramProtocol):
             async with asyncio.timeout(seconds):
                 await self._heard.wait()
         self._heard.clear()
+
+
+class Ear(asyncio.DatagramProtocol):
+    """Listens at ``address`` for many runs: ``heard`` is called with what is said, which is a run's id or ``look``."""
+
+    ROOM = 4 * 2**20
+    """Bytes of what was said and not yet heard, as far as the system allows."""
+
+    def __init__(self, heard: Callable[[str], None]) -> None:
+        self._heard = heard
+        self.address = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, heard: Callable[[str], None]) -> AsyncIterator[Ear]:
+        transport, ear = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: cls(heard), local_addr=("127.0.0.1", 0)
+        )
+        with suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, cls.ROOM)
+        host, port = transport.get_extra_info("sockname")
+        ear.address = f"{host}:{port}"
+        try:
+            yield ear
+        finally:
+            transport.close()
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._heard(data.decode(errors="replace"))
 
 
 def call(address: str) -> bool:

@@ -42,7 +42,7 @@ class HostedEngine(AsyncFlowRunEngine[Any, Any]):
         async with self.start():
             while self.is_running():
                 async with self.run_context():
-                    await self.call_flow_fn()
+                    await self.call_flow_fn()  # type: ignore[unused-coroutine]
 
     @contextmanager
     def setup_flow_run_suspension_request(self) -> Iterator[FlowRunSuspensionRequest]:

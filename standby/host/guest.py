@@ -10,10 +10,8 @@ from uuid import UUID
 
 import httpx
 from prefect import Flow
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
-from prefect.states import Cancelled
 
 from standby.errors import UsageError
 from standby.host.client import RunClient, RunClientContext
@@ -172,6 +170,11 @@ class Guest:
 
     # What others ask of it.
 
+    @property
+    def busy(self) -> bool:
+        """Whether it is not parked, or Prefect does not show it as it is."""
+        return self.phase is not Phase.WARM or self._suspended is None or not self._suspended.done()
+
     def nudge(self, why: Woken) -> None:
         """It lingers, and may go on or has to go."""
         if self.phase is not Phase.WARM:
@@ -191,9 +194,17 @@ class Guest:
         if self.task is not None:
             self.task.cancel("cancelled in Prefect")
 
-    async def show_cancelled(self, client: PrefectClient) -> None:
+    def leave(self) -> None:
+        """The host ends, or the run is another's: the attempt ends where it is, and writes nothing more."""
+        if self.run is not None:
+            self.run.leaving = True
+        if self.task is not None and not self.task.done():
+            self.task.cancel("its host ends")
+
+    async def call_hooks_of(self, state: State[Any]) -> None:
+        """Call the flow's own hooks for this state."""
         if self._engine is not None and self._engine.flow_run is not None:
-            await self._engine.call_hooks(Cancelled())
+            await self._engine.call_hooks(state)
 
     def _running(self, _: State[Any] | None) -> None:
         """Prefect is to follow: the run is Running. Whoever has cancelled it there meanwhile is not overruled."""

@@ -64,7 +64,7 @@ class Placing:
         deployment = await self._deployment(flow_run.deployment_id)
         version = _version_of(deployment)
         wanted = {**(deployment.job_variables or {}), **(flow_run.job_variables or {})}
-        configuration = await HostConfiguration.from_template_and_values(
+        configuration: HostConfiguration = await HostConfiguration.from_template_and_values(
             base_job_template=self._pool().base_job_template, values=wanted, client=self._client
         )
         if "isolation" in wanted:  # a work pool that was made for another type of worker does not pass it on

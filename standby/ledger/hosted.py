@@ -6,7 +6,7 @@ it first, the attempt that lingers or any other, goes on; the attempt number fen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -48,16 +48,21 @@ class Hosted:
                 return 0
             return await take(connection, run, holder, lease)
 
-    async def claim_ready(self, run_id: str, holder: str, lease: timedelta) -> tuple[Claim, Row[Any]] | None:
-        """A host takes up a cold run whose wait has settled; its row as it was. None when there is nothing to take."""
+    async def claim_ready(
+        self, run_id: str, deployments: Container[str], holder: str, lease: timedelta
+    ) -> tuple[Claim, Row[Any]] | None:
+        """A host takes up a cold run, of one of these deployments, whose wait has settled; its row as it was. None when
+        there is nothing to take."""
         async with self._db.transaction() as connection:
             run = await locked_run(connection, run_id)
             if run is None or run.state != RunState.READY or run.holder is not None or run.wake_address is None:
                 return None
+            if run.deployment_id not in deployments:
+                return None
             return Claim(await take(connection, run, holder, lease), RunState.READY, None), run
 
-    async def give_back(self, run_id: str, attempt: int, holder: str, *, address: str | None) -> bool:
-        """A host that has claimed a run, or works on it, leaves it to whoever takes it up. False when fenced."""
+    async def give_back(self, run_id: str, attempt: int, holder: str) -> bool:
+        """A host that has claimed a run, or worked on it, leaves it to whom Prefect gives it. False when fenced."""
         return bool(
             await self._db.write(
                 update(runs)
@@ -73,7 +78,7 @@ class Hosted:
                     holder=None,
                     lease_expires_at=None,
                     hold=None,
-                    wake_address=address,
+                    wake_address=None,
                     ready_at=clock.utcnow(),
                 )
             )
@@ -110,6 +115,13 @@ class Hosted:
             )
         )
         return {row.id: row.attempt for row in rows}
+
+    async def warm_and_ready(self, holder: str) -> list[str]:
+        """What is parked warm in this host and has its answer."""
+        rows = await self._db.read(
+            select(runs.c.id).where(runs.c.state == RunState.READY, runs.c.holder == holder, runs.c.hold == Hold.WARM)
+        )
+        return [row.id for row in rows]
 
     async def warm_holders(self) -> list[tuple[str, bool]]:
         """The hosts that runs are parked warm in, and whether the lease of each is alive."""

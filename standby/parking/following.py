@@ -94,7 +94,8 @@ class Following:
         self._sending: set[_Change] = set()
         # Prefect's client would wait for seconds before it asks a second time.
         self._context = contextvars.copy_context()
-        self._context.run(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}).__enter__)
+        self._settings = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})  # kept: the context is never left
+        self._context.run(self._settings.__enter__)
 
     @property
     def behind(self) -> int:
@@ -130,6 +131,11 @@ class Following:
         changes.pop().done.cancel()
         return True
 
+    async def caught_up(self) -> None:
+        """Return when Prefect is not too far behind to take up more."""
+        while self.lag > LATE_SECONDS:
+            await asyncio.wait([changes[0].done for changes in self._runs.values() if changes], timeout=1.0)
+
     async def drained(self, run_id: str | None = None) -> None:
         """Return when Prefect knows all, of this run or of all."""
         while waiting := [
@@ -146,6 +152,7 @@ class Following:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.run(self._settings.__exit__, None, None, None)
 
     async def _follow(self, run_id: str, changes: deque[_Change]) -> None:
         try:
