@@ -22,6 +22,7 @@ BENCHMARKS = {
     "replay": "what a recorded step costs a second attempt",
     "signals": "what taking a signal in costs",
     "hold": "what the hold policy costs beside the best linger (computed, without a server)",
+    "deadlines": "how late deadlines fire when many are due at once",
 }
 
 

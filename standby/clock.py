@@ -1,9 +1,18 @@
-"""The clock everything asks: UTC, aware, and replaceable in tests."""
+"""The clock everything asks: UTC, aware, and replaceable in tests.
+
+It can be set while things wait. Deadlines are times of this clock and hold, whatever it is set to; what is asked is
+then whether they have passed. A span that something has lasted is another matter: a time that lies ahead of the clock
+was written before it was set back, and nobody can tell how long ago, so it counts as long over.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+AHEAD = timedelta(minutes=1)
+"""How far the clocks of two machines may be apart: a time that lies further ahead was written before the clock was set
+back."""
 
 _source: Callable[[], datetime] | None = None
 
@@ -17,6 +26,12 @@ def set_source(source: Callable[[], datetime] | None) -> None:
     """Let ``source`` tell the time from here on; ``None`` restores the machine's clock. For tests."""
     global _source
     _source = source
+
+
+def is_over(since: datetime, span: timedelta) -> bool:
+    """Whether ``span`` has passed since then, or nobody can tell because the clock was set back since."""
+    now = utcnow()
+    return not now - span < since <= now + AHEAD
 
 
 def require_aware(value: datetime, what: str) -> datetime:

@@ -63,11 +63,11 @@ class EventDoor:
         if new := [wait for wait in waits if _opening(wait) not in self._asked]:
             await self._ask(client, new, None)
         now = clock.utcnow()
-        if self._missed or self._all_asked is None or now - self._all_asked >= settings.RECONCILE_EVERY:
+        if self._missed or self._all_asked is None or clock.is_over(self._all_asked, settings.RECONCILE_EVERY):
             self._missed = False  # before it asks: what is missed meanwhile has to be asked for once more
             try:
                 if self._all_asked is not None and waits:
-                    await self._ask(client, waits, self._all_asked - OVERLAP)
+                    await self._ask(client, waits, min(self._all_asked, now) - OVERLAP)
             except BaseException:
                 self._missed = True
                 raise

@@ -5,15 +5,21 @@ transactions decide, and Prefect is told afterwards. Nothing here is lost when i
 and a dead process on the same machine is noticed within a tick (one second) of a working keeper; a dead process on
 another machine when its lease ends; a missed wake after ``WAKE_GRACE``, or where the ledger tells of it after the head
 start of who should have woken the run (``missed.HEAD_START``); a run stuck in starting after ``START_GRACE``.
+
+Many at once are late by what they take: the ledger settles some thousands of deadlines a second, whatever Prefect does,
+and Prefect takes some thirty wakes a second, the oldest first (``waker.py``).
+
+Deadlines are times of the clock, and hold when it is set. For the rest the keeper trusts no time that lies ahead of the
+clock: a lease that is not renewed for its length is over, whatever it says (``stillness.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
@@ -45,16 +51,21 @@ from standby.parking import answer_in_prefect, wake
 from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
-from standby.projection import BATCH, states_of
+from standby.projection import BATCH, not_paused, states_of
 from standby.starts import follow_starts
 from standby.states import ENDED, NOBODY_ANSWERS, Door, Need, Outcome, RunState, WaitState
+from standby.stillness import ClockSteps, Stillness
 from standby.waits import checked_answer
+from standby.waker import Waker
 from standby.wakeups import call
 
 log = logging.getLogger("standby.keeper")
 
 LEASE = timedelta(seconds=5)
 """How long a keeper that died keeps the others from taking over."""
+
+FIRED_TOGETHER = 1000
+"""Deadlines that are looked for at a time."""
 
 CONFIRM_AFTER = timedelta(seconds=5)
 """How long a run that ended has for telling Prefect before the keeper looks whether it did."""
@@ -75,9 +86,13 @@ class Keeper:
         self._me = f"{holder.this_process()}/{uuid4().hex[:8]}"
         self._notifier = Notifier(ledger, client)
         self._poller = Poller(ledger, self._wake_settled)
-        self._last_reconcile: datetime | None = None
+        self._last_reconcile: float | None = None  # monotonic
+        self._lease_taken = 0.0  # monotonic
+        self._clock_steps = ClockSteps()
+        self._still = Stillness()
         self._patience = Patience()
-        self._missed = Missed(ledger, self._patience)
+        self._waker = Waker(client, wake)
+        self._missed = Missed(ledger, self._patience, self._waker)
         self._events = EventDoor(ledger, client, self._wake_settled)
 
     async def run(self) -> None:
@@ -86,6 +101,7 @@ class Keeper:
             async with self._missed.listening():
                 await self._keep()
         finally:
+            await self._waker.close()
             await self._notifier.close()
             await self._poller.close()
             await self._events.close()
@@ -122,17 +138,19 @@ class Keeper:
             worked = await self._round(client)
         await self._notifier.finish()
         await self._poller.finish()
+        await self._waker.finish()
         return worked
 
     async def _round(self, client: PrefectClient, *, listen: bool = False) -> bool:
         """``listen``: there will be another one soon, and events are heard until then."""
-        if not await self.ledger.leases.take("keeper", self._me, LEASE):
+        if not await self._keep_lease():
             self._missed.forget()
+            self._waker.forget()
             await self._events.close()
             return False
+        await self._see_the_clock()
         await self.ledger.signals.expire()
-        for run_id in await self._fire_deadlines(client):
-            await wake(client, run_id)
+        await self._fire_deadlines(client)
         for wait_id, run_id in await self.ledger.chases.due():
             await self.ledger.chases.chase(wait_id, run_id)
         await self._notifier.tick()
@@ -141,49 +159,65 @@ class Keeper:
         await self._rescue(client)
         await self._wake_missed(client)
         await self._confirm_ends(client)
-        now = clock.utcnow()
-        if self._last_reconcile is None or now - self._last_reconcile >= settings.RECONCILE_EVERY:
-            self._last_reconcile = now
+        if (
+            self._last_reconcile is None
+            or monotonic() - self._last_reconcile >= settings.RECONCILE_EVERY.total_seconds()
+        ):
+            self._last_reconcile = monotonic()
             await self._follow_prefect(client)
-            for settled in await follow_children(self.ledger, client, now - settings.WAKE_GRACE):
+            late = clock.utcnow() - settings.WAKE_GRACE
+            for settled in await follow_children(self.ledger, client, late):
                 await self._wake_settled(settled)
-            await follow_starts(self.ledger, client, now - settings.WAKE_GRACE)
+            await follow_starts(self.ledger, client, late)
             await self._start_stranded(client)
         await self._events.tick(client, listen=listen)
         return True
 
+    async def _keep_lease(self) -> bool:
+        """Take the lease, or renew it before it ends. False when another keeper has it."""
+        if monotonic() - self._lease_taken < LEASE.total_seconds() / 5:
+            return True
+        taken = await self.ledger.leases.take("keeper", self._me, LEASE)
+        self._lease_taken = monotonic() if taken else 0.0
+        return taken
+
+    async def _see_the_clock(self) -> None:
+        step = self._clock_steps.look()
+        if step:
+            log.warning("The clock was set %s by %.0f s.", "back" if step < 0 else "forward", abs(step))
+        if step < 0:
+            await self.ledger.polls.hurry()
+
     async def _wake_settled(self, settled: Settled) -> None:
-        if settled.wake_address is not None and call(settled.wake_address):
-            return
-        try:
-            async with self._client() as client:
-                await wake(client, settled.wait.run_id)
-        except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
-            log.warning("Run %s could not be woken now and is later: %s", settled.wait.run_id, error)
+        if settled.wake_address is None or not call(settled.wake_address):
+            self._waker.add(settled.wait.run_id)
 
-    async def _fire_deadlines(self, client: PrefectClient) -> list[str]:
-        """Settle the waits that are due. Returns the runs to wake.
+    async def _fire_deadlines(self, client: PrefectClient) -> None:
+        """Settle the waits that are due, and have their runs woken."""
+        while due := await self.ledger.waits.due(FIRED_TOGETHER):
+            woken = 0
+            moved_on = await not_paused(client, {wait.run_id for wait in due})
+            for wait in due:
+                if wait.run_id in moved_on and (settled := await self._take_in_time(client, wait)) is not None:
+                    await self._wake_settled(settled)
+                    woken += settled.won
+            for fired in await self.ledger.deadlines.fire(due):
+                woken += 1
+                if fired.address is None or not call(fired.address):
+                    self._waker.add(fired.run_id)
+            if len(due) < FIRED_TOGETHER or not woken or not await self._keep_lease():
+                return
 
-        An answer that Prefect took before the deadline fired, and which the run has not read yet, is the answer; also
-        one to another wait of the group, where one is enough.
-        """
-        woken = []
-        due = await self.ledger.waits.due()
-        states = await states_of(client, {wait.run_id for wait in due})
-        for wait in due:
-            state = states.get(wait.run_id)
-            settled = None
-            if state is not None and state.type is not StateType.PAUSED:
-                group = (await self.ledger.waits.group(wait.run_id, wait.group_key)).waits
-                for one in group if wait.need == Need.ANY else [wait]:
-                    if settled is None and one.kind not in NOBODY_ANSWERS and one.state == WaitState.OPEN:
-                        settled = await self._settle_from_prefect(client, one)
-            settled = settled or await self.ledger.waits.expire(wait)
-            if settled is None or not settled.wake:
-                continue
-            if settled.wake_address is None or not call(settled.wake_address):
-                woken.append(wait.run_id)
-        return woken
+    async def _take_in_time(self, client: PrefectClient, wait: Any) -> Settled | None:
+        """An answer that Prefect took before the deadline fired, and which the run has not read yet, is the answer;
+        also one to another wait of the group, where one is enough."""
+        group = (await self.ledger.waits.group(wait.run_id, wait.group_key)).waits
+        for one in group if wait.need == Need.ANY else [wait]:
+            if one.kind not in NOBODY_ANSWERS and one.state == WaitState.OPEN:
+                settled = await self._settle_from_prefect(client, one)
+                if settled is not None:
+                    return settled
+        return None
 
     async def _settle_from_prefect(self, client: PrefectClient, wait: Any) -> Settled | None:
         if wait.policy is not None and Policy.model_validate_json(wait.policy).names_people:
@@ -206,16 +240,16 @@ class Keeper:
 
     async def _rescue(self, client: PrefectClient) -> None:
         """Runs whose attempt is dead: fence it off, and have the run taken up again."""
-        now = clock.utcnow()
         for host, alive in await self.ledger.hosted.warm_holders():
             if not alive or holder.is_dead(host):
                 count = await self.ledger.hosted.abandon(host)
                 log.info("%s runs that were parked warm in %s, which is gone, are parked cold.", count, host)
-        for run in await self.ledger.runs.held():
-            dead = run.holder is None or run.lease_expires_at <= now or holder.is_dead(run.holder)
-            if not dead or run.deployment_id is None or not self._patience.allows(run.id):
-                continue
-            state = await self._prefect_state(client, run)
+        held = await self.ledger.runs.held()
+        self._still.keep({run.id for run in held})
+        dead = [run for run in held if self._is_dead(run) and run.deployment_id and self._patience.allows(run.id)]
+        states = await self._prefect_states(client, dead)
+        for run in dead:
+            state = states.get(run.id)
             if state is None or state.type is StateType.SCHEDULED:
                 continue  # gone (the doctor names it), or about to be taken up
             if state.type is StateType.PAUSED and run.state == RunState.RUNNING and run.holder is None:
@@ -224,27 +258,46 @@ class Keeper:
             if rescued is RunState.READY:
                 log.info("Run %s is rescued: %s is dead.", run.id, run.holder or "its process")
                 self._patience.tried(run.id)
-                await wake(client, run.id, presumed_dead=True)
+                self._waker.add(run.id, presumed_dead=True)
+
+    def _is_dead(self, run: Any) -> bool:
+        """Whether nothing works on the run any more: seen on this machine, else by the lease.
+
+        Who works renews it, also when the clock was set: a lease that has ended tells nothing just after the clock was
+        set forward, and one that nobody has renewed for its length is over, whatever it says.
+        """
+        if run.holder is None or holder.is_dead(run.holder):
+            return True
+        still = self._still.seconds(run.id, (run.attempt, run.lease_expires_at))
+        if run.lease_expires_at <= clock.utcnow():
+            return not self._clock_steps.forward_within(2 * settings.RENEW_EVERY.total_seconds())
+        return still > settings.LEASE.total_seconds()
 
     async def _wake_missed(self, client: PrefectClient) -> None:
         """Runs whose wait has settled, and which nobody has taken up."""
-        now = clock.utcnow()
-        for run in await self.ledger.runs.ready_since(now - settings.WAKE_GRACE):
-            if run.deployment_id is None or not self._patience.allows(run.id):
-                continue
+        missed = [
+            run
+            for run in await self.ledger.runs.ready_since(clock.utcnow() - settings.WAKE_GRACE)
+            if run.deployment_id is not None
+            and run.id not in self._waker
+            and self._patience.allows(run.id)
+            and not self._is_queued_in_a_host(run)
+        ]
+        for run in missed:
             self._patience.tried(run.id)
-            state = await self._prefect_state(client, run)
-            if state is None:
-                continue
-            stuck = (
-                state.type in (StateType.PENDING, StateType.RUNNING) and now - state.timestamp > settings.START_GRACE
-            )
-            await wake(client, run.id, presumed_dead=stuck)
+        for run_id, state in (await self._prefect_states(client, missed)).items():
+            starting = state.type in (StateType.PENDING, StateType.RUNNING)
+            self._waker.add(run_id, presumed_dead=starting and clock.is_over(state.timestamp, settings.START_GRACE))
+
+    def _is_queued_in_a_host(self, run: Any) -> bool:
+        """Whether a living host of this machine has it among those it takes up, and is told of it once more."""
+        if run.wake_address is None or clock.is_over(run.ready_at, settings.HOST_GRACE):
+            return False
+        return call(run.wake_address)
 
     async def _confirm_ends(self, client: PrefectClient) -> None:
         """Runs that ended in the ledger: Prefect must come to know, or the process died in between."""
-        now = clock.utcnow()
-        ended = await self.ledger.runs.unconfirmed(now - CONFIRM_AFTER)
+        ended = await self.ledger.runs.unconfirmed(clock.utcnow() - CONFIRM_AFTER)
         # A run without a deployment may be on another server, and nobody could run it again.
         confirmed = [run.id for run in ended if run.deployment_id is None]
         deployed = [run for run in ended if run.deployment_id is not None]
@@ -261,7 +314,7 @@ class Keeper:
                 confirmed.append(run.id)  # a later state shows that Prefect knew: somebody retries the run
             elif self._patience.allows(run.id):
                 self._patience.tried(run.id)
-                await wake(client, run.id, presumed_dead=True)
+                self._waker.add(run.id, presumed_dead=True)
         if confirmed:
             await self.ledger.runs.confirm(confirmed)
 
@@ -272,7 +325,6 @@ class Keeper:
             for run in await self.ledger.runs.all(ended=False)
             if run.deployment_id is not None and run.state in (RunState.PARKED, RunState.READY)
         }
-        now = clock.utcnow()
         for run_id, state in (await states_of(client, parked)).items():
             if state.type in _ENDED:
                 await self._end_as_prefect_says(run_id, state)
@@ -280,12 +332,12 @@ class Keeper:
                 parked[run_id].state == RunState.PARKED
                 and parked[run_id].holder is None
                 and state.type in _STARTING
-                and now - state.timestamp > _grace(state)
+                and clock.is_over(state.timestamp, _grace(state))
                 and self._patience.allows(run_id)
             ):
                 log.info("Run %s was resumed and not reached: its process died. It is scheduled again.", run_id)
                 self._patience.tried(run_id)
-                await wake(client, run_id, presumed_dead=True)
+                self._waker.add(run_id, presumed_dead=True)
 
     async def _start_stranded(self, client: PrefectClient) -> None:
         """Runs that a worker took, at first or for a retry, and whose process died before it reached the ledger."""
@@ -298,7 +350,7 @@ class Keeper:
         now = clock.utcnow()
         for flow_run in starting:
             state, run_id = flow_run.state, str(flow_run.id)
-            if state is None or now - state.timestamp <= _grace(state) or not self._patience.allows(run_id):
+            if state is None or not clock.is_over(state.timestamp, _grace(state)) or not self._patience.allows(run_id):
                 continue
             if state.type is StateType.CRASHED and now - state.timestamp > 20 * settings.START_GRACE:
                 continue  # an old wreck, from before there was a keeper
@@ -306,15 +358,15 @@ class Keeper:
             if run is None or (RunState(run.state) in ENDED and run.confirmed):
                 log.info("Run %s never started: its process died. It is scheduled again.", run_id)
                 self._patience.tried(run_id)
-                await wake(client, run_id, presumed_dead=True)
+                self._waker.add(run_id, presumed_dead=True)
 
-    async def _prefect_state(self, client: PrefectClient, run: Any) -> State[Any] | None:
-        """Prefect's state of a run that is not ended in the ledger; None when it is gone or has ended there."""
-        state = (await states_of(client, [run.id])).get(run.id)
-        if state is not None and state.type in _ENDED:
-            await self._end_as_prefect_says(run.id, state)
-            return None
-        return state
+    async def _prefect_states(self, client: PrefectClient, runs: Collection[Any]) -> dict[str, State[Any]]:
+        """Prefect's states of runs that have not ended in the ledger, without those gone or ended there."""
+        states = await states_of(client, [run.id for run in runs])
+        for run_id, state in states.items():
+            if state.type in _ENDED:
+                await self._end_as_prefect_says(run_id, state)
+        return {run_id: state for run_id, state in states.items() if state.type not in _ENDED}
 
     async def _end_as_prefect_says(self, run_id: str, state: State[Any]) -> None:
         ended = _ENDED[state.type]

@@ -15,9 +15,9 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 
 from standby.ledger import Ledger
-from standby.parking import wake
 from standby.patience import Patience
 from standby.projection import states_of
+from standby.waker import Waker
 
 HEAD_START = 0.5
 """Seconds that who has settled a wait has to wake its run, before the keeper does."""
@@ -27,8 +27,8 @@ MOST = 10_000
 
 
 class Missed:
-    def __init__(self, ledger: Ledger, patience: Patience) -> None:
-        self._ledger, self._patience = ledger, patience
+    def __init__(self, ledger: Ledger, patience: Patience, waker: Waker) -> None:
+        self._ledger, self._patience, self._waker = ledger, patience, waker
         self._heard: dict[str, float] = {}  # run id: when its head start is over
         self._something = asyncio.Event()
 
@@ -57,15 +57,19 @@ class Missed:
         self._heard.clear()
 
     async def wake_heard(self, client: PrefectClient) -> None:
-        """Wake the runs whose head start is over, and which are still asleep."""
+        """Have the runs woken whose head start is over, and which are still asleep."""
         now = monotonic()
         due = [run_id for run_id, end in self._heard.items() if end <= now]
         if not due:
             return
         for run_id in due:
             del self._heard[run_id]
-        ready = {run.id for run in await self._ledger.runs.still_ready(due) if run.deployment_id is not None}
+        ready = {
+            run.id
+            for run in await self._ledger.runs.still_ready(due)
+            if run.deployment_id is not None and run.id not in self._waker
+        }
         for run_id, state in (await states_of(client, ready)).items():
             if state.type in (StateType.PAUSED, StateType.CRASHED) and self._patience.allows(run_id):
                 self._patience.tried(run_id)
-                await wake(client, run_id)
+                self._waker.add(run_id)

@@ -27,6 +27,9 @@ KEEPER_TICK = timedelta(seconds=1)
 WAKE_GRACE = timedelta(seconds=3)
 """How long a settled wait may go without its run being taken up before the keeper wakes it again."""
 
+HOST_GRACE = timedelta(seconds=20)
+"""How long a host on this machine may take to take up a run before the keeper has Prefect give it to any worker."""
+
 START_GRACE = timedelta(seconds=30)
 """How long a worker may take from taking a run to running it before the keeper gives the run back."""
 

@@ -24,7 +24,7 @@ failures links waits wakeups
 runs
 pulse checkpoints
 ledger
-patience
+patience waker stillness
 policy moments values holder faults settings hold outlook clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}

@@ -8,6 +8,7 @@ from standby.ledger.chases import Chases
 from standby.ledger.checkpoints import Checkpoints
 from standby.ledger.children import Children
 from standby.ledger.database import Database
+from standby.ledger.deadlines import Deadlines
 from standby.ledger.delegations import Delegations
 from standby.ledger.events import Events
 from standby.ledger.holds import Holds
@@ -29,10 +30,10 @@ class Ledger:
     """An open ledger. Made by ``Ledger.connect``; belongs to the event loop that made it.
 
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
-    hold the statements by table; ``chases`` those of reminders and escalations, ``polls`` those of conditions,
-    ``children`` those of agents that wait for agents, ``starts`` those of runs that signals start, ``events``
-    those of waits for Prefect's events, ``hosted`` those of what hosts have, ``holds`` those of how runs are held while
-    they wait. ``notifications`` tells at once who became READY (PostgreSQL).
+    hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
+    escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
+    runs that signals start, ``events`` those of waits for Prefect's events, ``hosted`` those of what hosts have,
+    ``holds`` those of how runs are held while they wait. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -47,6 +48,7 @@ class Ledger:
         self.delegations = Delegations(database)
         self.notices = Notices(database)
         self.chases = Chases(database)
+        self.deadlines = Deadlines(database, self.waits)
         self.polls = Polls(database)
         self.children = Children(database)
         self.events = Events(database)

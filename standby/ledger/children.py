@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from standby.ledger.database import Database
+from standby.ledger.database import Database, by
 from standby.ledger.locks import locked_run
 from standby.ledger.settling import Settled, settle_in
 from standby.ledger.tables import Run, Wait, table_of
@@ -68,7 +68,7 @@ class Children:
             .join(runs, runs.c.id == waits.c.run_id)
             .where(
                 waits.c.kind == WaitKind.AGENT, waits.c.state == WaitState.OPEN, waits.c.child_run_id.is_(None),
-                waits.c.opened_at <= before, runs.c.state.not_in(ENDED),
+                by(waits.c.opened_at, before), runs.c.state.not_in(ENDED),
             )
         )  # fmt: skip
 

@@ -12,13 +12,14 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import aiosqlite
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import ARRAY, ColumnElement, Select, Text, any_, bindparam, event, func, select
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, any_, bindparam, event, func, or_, select
 from sqlalchemy.engine import URL, CursorResult, Dialect, Result, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement, Executable
 
+from standby import clock
 from standby.errors import LedgerUnavailable
 from standby.ledger.one_trip import OneTripCursor
 from standby.ledger.prepared import Prepared
@@ -166,6 +168,11 @@ def among(column: ColumnElement[str], name: str, database: Database) -> ColumnEl
         each = func.json_each(bindparam(name, type_=Text())).table_valued("value")
         return column.in_(select(each.c.value))
     return column == any_(bindparam(name, type_=ARRAY(Text)))
+
+
+def by(column: ColumnElement[datetime | None], before: datetime) -> ColumnElement[bool]:
+    """Whether the column's time is not after ``before``, or lies so far ahead that the clock was set back since."""
+    return or_(column <= before, column > clock.utcnow() + clock.AHEAD)
 
 
 def listed(values: Iterable[str], database: Database) -> Any:

@@ -33,29 +33,18 @@ from standby.ledger.delivering import (
     to_open_wait,
 )
 from standby.ledger.locks import locked_run
-from standby.ledger.notifications import told
+from standby.ledger.prepared import given
 from standby.ledger.settling import settle_in
+from standby.ledger.settling_many import Answer, SettlingMany, is_open, to_wake
 from standby.ledger.starts import NewStart, started_by
-from standby.ledger.tables import Decision, Run, Signal, Wait, table_of
-from standby.ledger.text import digest_of
-from standby.states import (
-    BY_SIGNAL,
-    ENDED,
-    Disposition,
-    Door,
-    Need,
-    Outcome,
-    RunState,
-    Verdict,
-    WaitState,
-)  # fmt: skip
+from standby.ledger.tables import Run, Signal, Wait, table_of
+from standby.states import BY_SIGNAL, ENDED, Disposition, Door, Need, Outcome, WaitState
 
 log = logging.getLogger("standby.ledger")
 
 runs = table_of(Run)
 waits = table_of(Wait)
 signals = table_of(Signal)
-decisions = table_of(Decision)
 
 
 class Incoming(NamedTuple):
@@ -86,53 +75,24 @@ _oldest_open = (
     .scalar_subquery()
 )
 
-_with_run = (
-    select(
-        waits,
-        runs.c.state.label("run_state"),
-        runs.c.wake_address.label("run_wake_address"),
-    )
-    .join(runs, runs.c.id == waits.c.run_id)
-    .with_for_update(of=[runs, waits], skip_locked=True)
-)
-
-
-def _given(table: Any, *names: str) -> dict[str, Any]:
-    return {name: bindparam(name, type_=table.c[name].type) for name in names}
-
 
 class Intake:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._settling = SettlingMany(database)
         insert = sqlite_insert if database.sqlite else postgres_insert
-        signal = _given(
+        signal = given(
             signals, "id", "source", "delivery_id", "topic", "correlation", "payload", "disposition", "received_at",
             "expires_at",
         )  # fmt: skip
-        decision = _given(
-            decisions, "id", "wait_id", "run_id", "door", "actor", "opening", "verdict", "answer", "note", "decided_at",
-            "evidence_digest",
-        )  # fmt: skip
         self._write = database.prepared(insert(signals).values(signal).on_conflict_do_nothing())
-        self._decide = database.prepared(decisions.insert().values(decision))
-        self._settle = database.prepared(
-            update(waits)
-            .where(waits.c.id == bindparam("wait"))
-            .values(
-                state=WaitState.SETTLED, outcome=Outcome.ANSWERED, refused=None, **_given(waits, "answer", "settled_at")
-            )
-        )
         self._dispose = database.prepared(
             update(signals)
             .where(signals.c.id == bindparam("signal"))
-            .values(_given(signals, "disposition", "wait_id", "note"))
+            .values(given(signals, "disposition", "wait_id", "note"))
         )
         self._waits_for = select(signals.c.id, _oldest_open).where(among(signals.c.id, "signals", database))
-        self._with_run = _with_run.where(among(waits.c.id, "waits", database))
         self._undo = delete(signals).where(among(signals.c.id, "signals", database))
-        ready = update(runs).where(among(runs.c.id, "runs", database))
-        ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
-        self._ready = told(ready, database)
         self._batches: Batches[Incoming, Delivery | None] = Batches(self._take, _address)
         self._turns: WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = WeakValueDictionary()
 
@@ -200,14 +160,13 @@ class Intake:
         wanted = [wait_id for wait_id in wait_of.values() if wait_id is not None]
         if not wanted:
             return {}
-        now = clock.utcnow()
-        found = {row.id: row for row in await connection.execute(self._with_run, {"waits": listed(wanted, self._db)})}
+        found = await self._settling.locked(connection, wanted)
         made: dict[str, Delivery] = {}
-        settled: list[tuple[str, Incoming, Row[Any]]] = []
+        answers: list[Answer] = []
         seen: set[str] = set()
         for signal_id, wait_id in wait_of.items():
-            wait, one = found.get(wait_id), batch[signal_id]
-            if wait is None or wait.run_id in seen or not _is_open(wait):
+            wait, one = found.get(wait_id or ""), batch[signal_id]
+            if wait is None or wait.run_id in seen or not is_open(wait):
                 continue
             seen.add(wait.run_id)
             if one.misfit is not None and (problems := one.misfit(wait, one.payload)):
@@ -218,29 +177,9 @@ class Intake:
             if wait.need != Need.ONE:
                 made[signal_id] = await _settle_in_group(connection, signal_id, one, wait)
                 continue
-            settled.append((signal_id, one, wait))
-            wake = wait.run_state == RunState.PARKED
-            made[signal_id] = Delivery(
-                Disposition.DELIVERED, signal_id, wait.id, wait.run_id, wake, wait.run_wake_address
-            )
-        await self._settle.many(
-            connection,
-            [{"wait": wait.id, "answer": one.payload, "settled_at": now} for _, one, wait in settled],
-        )
-        await self._decide.many(
-            connection,
-            [
-                {
-                    "id": uuid4().hex, "wait_id": wait.id, "run_id": wait.run_id, "door": Door.SIGNAL,
-                    "actor": one.source, "opening": wait.opening, "verdict": Verdict.WON, "answer": one.payload,
-                    "note": f"signal {signal_id}", "decided_at": now,
-                    "evidence_digest": digest_of(wait.evidence) if wait.evidence is not None else None,
-                }
-                for signal_id, one, wait in settled
-            ],
-        )  # fmt: skip
-        if parked := [wait.run_id for _, _, wait in settled if wait.run_state == RunState.PARKED]:
-            await connection.execute(self._ready, {"runs": listed(parked, self._db), "now": now})
+            answers.append(Answer(wait, Outcome.ANSWERED, one.payload, Door.SIGNAL, one.source, f"signal {signal_id}"))
+            made[signal_id] = Delivery(Disposition.DELIVERED, signal_id, wait.id, wait.run_id, *to_wake(wait))
+        await self._settling.settle(connection, answers)
         await self._dispose.many(
             connection,
             [
@@ -261,11 +200,6 @@ class Intake:
                 connection, signal_id, one.source, one.topic, one.correlation, one.payload, one.misfit
             )
             return found or await keep(connection, signal_id, one.topic, one.correlation, one.start)
-
-
-def _is_open(wait: Row[Any]) -> bool:
-    """Not asked for in SQL: SQLite would go through all that are open."""
-    return wait.state == WaitState.OPEN and RunState(wait.run_state) not in ENDED
 
 
 async def _settle_in_group(connection: AsyncConnection, signal_id: str, one: Incoming, wait: Row[Any]) -> Delivery:

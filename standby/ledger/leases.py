@@ -21,7 +21,10 @@ class Leases:
         self._insert = sqlite_insert if database.sqlite else postgres_insert
 
     async def take(self, name: str, holder: str, length: timedelta) -> bool:
-        """Take the duty, or keep it. False while another holder's lease on it lasts."""
+        """Take the duty, or keep it. False while another holder's lease on it lasts.
+
+        A lease that ends further ahead than any can was taken before the clock was set back: it is over.
+        """
         now = clock.utcnow()
         statement = self._insert(leases).values(name=name, holder=holder, expires_at=now + length)
         return bool(
@@ -29,7 +32,11 @@ class Leases:
                 statement.on_conflict_do_update(
                     index_elements=["name"],
                     set_={"holder": statement.excluded.holder, "expires_at": statement.excluded.expires_at},
-                    where=or_(leases.c.holder == holder, leases.c.expires_at <= now),
+                    where=or_(
+                        leases.c.holder == holder,
+                        leases.c.expires_at <= now,
+                        leases.c.expires_at > now + length + clock.AHEAD,
+                    ),
                 )
             )
         )

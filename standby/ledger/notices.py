@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, Row, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
@@ -47,6 +47,12 @@ async def notify(connection: AsyncConnection, waiting: Iterable[Row[Any]], kind:
         await connection.execute(notices.insert(), rows)
 
 
+def _is_due() -> ColumnElement[bool]:
+    """No try is put off by more than ``LAST_RETRY``: one that lies further ahead was before the clock was set back."""
+    now = clock.utcnow()
+    return or_(notices.c.next_try_at <= now, notices.c.next_try_at > now + LAST_RETRY + clock.AHEAD)
+
+
 class Notices:
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -54,10 +60,7 @@ class Notices:
     async def due(self, limit: int = 100) -> list[Row[Any]]:
         """Notices to be sent now, the oldest first."""
         return await self._db.read(
-            select(notices)
-            .where(notices.c.done_at.is_(None), notices.c.next_try_at <= clock.utcnow())
-            .order_by(notices.c.next_try_at)
-            .limit(limit)
+            select(notices).where(notices.c.done_at.is_(None), _is_due()).order_by(notices.c.next_try_at).limit(limit)
         )
 
     async def claim(self, notice: Row[Any]) -> bool:

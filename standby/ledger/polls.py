@@ -37,6 +37,13 @@ class Polls:
         )
         return await self._db.read(statement if run_id is None else statement.where(waits.c.run_id == run_id))
 
+    async def hurry(self) -> None:
+        """Ask all sources anew: the clock was set back, and when they were to be asked lies too far ahead."""
+        now = clock.utcnow()
+        await self._db.write(
+            update(waits).where(waits.c.state == WaitState.OPEN, waits.c.poll_at > now).values(poll_at=now)
+        )
+
     async def not_yet(self, wait: Row[Any], note: str | None = None) -> None:
         """The source had no answer; ``note`` says why, if it could not be asked. The next poll comes later."""
         spec = json.loads(wait.poll)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import bindparam
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ClauseElement
@@ -41,3 +42,8 @@ class Prepared:
         for name, convert in self._to_driver.items():
             values[name] = convert(values[name])
         return tuple(values[name] for name in self._names)
+
+
+def given(table: Any, *names: str) -> dict[str, Any]:
+    """Values of these columns that the statement leaves open."""
+    return {name: bindparam(name, type_=table.c[name].type) for name in names}

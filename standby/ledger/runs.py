@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.children import tell_parents
-from standby.ledger.database import Database
+from standby.ledger.database import Database, by
 from standby.ledger.holds import held
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt, take
 from standby.ledger.notifications import told
@@ -251,9 +251,11 @@ class Runs:
         )
 
     async def ready_since(self, before: datetime) -> list[Row[Any]]:
-        """Runs that should have been taken up by now: READY, held by none, since before ``before``."""
+        """Runs that should have been taken up: READY, held by none, since ``before``; the longest ready first."""
         return await self._db.read(
-            select(runs).where(runs.c.state == RunState.READY, runs.c.holder.is_(None), runs.c.ready_at <= before)
+            select(runs)
+            .where(runs.c.state == RunState.READY, runs.c.holder.is_(None), by(runs.c.ready_at, before))
+            .order_by(runs.c.ready_at, runs.c.id)
         )
 
     async def still_ready(self, run_ids: list[str]) -> list[Row[Any]]:
@@ -265,7 +267,7 @@ class Runs:
     async def unconfirmed(self, before: datetime) -> list[Row[Any]]:
         """Runs that ended before ``before`` and whose end Prefect has not been seen to know."""
         return await self._db.read(
-            select(runs).where(runs.c.state.in_(ENDED), runs.c.confirmed.is_(False), runs.c.ended_at <= before)
+            select(runs).where(runs.c.state.in_(ENDED), runs.c.confirmed.is_(False), by(runs.c.ended_at, before))
         )
 
     async def _locked(self, connection: AsyncConnection, run_id: str) -> Row[Any] | None:

@@ -16,7 +16,7 @@ from sqlalchemy import Row, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
-from standby.ledger.database import Database
+from standby.ledger.database import Database, by
 from standby.ledger.tables import Run, Start, table_of
 from standby.states import ENDED, RunState
 
@@ -86,7 +86,7 @@ class Starts:
         """Starts that were written down before this time, and that Prefect is not known to have made a run for."""
         return await self._db.read(
             select(starts)
-            .where(starts.c.over_at.is_(None), starts.c.run_id.is_(None), starts.c.created_at <= before)
+            .where(starts.c.over_at.is_(None), starts.c.run_id.is_(None), by(starts.c.created_at, before))
             .order_by(starts.c.created_at)
         )
 

@@ -287,7 +287,8 @@ async def wake(client: PrefectClient, run_id: str, *, presumed_dead: bool = Fals
     """Have a worker take the run up again, if Prefect's state of it allows; the state it was found in, None if gone.
 
     Paused, suspended or crashed runs are scheduled. Running and pending ones only when ``presumed_dead``: what ran
-    them is known to be gone. Ended runs and scheduled ones are left alone.
+    them is known to be gone. Ended runs and scheduled ones are left alone (unless they were woken for a time that the
+    clock, set back since, has yet to reach).
     """
     try:
         flow_run: FlowRun = await client.read_flow_run(UUID(run_id))
@@ -297,7 +298,10 @@ async def wake(client: PrefectClient, run_id: str, *, presumed_dead: bool = Fals
     if state is None or flow_run.deployment_id is None:
         return state
     stuck = {StateType.RUNNING, StateType.PENDING} if presumed_dead else set()
-    if state.type in {StateType.PAUSED, StateType.CRASHED} | stuck:
+    planned = state.state_details.scheduled_time
+    # Woken before the clock was set back, it would not be taken up before the clock is there again.
+    ahead = state.name == "Resuming" and planned is not None and planned > clock.utcnow() + clock.AHEAD
+    if state.type in {StateType.PAUSED, StateType.CRASHED} | stuck or ahead:
         result: OrchestrationResult[Any] = await client.set_flow_run_state(
             UUID(run_id), Scheduled(name="Resuming", scheduled_time=clock.utcnow())
         )

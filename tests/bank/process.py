@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-ROOT = Path(__file__).parents[2]
+from tests.support.forks import ROOT, Fork, Forks
+
 STARTS_WITHIN = 60.0
 """Seconds until a started bank answers /health; it takes half a second on an idle machine."""
 
@@ -32,7 +33,7 @@ async def until(condition: Callable[[], Awaitable[T | None]], *, within: float =
 class Bank:
     """A bank on one port and one database, through any number of processes."""
 
-    def __init__(self, port: int, directory: Path, flags: dict[str, Any]) -> None:
+    def __init__(self, port: int, directory: Path, flags: dict[str, Any], forks: Forks | None = None) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.database = directory / "bank.db"
         self.output = directory / "bank.out"
@@ -45,7 +46,8 @@ class Bank:
         )
         self._port = port
         self._flags = flags
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forks = forks
+        self._process: subprocess.Popen[bytes] | Fork | None = None
 
     @property
     def running(self) -> bool:
@@ -53,15 +55,20 @@ class Bank:
 
     async def start(self) -> None:
         assert self._process is None, "the bank is running"
-        command = [sys.executable, "-m", "deployments.sandbox_bank"]
-        command += ["--port", str(self._port), "--database", str(self.database)]
+        command = ["deployments.sandbox_bank", "--port", str(self._port), "--database", str(self.database)]
         for name, value in self._flags.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         # The first start sets settle_after; a restart must find what `configure` made of it since.
         self._flags = {name: value for name, value in self._flags.items() if name != "settle_after"}
-        with self.output.open("ab") as output, self.errors.open("ab") as errors:
-            # A plain process: it belongs to no event loop, and starting it takes a millisecond.
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=errors)  # noqa: ASYNC220
+        if self._forks is not None:
+            self._process = Fork()
+            self._forks.start(self._process, command, env={}, cwd=ROOT, log=self.output, errors=self.errors)
+        else:
+            with self.output.open("ab") as output, self.errors.open("ab") as errors:
+                # A plain process: it belongs to no event loop, and starting it takes a millisecond.
+                self._process = subprocess.Popen(  # noqa: ASYNC220
+                    [sys.executable, "-m", *command], cwd=ROOT, stdout=output, stderr=errors
+                )
         await until(self._answers, within=STARTS_WITHIN)
 
     async def _answers(self) -> bool:
@@ -121,13 +128,13 @@ class Bank:
 
 
 @asynccontextmanager
-async def running_bank(tmp_path: Path, **flags: Any) -> AsyncIterator[Bank]:
+async def running_bank(tmp_path: Path, *, forks: Forks | None = None, **flags: Any) -> AsyncIterator[Bank]:
     """A bank on a free port, its files in `tmp_path`; `flags` are the command's: settle_after=0.2, api_key="x"."""
     # Bound but not listening: nobody else is given the port while the bank is dead, the bank itself may have it.
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
-        bank = Bank(reserved.getsockname()[1], tmp_path, flags)
+        bank = Bank(reserved.getsockname()[1], tmp_path, flags, forks)
         try:
             await bank.start()
             yield bank

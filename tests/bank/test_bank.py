@@ -18,6 +18,9 @@ import pytest
 from deployments.sandbox_bank.settlement import retry_pause
 from tests.bank.process import ROOT, Bank, running_bank, until
 from tests.bank.receiver import ANOTHER, REFUSED, SECRET, TAKEN, receiver
+from tests.support.forks import Forks
+
+pytestmark = pytest.mark.xdist_group("forks")  # one process that forks them all
 
 NEVER = 3600.0
 """Seconds to settlement where a test wants none."""
@@ -65,9 +68,9 @@ def noted_attempts(bank: Bank, change: str = "") -> int:
     return int(attempts)
 
 
-async def test_twenty_equal_orders_at_once_make_one_payment(tmp_path: Path) -> None:
+async def test_twenty_equal_orders_at_once_make_one_payment(forks: Forks, tmp_path: Path) -> None:
     """One key, one payment: one caller is told 201, the others 200, all of the same payment."""
-    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+    async with running_bank(tmp_path, forks=forks, settle_after=NEVER) as bank:
         answers = await asyncio.gather(*(pay(bank) for _ in range(20)))
         assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
         assert len({answer.text for answer in answers}) == 1
@@ -88,8 +91,8 @@ async def test_twenty_equal_orders_at_once_make_one_payment(tmp_path: Path) -> N
         assert (await bank.client.get(f"/payments/{payment['id']}")).json() == payment
 
 
-async def test_a_key_used_with_another_order_is_a_conflict_that_names_the_field(tmp_path: Path) -> None:
-    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+async def test_a_key_used_with_another_order_is_a_conflict_that_names_the_field(forks: Forks, tmp_path: Path) -> None:
+    async with running_bank(tmp_path, forks=forks, settle_after=NEVER) as bank:
         first = await pay(bank)
         for field, value in {
             "amount": "120.51",
@@ -104,8 +107,8 @@ async def test_a_key_used_with_another_order_is_a_conflict_that_names_the_field(
         assert sorted(answer.status_code for answer in orders) == [201, 409, 409, 409, 409]
 
 
-async def test_input_errors_are_4xx_and_name_the_field(tmp_path: Path) -> None:
-    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+async def test_input_errors_are_4xx_and_name_the_field(forks: Forks, tmp_path: Path) -> None:
+    async with running_bank(tmp_path, forks=forks, settle_after=NEVER) as bank:
         wrong: list[tuple[str, Any]] = [
             ("amount", "0.00"),
             ("amount", "-1"),
@@ -153,9 +156,9 @@ async def test_input_errors_are_4xx_and_name_the_field(tmp_path: Path) -> None:
         assert bank.errors.read_text() == ""
 
 
-async def test_a_forgetful_bank_has_paid_and_a_lookup_finds_it(tmp_path: Path) -> None:
+async def test_a_forgetful_bank_has_paid_and_a_lookup_finds_it(forks: Forks, tmp_path: Path) -> None:
     """The caller is told 500, whether the order was new or known; the payment is there all the same."""
-    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+    async with running_bank(tmp_path, forks=forks, settle_after=NEVER) as bank:
         await bank.configure(forgetful=2)
         assert [(await pay(bank)).status_code for _ in range(3)] == [500, 500, 200]
         found = await bank.client.get("/payments", params={"idempotency_key": "run-1/pay"})
@@ -172,8 +175,8 @@ async def test_a_forgetful_bank_has_paid_and_a_lookup_finds_it(tmp_path: Path) -
         ]
 
 
-async def test_a_bank_that_is_down_does_nothing_and_stays_down_over_a_restart(tmp_path: Path) -> None:
-    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+async def test_a_bank_that_is_down_does_nothing_and_stays_down_over_a_restart(forks: Forks, tmp_path: Path) -> None:
+    async with running_bank(tmp_path, forks=forks, settle_after=NEVER) as bank:
         await bank.configure(down=True)
         await bank.restart()
         assert (await pay(bank)).status_code == 503
@@ -183,9 +186,9 @@ async def test_a_bank_that_is_down_does_nothing_and_stays_down_over_a_restart(tm
         assert (await pay(bank)).status_code == 201
 
 
-async def test_a_slow_bank_pays_before_it_answers(tmp_path: Path) -> None:
+async def test_a_slow_bank_pays_before_it_answers(forks: Forks, tmp_path: Path) -> None:
     """Its caller may give up on a payment that is made; killed before it answers, it still has the request."""
-    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+    async with running_bank(tmp_path, forks=forks, settle_after=NEVER) as bank:
         await bank.configure(slow_seconds=60)
         asking = asyncio.create_task(pay(bank))
 
@@ -201,8 +204,8 @@ async def test_a_slow_bank_pays_before_it_answers(tmp_path: Path) -> None:
         assert (await pay(bank)).status_code == 200
 
 
-async def test_killed_right_after_it_accepted_it_settles_and_reports_exactly_that(tmp_path: Path) -> None:
-    async with receiver() as heard, running_bank(tmp_path, settle_after=0.3) as bank:
+async def test_killed_right_after_it_accepted_it_settles_and_reports_exactly_that(forks: Forks, tmp_path: Path) -> None:
+    async with receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0.3) as bank:
         await heard.enter_at(bank)
         accepted = [(await pay(bank, f"k{n}", amount=f"{n}.10")).json() for n in range(1, 4)]
         await bank.kill()
@@ -222,9 +225,9 @@ async def test_killed_right_after_it_accepted_it_settles_and_reports_exactly_tha
         assert len({report.id for report in told.values()}) == (await bank.counts())["payments"] == 3
 
 
-async def test_a_report_is_repeated_until_the_receiver_takes_it(tmp_path: Path) -> None:
+async def test_a_report_is_repeated_until_the_receiver_takes_it(forks: Forks, tmp_path: Path) -> None:
     """Nothing but 2xx counts; every repetition is the same webhook under the same id."""
-    async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+    async with receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0) as bank:
         await heard.enter_at(bank)
         heard.answers = [REFUSED, (503, None), (302, None), (204, None)]
         await pay(bank)
@@ -234,16 +237,16 @@ async def test_a_report_is_repeated_until_the_receiver_takes_it(tmp_path: Path) 
         assert all(each == heard.heard[0] for each in heard.heard)
 
 
-async def test_without_a_webhook_nothing_is_reported(tmp_path: Path) -> None:
-    async with running_bank(tmp_path, settle_after=NEVER) as bank:
+async def test_without_a_webhook_nothing_is_reported(forks: Forks, tmp_path: Path) -> None:
+    async with running_bank(tmp_path, forks=forks, settle_after=NEVER) as bank:
         payment = (await pay(bank)).json()
         await bank.client.post(f"/payments/{payment['id']}/settle")
         assert await bank.reports() == []
 
 
-async def test_a_pending_report_goes_to_the_address_and_with_the_secret_of_today(tmp_path: Path) -> None:
+async def test_a_pending_report_goes_to_the_address_and_with_the_secret_of_today(forks: Forks, tmp_path: Path) -> None:
     """What is entered outlives a restart; what is entered later replaces it for what is pending, too."""
-    async with receiver() as closed, receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+    async with receiver() as closed, receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0) as bank:
         await closed.enter_at(bank)
         closed.always = REFUSED
         await pay(bank)
@@ -260,8 +263,8 @@ async def test_a_pending_report_goes_to_the_address_and_with_the_secret_of_today
         assert heard.heard[-1] == closed.heard[0]
 
 
-async def test_the_secret_is_nowhere_but_in_a_database_that_is_the_bank_s_alone(tmp_path: Path) -> None:
-    async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+async def test_the_secret_is_nowhere_but_in_a_database_that_is_the_bank_s_alone(forks: Forks, tmp_path: Path) -> None:
+    async with receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0) as bank:
         await heard.enter_at(bank)
         await pay(bank)
         await delivered(bank)
@@ -273,8 +276,8 @@ async def test_the_secret_is_nowhere_but_in_a_database_that_is_the_bank_s_alone(
             assert file.stat().st_mode & 0o077 == 0, file
 
 
-async def test_a_refused_report_is_repeated_after_a_restart(tmp_path: Path) -> None:
-    async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+async def test_a_refused_report_is_repeated_after_a_restart(forks: Forks, tmp_path: Path) -> None:
+    async with receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0) as bank:
         await heard.enter_at(bank)
         heard.always = REFUSED
         await pay(bank)
@@ -288,9 +291,9 @@ async def test_a_refused_report_is_repeated_after_a_restart(tmp_path: Path) -> N
         assert all(each == heard.heard[0] for each in heard.heard)
 
 
-async def test_a_report_is_given_up_a_day_after_settlement_but_not_untried(tmp_path: Path) -> None:
+async def test_a_report_is_given_up_a_day_after_settlement_but_not_untried(forks: Forks, tmp_path: Path) -> None:
     """The bank was dead for the day, so the report gets one attempt more."""
-    async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+    async with receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0) as bank:
         await heard.enter_at(bank)
         heard.always = (500, None)
         await pay(bank)
@@ -302,8 +305,8 @@ async def test_a_report_is_given_up_a_day_after_settlement_but_not_untried(tmp_p
         assert (report["refusal"], report["attempts"]) == ("HTTP 500", attempts + 1)
 
 
-async def test_by_hand_a_payment_settles_when_told_and_silence_is_kept(tmp_path: Path) -> None:
-    async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+async def test_by_hand_a_payment_settles_when_told_and_silence_is_kept(forks: Forks, tmp_path: Path) -> None:
+    async with receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0) as bank:
         await heard.enter_at(bank)
         await bank.configure(settle="manual", report=False)
         payment = (await pay(bank)).json()
@@ -322,8 +325,8 @@ async def test_by_hand_a_payment_settles_when_told_and_silence_is_kept(tmp_path:
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-async def test_it_says_one_line_and_stops_cleanly(tmp_path: Path, by: signal.Signals) -> None:
-    async with running_bank(tmp_path) as bank:
+async def test_it_says_one_line_and_stops_cleanly(forks: Forks, tmp_path: Path, by: signal.Signals) -> None:
+    async with running_bank(tmp_path, forks=forks) as bank:
         assert await bank.stop(by) == 0
         assert bank.output.read_text() == f"Sandbox bank on {bank.url}\n"
         assert bank.errors.read_text() == ""

@@ -15,6 +15,9 @@ from standby.gateway.webhook_source import WebhookSource
 from tests.bank.process import running_bank
 from tests.bank.receiver import ANOTHER, SECRET, receiver
 from tests.bank.test_bank import delivered, pay
+from tests.support.forks import Forks
+
+pytestmark = pytest.mark.xdist_group("forks")
 
 GATEWAY = "http://127.0.0.1:4280"
 
@@ -36,9 +39,11 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     return have
 
 
-async def test_during_a_rotation_the_bank_signs_with_the_first_secret(blocks: Any, tmp_path: Path) -> None:
+async def test_during_a_rotation_the_bank_signs_with_the_first_secret(
+    blocks: Any, forks: Forks, tmp_path: Path
+) -> None:
     """The second, which it signed with before, can then be taken out."""
-    async with receiver() as heard, running_bank(tmp_path, settle_after=0) as bank:
+    async with receiver() as heard, running_bank(tmp_path, forks=forks, settle_after=0) as bank:
         gateway = heard.url.removesuffix("/settled")
         for number, secrets in enumerate([[SECRET], [ANOTHER, SECRET]], start=1):
             blocks(PaymentProvider(base_url=f"{bank.url}/"), *secrets)
@@ -49,13 +54,13 @@ async def test_during_a_rotation_the_bank_signs_with_the_first_secret(blocks: An
 
 
 async def test_a_bank_that_cannot_be_told_is_said_without_the_secret(
-    blocks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blocks: Any, forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bank_reports, "CONNECTS", 0)
     blocks(PaymentProvider(base_url="http://127.0.0.1:1"), SECRET)
     said = await tell_bank(GATEWAY) or ""
     assert said.startswith("The bank at http://127.0.0.1:1 was not told where to report (")
-    async with running_bank(tmp_path) as bank:
+    async with running_bank(tmp_path, forks=forks) as bank:
         for provider, secret in (
             (PaymentProvider(base_url=bank.url, api_key=SecretStr("wrong")), SECRET),
             (PaymentProvider(base_url=bank.url), "whsec_x"),

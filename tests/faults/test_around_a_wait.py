@@ -85,7 +85,7 @@ async def test_a_run_killed_while_it_holds_its_process_loses_nothing(stage: Stag
         run = await stage.start("holding.py:holding")
         attempt = run.begin()
         await wait_until(run.at_rest, shows=run.shown)
-        await attempt.kill()
+        await attempt.killed()
         return run
 
     async def answered_after_the_rescue() -> Run:

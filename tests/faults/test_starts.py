@@ -14,18 +14,23 @@ from standby import settings
 from standby.gateway.keys import make_key
 from standby.states import Role, RunState
 from tests.gateway.test_processes import Process
+from tests.support.forks import Forks
 from tests.support.stage import Run, Stage
 from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
-async def test_a_gateway_killed_around_the_start_starts_one_run(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gateway_killed_around_the_start_starts_one_run(
+    stage: Stage, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row 22, for starts; row 30: who got no answer sends again, and is told of the run that was started."""
     monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(0))
     await stage.deploy("paying.py:paying")
     key, _ = await make_key(stage.ledger, "shop", Role.SENDER)
     points = ("signal.delivered", "start.created")
-    dying = [Process(stage.ledger_url, stage.folder, point, stage.server.url) for point in points]
+    dying = [
+        Process(forks, stage.ledger_url, stage.folder, point, PREFECT_API_URL=stage.server.url) for point in points
+    ]
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=60) as sender:
         try:
             for gateway, name in zip(await asyncio.gather(*(one.ready() for one in dying)), points, strict=True):

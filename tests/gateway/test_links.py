@@ -292,14 +292,14 @@ async def test_whatever_comes_from_outside_is_shown_as_text(door: Gate) -> None:
 
     class Form(BaseModel):
         approved: bool
-        note: str = Field(default=f'"{SCRIPT}{{{{7*7}}}}', title=SCRIPT, description=SCRIPT)
+        note: str = Field(default=f'"{SCRIPT}{{{{1234*4321}}}}', title=SCRIPT, description=SCRIPT)
         kind: Literal["<script>1"] = "<script>1"
 
     show = f"{SCRIPT}\n\n[x](javascript:alert(1)) ![p](http://evil.example/p.png) <img src=x onerror=alert(1)>\n\n" + (
         "| a | b |\n|--:|---|\n| <b>1</b> | http://ok.example |\n"
     )
     policy = Policy(approvers=(SCRIPT,))
-    wait = Approval(f"Pay {SCRIPT}{{{{7*7}}}}?", form=Form, show=show, party=SCRIPT, policy=policy, within=HOUR,
+    wait = Approval(f"Pay {SCRIPT}{{{{1234*4321}}}}?", form=Form, show=show, party=SCRIPT, policy=policy, within=HOUR,
                     otherwise=Form(approved=False))  # fmt: skip
     attempt = (await door.ledger.runs.claim("r", flow=SCRIPT, name=SCRIPT, deployment_id=None, holder="m/1/1.00",
                                             lease=HOUR)).attempt  # fmt: skip
@@ -312,7 +312,7 @@ async def test_whatever_comes_from_outside_is_shown_as_text(door: Gate) -> None:
     for response in (page, wrong, done, await door.client.get(path)):
         shown = response.text.partition("</style>")[2]
         assert "&lt;script&gt;" in shown
-        for bad in ("<script", "<img", "onerror=alert(1)>", 'href="javascript:', "<b>1", "49", "style="):
+        for bad in ("<script", "<img", "onerror=alert(1)>", 'href="javascript:', "<b>1", "5332114", "style="):
             assert bad not in shown, bad
     assert '<th class="right">' in page.text
 

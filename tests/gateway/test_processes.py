@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -23,27 +20,26 @@ from standby.links import address_of, link_for
 from standby.states import Role, WaitState
 from tests.ledger.acts import approval, parked
 from tests.ledger.acts import signal as a_wait
+from tests.support.forks import Fork, Forks
 from tests.support.ports import reserved_port
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.xdist_group("forks")  # one process that forks them all
 
 Start = Callable[..., Awaitable["Process"]]
 
 
 class Process:
-    def __init__(self, ledger_url: str, folder: Path, crash_at: str | None, api_url: str | None = None) -> None:
+    def __init__(self, forks: Forks, ledger_url: str, folder: Path, crash_at: str | None, **more: str) -> None:
+        """``more``: of its environment."""
         self.port, self._port = reserved_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"gateway-{self.port}.log"
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_API", "STANDBY_"))}
-        env |= {"STANDBY_LEDGER_URL": ledger_url, "STANDBY_HOME": str(folder / "home")}
-        if crash_at is not None:
-            env["STANDBY_CRASH_AT"] = crash_at
-        if api_url is not None:
-            env["PREFECT_API_URL"] = api_url
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "standby", "gateway", "--port", str(self.port)], env=env, stdout=log, stderr=log
-            )
+        env = {"STANDBY_LEDGER_URL": ledger_url, "STANDBY_HOME": str(folder / "home"), "STANDBY_CRASH_AT": crash_at}
+        self.process = Fork()
+        command = ["standby", "gateway", "--port", str(self.port)]
+        # Prefect reads its settings when it is imported: who has others is no fork.
+        forks.start(self.process, command, env=env | more, cwd=folder, log=self.log, plain=bool(more))
 
     async def ready(self) -> Process:
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -65,11 +61,11 @@ class Process:
 
 
 @pytest.fixture
-async def start(ledger_url: str, tmp_path: Path) -> AsyncIterator[Start]:
+async def start(forks: Forks, ledger_url: str, tmp_path: Path) -> AsyncIterator[Start]:
     started: list[Process] = []
 
     async def one(crash_at: str | None = None) -> Process:
-        started.append(Process(ledger_url, tmp_path, crash_at))
+        started.append(Process(forks, ledger_url, tmp_path, crash_at))
         return await started[-1].ready()
 
     yield one

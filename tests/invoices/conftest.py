@@ -30,7 +30,7 @@ def books_url(home: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_books_url(request: pytest.FixtureRequest) -> str:
     """Empty books on each kind of database, for what depends on how it locks."""
-    return str(request.getfixturevalue("books_url" if request.param == "sqlite" else "postgres_url"))
+    return str(request.getfixturevalue("books_url" if request.param == "sqlite" else "empty_postgres_url"))
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ asyncio.run(main())
 """
 
 
-async def test_eight_processes_that_start_at_once_make_the_tables_once(ledger_url: str) -> None:
+async def test_eight_processes_that_start_at_once_make_the_tables_once(empty_url: str) -> None:
     processes = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CONNECT, ledger_url, str(number),
+            sys.executable, "-c", CONNECT, empty_url, str(number),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )
         for number in range(8)
@@ -41,7 +41,7 @@ async def test_eight_processes_that_start_at_once_make_the_tables_once(ledger_ur
         assert await process.stdout.readline() == b"imported\n"
     said = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     assert [(process.returncode, out) for process, (out, _) in zip(processes, said, strict=True)] == [(0, b"")] * 8
-    ledger = await Ledger.connect(ledger_url)
+    ledger = await Ledger.connect(empty_url)
     try:
         async with ledger.database.transaction() as connection:
             versions = (await connection.execute(text("SELECT version FROM ledger_version"))).scalars().all()
@@ -52,8 +52,8 @@ async def test_eight_processes_that_start_at_once_make_the_tables_once(ledger_ur
         await ledger.close()
 
 
-async def test_only_the_steps_a_ledger_lacks_are_taken(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await (await Ledger.connect(ledger_url)).close()
+async def test_only_the_steps_a_ledger_lacks_are_taken(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await Ledger.connect(empty_url)).close()
     taken: list[int] = []
 
     async def newer(connection: object) -> None:
@@ -61,12 +61,12 @@ async def test_only_the_steps_a_ledger_lacks_are_taken(ledger_url: str, monkeypa
 
     monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, newer])
     for _ in range(2):
-        await (await Ledger.connect(ledger_url)).close()
+        await (await Ledger.connect(empty_url)).close()
     assert taken == [len(migrations.MIGRATIONS)]
 
 
-async def test_a_step_that_fails_is_undone_and_taken_again(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await (await Ledger.connect(ledger_url)).close()
+async def test_a_step_that_fails_is_undone_and_taken_again(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await Ledger.connect(empty_url)).close()
     broken = True
 
     async def newer(connection) -> None:  # type: ignore[no-untyped-def]
@@ -76,41 +76,41 @@ async def test_a_step_that_fails_is_undone_and_taken_again(ledger_url: str, monk
 
     monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, newer])
     with pytest.raises(RuntimeError, match="power cut"):
-        await Ledger.connect(ledger_url)
+        await Ledger.connect(empty_url)
     broken = False
-    await (await Ledger.connect(ledger_url)).close()
+    await (await Ledger.connect(empty_url)).close()
 
 
-async def test_a_newer_ledger_is_refused_with_what_to_do(ledger_url: str) -> None:
-    await (await Ledger.connect(ledger_url)).close()
-    database = Database(ledger_url)
+async def test_a_newer_ledger_is_refused_with_what_to_do(empty_url: str) -> None:
+    await (await Ledger.connect(empty_url)).close()
+    database = Database(empty_url)
     async with database.transaction() as connection:
         await connection.execute(text("INSERT INTO ledger_version VALUES (99)"))
     shown = database.shown
     await database.close()
     with pytest.raises(LedgerUnavailable) as refused:
-        await Ledger.connect(ledger_url)
+        await Ledger.connect(empty_url)
     assert str(refused.value).startswith(
         f"The ledger at {shown} cannot be used: it has version 99, this Standby knows up to "
         f"{len(migrations.MIGRATIONS)}; upgrade it. "
     )
 
 
-async def test_tables_of_a_users_own_models_are_not_the_ledgers(ledger_url: str) -> None:
+async def test_tables_of_a_users_own_models_are_not_the_ledgers(empty_url: str) -> None:
     from sqlmodel import SQLModel
 
     assert not set(metadata.tables) & set(SQLModel.metadata.tables)
 
 
-async def test_a_ledger_from_before_links_gets_what_they_need(ledger_url: str) -> None:
-    before = await Ledger.connect(ledger_url)
+async def test_a_ledger_from_before_links_gets_what_they_need(empty_url: str) -> None:
+    before = await Ledger.connect(empty_url)
     [wait] = (await parked(before, [approval()])).waits
     async with before.database.transaction() as connection:
         for statement in ("DROP TABLE secrets", "ALTER TABLE notices DROP COLUMN personal",
                           "DELETE FROM ledger_version WHERE version > 3"):  # fmt: skip
             await connection.execute(text(statement))
     await before.close()
-    after = await Ledger.connect(ledger_url)
+    after = await Ledger.connect(empty_url)
     try:
         assert len(await after.secrets.get("links")) == 32
         assert [notice.personal for notice in await after.notices.of_wait(wait.id)] == [False]
@@ -118,14 +118,14 @@ async def test_a_ledger_from_before_links_gets_what_they_need(ledger_url: str) -
         await after.close()
 
 
-async def test_a_ledger_from_before_it_knew_channels_has_notices_sent_to_all(ledger_url: str) -> None:
-    before = await Ledger.connect(ledger_url)
+async def test_a_ledger_from_before_it_knew_channels_has_notices_sent_to_all(empty_url: str) -> None:
+    before = await Ledger.connect(empty_url)
     [wait] = (await parked(before, [approval()])).waits
     async with before.database.transaction() as connection:
         for statement in ("ALTER TABLE notices DROP COLUMN sent_to", "DELETE FROM ledger_version WHERE version > 6"):
             await connection.execute(text(statement))
     await before.close()
-    after = await Ledger.connect(ledger_url)
+    after = await Ledger.connect(empty_url)
     try:
         [notice] = await after.notices.due()
         assert notice.sent_to is None
@@ -136,15 +136,15 @@ async def test_a_ledger_from_before_it_knew_channels_has_notices_sent_to_all(led
         await after.close()
 
 
-async def test_a_ledger_that_counted_other_steps_gets_what_links_need(ledger_url: str) -> None:
+async def test_a_ledger_that_counted_other_steps_gets_what_links_need(empty_url: str) -> None:
     """And the index that finds starts that live again."""
-    before = await Ledger.connect(ledger_url)
+    before = await Ledger.connect(empty_url)
     async with before.database.transaction() as connection:
         for statement in ("DROP TABLE secrets", "ALTER TABLE notices DROP COLUMN personal",
                           "DROP INDEX starts_by_topic", "DELETE FROM ledger_version WHERE version > 5"):  # fmt: skip
             await connection.execute(text(statement))
     await before.close()
-    after = await Ledger.connect(ledger_url)
+    after = await Ledger.connect(empty_url)
     try:
         assert len(await after.secrets.get("links")) == 32
         async with after.database.reading() as connection:

@@ -52,10 +52,15 @@ def postgres_server() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def fresh_database(server: str) -> AsyncIterator[str]:
-    """The URL of a new, empty database, dropped afterwards with whoever is still connected to it."""
+async def fresh_database(server: str, like: str | None = None) -> AsyncIterator[str]:
+    """The URL of a new database, dropped afterwards with whoever is still connected to it.
+
+    It is empty, or as the one at the URL ``like``, to which nobody may be connected meanwhile.
+    """
     name = f"standby_test_{uuid4().hex[:12]}"
-    await on_server(server, f"CREATE DATABASE {name}")
+    await on_server(server, f"CREATE DATABASE {name}{f' TEMPLATE {urlsplit(like).path[1:]}' if like else ''}")
+    # Tests kill processes, not machines: a commit need not wait for the disk.
+    await on_server(server, f"ALTER DATABASE {name} SET synchronous_commit = off")
     try:
         yield _with_database(server, name)
     finally:

@@ -1,12 +1,14 @@
-"""Starts attempts without two seconds of imports each: a process that has imported everything, and forks for each.
+"""Starts processes without two seconds of imports each: a process that has imported everything, and forks for each.
 
-An attempt is a process of its own that runs the module ``prefect.engine`` as ``python -m prefect.engine`` does, and
-ends as Python ends. Nothing of Prefect has been used before the fork: there is no thread, connection or event loop.
+A fork is a process of its own that runs a module as ``python -m MODULE ARGUMENT...`` does, and ends as Python ends.
+Nothing has been used before the fork: there is no thread, connection or event loop.
 
-One order per line on stdin: ``{"order": 1, "env": {...}, "cwd": "...", "log": "...", "plain": false, "trace": null}``.
-``plain`` executes a fresh interpreter instead; ``trace`` names a file that gets a line for every crash point the
-attempt comes by. On stdout ``{"order": 1, "pid": 4711}`` says that it started, ``{"order": 1, "code": -9}`` that it
-ended. The end of stdin kills the attempts that are left.
+Its arguments are the modules to import; without any, those of an attempt (the module ``prefect.engine``). One order per
+line on stdin: ``{"order": 1, "command": ["MODULE", "ARGUMENT"], "env": {...}, "cwd": "...", "log": "...",
+"errors": "...", "plain": false, "trace": null}``. ``env`` is added to this process's; a variable that is null is taken
+away. ``plain`` executes a fresh interpreter instead; ``trace`` names a file that gets a line for every crash point that
+the fork comes by. On stdout ``{"order": 1, "pid": 4711}`` says that it started, ``{"order": 1, "code": -9}`` that it
+ended. The end of stdin kills those that are left.
 """
 
 from __future__ import annotations
@@ -75,23 +77,28 @@ def say(what: dict[str, Any]) -> None:
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
-def be_attempt(order: dict[str, Any]) -> None:
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def be_the_fork(order: dict[str, Any]) -> None:
+    log, errors = (os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for name in ("log", "errors"))
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, source in ((0, nothing), (1, log), (2, log)):
+    for descriptor, source in ((0, nothing), (1, log), (2, errors)):
         os.dup2(source, descriptor)
     os.closerange(3, 1024)
     os.chdir(order["cwd"])
-    os.environ.update(order["env"])
+    for name, value in order["env"].items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     if order["plain"]:
-        os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])
+        os.execv(sys.executable, [sys.executable, "-m", *order["command"]])
     if order["trace"] is not None:
         trace(order["trace"])
-    sys.argv = ["prefect.engine"]
+    module, *arguments = order["command"]
+    sys.argv = [module, *arguments]
     with warnings.catch_warnings():
         # With -m, too, prefect.engine is imported a second time under its own name; there it comes after the start.
-        warnings.filterwarnings("ignore", "'prefect.engine' found in sys.modules", RuntimeWarning)
-        runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+        warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def trace(path: str) -> None:
@@ -105,10 +112,10 @@ def trace(path: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in IMPORTS:
+    for name in sys.argv[1:] or IMPORTS:
         importlib.import_module(name)
     assert threading.enumerate() == [threading.main_thread()], f"not safe to fork: {threading.enumerate()}"
     gc.freeze()
     mine = serve()
     if mine is not None:
-        be_attempt(mine)
+        be_the_fork(mine)

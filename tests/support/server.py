@@ -50,11 +50,10 @@ class PrefectServer:
         self.log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def keep_as_new(self) -> Path:
+    def keep_as_new(self, to: Path) -> None:
         """Copy the database as it is now, for other servers to ``begin_with``."""
-        kept = self.folder / "new.db"
-        copy_database(self.database, kept)
-        return kept
+        copy_database(self.database, unfinished := to.with_suffix(".copying"))
+        unfinished.rename(to)
 
     def begin_with(self, database: Path) -> None:
         """Start from a copy of this database, which saves half of the time a first start takes."""
@@ -84,8 +83,9 @@ class PrefectServer:
 
             await wait_until(answers, STARTS_WITHIN, every=0.1, shows=self.log.read_text)
 
-    def wait_ready(self) -> None:
-        """As ``ready``, where no event loop runs."""
+    def start_now(self) -> None:
+        """As ``start``, where no event loop runs."""
+        self.launch()
         asyncio.run(self.ready())
 
     async def start(self) -> None:

@@ -138,7 +138,7 @@ class Stage:
         """Kill the attempts that a failed test has left."""
         for attempt in self.begun:
             if attempt.running:
-                await attempt.kill()
+                await attempt.killed()
 
 
 @asynccontextmanager

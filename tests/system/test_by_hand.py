@@ -11,7 +11,7 @@ from pathlib import Path
 
 from standby.states import Door, RunState
 from tests.invoices.documents import NO_ORDER, SAMPLES
-from tests.support.attempts import ROOT
+from tests.support.forks import ROOT
 from tests.support.waiting import wait_until
 from tests.system.project import Project
 

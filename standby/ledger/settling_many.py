@@ -1,0 +1,102 @@
+"""Giving many waits their answers in one transaction, by the same few statements.
+
+For waits that stand alone (``Need.ONE``) and need no counting; the others are settled one by one. What somebody else
+has locked just then is passed over: a transaction that works for many must not wait for one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby import clock
+from standby.ledger.database import Database, among, listed
+from standby.ledger.notifications import told
+from standby.ledger.prepared import given
+from standby.ledger.tables import Decision, Run, Wait, table_of
+from standby.ledger.text import digest_of
+from standby.states import ENDED, Door, Outcome, RunState, Verdict, WaitState
+
+runs = table_of(Run)
+waits = table_of(Wait)
+decisions = table_of(Decision)
+
+
+class Answer(NamedTuple):
+    """The answer (JSON text) of a wait, as ``SettlingMany.locked`` has found it: open."""
+
+    wait: Row[Any]
+    outcome: Outcome
+    answer: str | None
+    door: Door
+    actor: str | None = None
+    note: str | None = None
+
+
+class SettlingMany:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._with_run = (
+            select(
+                waits,
+                runs.c.state.label("run_state"),
+                runs.c.wake_address.label("run_wake_address"),
+            )
+            .join(runs, runs.c.id == waits.c.run_id)
+            .where(among(waits.c.id, "waits", database))
+            .with_for_update(of=[runs, waits], skip_locked=True)
+        )
+        self._settle = database.prepared(
+            update(waits)
+            .where(waits.c.id == bindparam("wait"))
+            .values(state=WaitState.SETTLED, refused=None, **given(waits, "outcome", "answer", "settled_at"))
+        )
+        decision = given(
+            decisions, "id", "wait_id", "run_id", "door", "actor", "opening", "verdict", "answer", "note", "decided_at",
+            "evidence_digest",
+        )  # fmt: skip
+        self._decide = database.prepared(decisions.insert().values(decision))
+        ready = update(runs).where(among(runs.c.id, "runs", database))
+        ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
+        self._ready = told(ready, database)
+
+    async def locked(self, connection: AsyncConnection, wait_ids: Iterable[str]) -> dict[str, Row[Any]]:
+        """These waits by id, with ``run_state`` and ``run_wake_address``; both rows are locked."""
+        found = await connection.execute(self._with_run, {"waits": listed(wait_ids, self._db)})
+        return {row.id: row for row in found}
+
+    async def settle(self, connection: AsyncConnection, answers: Sequence[Answer]) -> None:
+        """Settle each: all are open, of different runs, and locked."""
+        now = clock.utcnow()
+        await self._settle.many(
+            connection,
+            [{"wait": one.wait.id, "outcome": one.outcome, "answer": one.answer, "settled_at": now} for one in answers],
+        )
+        await self._decide.many(
+            connection,
+            [
+                {
+                    "id": uuid4().hex, "wait_id": one.wait.id, "run_id": one.wait.run_id, "door": one.door,
+                    "actor": one.actor, "opening": one.wait.opening, "verdict": Verdict.WON, "answer": one.answer,
+                    "note": one.note, "decided_at": now,
+                    "evidence_digest": digest_of(one.wait.evidence) if one.wait.evidence is not None else None,
+                }
+                for one in answers
+            ],
+        )  # fmt: skip
+        if parked := [one.wait.run_id for one in answers if one.wait.run_state == RunState.PARKED]:
+            await connection.execute(self._ready, {"runs": listed(parked, self._db), "now": now})
+
+
+def is_open(wait: Row[Any]) -> bool:
+    """Not asked for in SQL: SQLite would go through all that are open."""
+    return wait.state == WaitState.OPEN and RunState(wait.run_state) not in ENDED
+
+
+def to_wake(wait: Row[Any]) -> tuple[bool, str | None]:
+    """Whether its run has to be woken when it settles, and where the process listens that has it, or takes it up."""
+    return wait.run_state == RunState.PARKED, wait.run_wake_address
