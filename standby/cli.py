@@ -14,6 +14,7 @@ from rich.table import Table
 from standby import doors, settings, view
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
+from standby.cli_host import host
 from standby.connect import open_prefect
 from standby.errors import AnswerRefused, UnknownRun, UnknownWait, UsageError
 from standby.holder import is_dead
@@ -46,6 +47,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(signals_app, name="signals")
 app.add_typer(delegations_app, name="delegations")
 app.command()(gateway)
+app.command()(host)
 
 
 @app.command()

@@ -64,6 +64,7 @@ class HostedEngine(AsyncFlowRunEngine[Any, Any]):
             await self.handle_crash(error)
             raise
         finally:
-            level = logging.INFO if self.state.is_completed() or self.state.is_paused() else logging.ERROR
-            self.logger.log(level, "Finished in state %s", self.state)
+            if self.state.is_final() or self.state.is_paused():
+                level = logging.INFO if self.state.is_completed() or self.state.is_paused() else logging.ERROR
+                self.logger.log(level, "Finished in state %s", self.state)
             self._is_started, self._client = False, None

@@ -92,6 +92,7 @@ class Host:
         self._something = asyncio.Event()
         self._taking = asyncio.Semaphore(TAKE_UP_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._returns: set[asyncio.Task[None]] = set()  # runs on their way back to Prefect
         self._exit = AsyncExitStack()
         self._lease: HostLease | None = None
 
@@ -167,8 +168,10 @@ class Host:
         for guest in running:
             guest.leave()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what they leave is given back when they are seen to be over
         with suppress(TimeoutError):
             async with asyncio.timeout(FINAL_SECONDS):
+                await asyncio.gather(*self._returns)
                 await self.following.drained()
 
     # What it hears.
@@ -300,6 +303,7 @@ class Host:
     def begin(self, flow_run: FlowRun, flow: Flow[..., Any], claimed: Claim | None = None) -> Guest:
         """Begin an attempt here; its slot is taken."""
         guest = Guest(self, flow_run, flow, claimed)
+        self.deployments.add(str(flow_run.deployment_id))  # it may be newer than the last look
         self.guests[guest.id] = guest
         guest.task = asyncio.get_running_loop().create_task(
             guest.attend(), name=f"agent run {guest.name} ({guest.id})", context=self._context.copy()
@@ -312,9 +316,14 @@ class Host:
             del self.guests[guest.id]
         self.slots.leave(guest.id)
         if guest.run is not None and guest.run.leaving and not guest.cancelled:
-            self._start(self._give_back(guest.id, guest.run.attempt))
+            self._return(guest.id, guest.run.attempt)
         elif guest.claimed is not None:  # it did not get as far as the ledger
-            self._start(self._give_back(guest.id, guest.claimed.attempt))
+            self._return(guest.id, guest.claimed.attempt)
+
+    def _return(self, run_id: str, attempt: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._give_back(run_id, attempt), context=self._context.copy())
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)
 
     def show_running(self, run_id: str) -> None:
         """Have Prefect show the run as Running, unless somebody has ended it there."""

@@ -105,7 +105,7 @@ class Placing:
             return f"its code is in {folder}, this host works in {self._folder}"
         if deployment.entrypoint is None or ":" not in deployment.entrypoint:
             return "its entrypoint is no file"
-        if deployment.global_concurrency_limit is not None or deployment.concurrency_limit is not None:
+        if deployment.global_concurrency_limit is not None:
             return "its concurrency is limited"
         return ""
 

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.context import AsyncClientContext
 from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
-from prefect.states import Crashed
+from prefect.states import Crashed, Failed
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
@@ -232,19 +232,19 @@ class HostWorker(ProcessWorker):
             log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
         except Exception as error:
             log.exception("Run %s cannot be begun.", flow_run.name)
-            if isinstance(error, UsageError):
-                self.get_flow_run_logger(flow_run).error(str(error))
-            await self._crash(flow_run, error)
+            await self._not_begun(flow_run, error)
         finally:
             self._submitting_flow_run_ids.discard(flow_run.id)
             if not begun:
                 host.slots.leave(str(flow_run.id))
 
-    async def _crash(self, flow_run: FlowRun, error: Exception) -> None:
-        """As a process worker does whose attempt cannot be begun."""
+    async def _not_begun(self, flow_run: FlowRun, error: Exception) -> None:
+        """What cannot be is refused; anything else is as if a process had died at its start, and is tried again."""
+        self.get_flow_run_logger(flow_run).error("The run could not be begun: %s", error)
+        refused = isinstance(error, UsageError)
+        message = str(error) if refused else f"The run could not be begun: {type(error).__name__}: {error}"
         with suppress(Abort, Pause, httpx.HTTPError, PrefectHTTPStatusError):
-            message = f"The run could not be begun: {type(error).__name__}: {error}"
-            await propose_state(self.client, Crashed(message=message), flow_run_id=flow_run.id)
+            await propose_state(self.client, (Failed if refused else Crashed)(message=message), flow_run_id=flow_run.id)
 
     def _signals(self) -> Any:
         """SIGTERM and SIGINT let the host drain, a second one ends it."""
