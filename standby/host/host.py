@@ -201,6 +201,7 @@ class Host:
 
     def compare_soon(self) -> None:
         """The host was away for longer than its lease: others may have taken what it has."""
+        log.warning("The host stood still for longer than its lease: others may have what was parked in it.")
         self._start(self._compare())
 
     async def _look_loop(self) -> None:
@@ -221,17 +222,23 @@ class Host:
         """New deployments of the pool, and what other hosts have left."""
         self.deployments = await self._deployments()
         await self.ledger.hosted.adopt(self.deployments, self.address)
+        await self._compare()
 
     async def _compare(self) -> None:
+        """Forget what is another's by now."""
+        lingering = {guest: guest.run.attempt for guest in self.guests.values() if guest.run and guest.run.lingering}
         try:
             mine = await self.ledger.hosted.warm_in(self.holder)
+            for guest, attempt in lingering.items():
+                if mine.get(guest.id) == attempt:
+                    continue
+                row = await self.ledger.runs.get(guest.id)
+                # One that has just gone on here is not parked any more either.
+                if row is None or row.holder != self.holder:
+                    log.info("Run %s is another's now; it is forgotten here.", guest.name)
+                    guest.leave()
         except LedgerUnavailable as error:
             log.warning("%s", error)
-            return
-        for guest in list(self.guests.values()):
-            if guest.phase is Phase.WARM and guest.run is not None and mine.get(guest.id) != guest.run.attempt:
-                log.info("Run %s is another's now; it is forgotten here.", guest.name)
-                guest.leave()
 
     # Taking up what is cold.
 

@@ -123,7 +123,7 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
     await start("gateway", f"python -m standby gateway --port {gateway_port}")
     await _quick_attempts(stack.api_url, config.pool)
-    await start("worker", f"prefect worker start --pool {config.pool} --type process --name standby")
+    await start("worker", f"python -m standby host --pool {config.pool} --name standby")
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
     return stack
 
@@ -231,6 +231,7 @@ def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str
         # Deadlines are the keeper's. Prefect's own scan of all paused runs is slowed down.
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "300",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "STANDBY_HOST_GRACE": "5",  # less than a child has to end
         "STANDBY_GATEWAY_URL": f"http://{HOST}:{gateway_port}",
         "PYTHONUNBUFFERED": "1",
     }

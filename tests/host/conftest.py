@@ -68,6 +68,14 @@ class Run:
         assert found is not None
         return found
 
+    async def is_shown_as(self, name: str) -> None:
+        """Return when Prefect shows it under this name."""
+
+        async def named() -> bool:
+            return (await self.prefect()).name == name
+
+        await wait_until(named, every=0.1, shows=self.shown)
+
     async def is_warm(self) -> None:
         """Return when it is parked warm, and Prefect shows it as suspended."""
         await self.is_in(RunState.PARKED)
