@@ -230,7 +230,6 @@ def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str
         "DO_NOT_TRACK": "1",
         # Deadlines are the keeper's. Prefect's own scan of all paused runs is slowed down.
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "300",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "STANDBY_HOST_GRACE": "5",  # less than a child has to end
         "STANDBY_GATEWAY_URL": f"http://{HOST}:{gateway_port}",
         "PYTHONUNBUFFERED": "1",
