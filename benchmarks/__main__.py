@@ -30,6 +30,8 @@ BENCHMARKS = {
     "recover": "how long agents stand still whose host was killed",
 }
 
+WITH_HOSTS = ("wake", "start", "parked", "storm", "recover")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Standby beside stock Prefect.")
@@ -69,7 +71,7 @@ def _console() -> Console:
 
 def _run(name: str, *, as_json: bool) -> int:
     figures: list[Figure] = []
-    with data_folder() as folder, prefect_server(folder) as environment:
+    with data_folder() as folder, prefect_server(folder, as_up_does=name in WITH_HOSTS) as environment:
         child = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.measuring", name, str(folder)],
             env=os.environ | environment,

@@ -47,7 +47,7 @@ from standby.ledger import Ledger
 from standby.ledger.settling import Settled
 from standby.missed import Missed
 from standby.notices import Notifier
-from standby.parking import answer_in_prefect, wake
+from standby.parking import answer_in_prefect, is_paused_by_somebody, wake
 from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
@@ -252,8 +252,8 @@ class Keeper:
             state = states.get(run.id)
             if state is None or state.type is StateType.SCHEDULED:
                 continue  # gone (the doctor names it), or about to be taken up
-            if state.type is StateType.PAUSED and run.state == RunState.RUNNING and run.holder is None:
-                continue  # somebody pressed Pause in Prefect; the run goes on when they resume it
+            if run.state == RunState.RUNNING and run.holder is None and is_paused_by_somebody(state):
+                continue  # it goes on when they resume it
             rescued = await self.ledger.runs.rescue(run.id, run.attempt, run.holder)
             if rescued is RunState.READY:
                 log.info("Run %s is rescued: %s is dead.", run.id, run.holder or "its process")

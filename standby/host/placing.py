@@ -64,22 +64,27 @@ class Placing:
         deployment = await self._deployment(flow_run.deployment_id)
         version = _version_of(deployment)
         wanted = {**(deployment.job_variables or {}), **(flow_run.job_variables or {})}
+        isolation = _isolation(wanted.pop("isolation", None) or Isolation.AUTO)
         configuration: HostConfiguration = await HostConfiguration.from_template_and_values(
             base_job_template=self._pool().base_job_template, values=wanted, client=self._client
         )
-        if "isolation" in wanted:  # a work pool that was made for another type of worker does not pass it on
-            configuration.isolation = Isolation(wanted["isolation"])
+        if isolation is Isolation.AUTO:  # else it is the deployment's word, also in a pool of another type
+            isolation = configuration.isolation
         why = self._why_apart(deployment, configuration)
-        if configuration.isolation is Isolation.PROCESS:
+        if isolation is Isolation.PROCESS:
             return Placement(None, why or "its deployment says so")
         if not why:
             placement = await self._loaded(deployment, version)
             why = placement.why
-        if why and configuration.isolation is Isolation.SHARED:
+        if why and isolation is Isolation.SHARED:
             raise UsageError(
                 f"Deployment {deployment.name!r} says isolation: shared, but {why}. Take that away, or the isolation."
             )
         return Placement(None, why) if why else placement
+
+    def forget_deployments(self) -> None:
+        """Ask for each again when it is next needed."""
+        self._deployments.clear()
 
     async def _deployment(self, deployment_id: UUID) -> DeploymentResponse:
         """Asked for once by all that begin at the same time."""
@@ -147,6 +152,13 @@ class Placing:
             path = Path(file).resolve()
             if path.is_relative_to(self._folder) and not path.is_relative_to(installed):
                 del sys.modules[name]
+
+
+def _isolation(said: Any) -> Isolation:
+    try:
+        return Isolation(said)
+    except ValueError:
+        raise UsageError(f"isolation is auto, shared or process, not {said!r}. Correct the deployment.") from None
 
 
 def _version_of(deployment: DeploymentResponse) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -250,6 +251,12 @@ async def answer_in_prefect(client: PrefectClient, wait: Any, hold: Hold = Hold.
     return None
 
 
+def is_paused_by_somebody(state: State[Any]) -> bool:
+    """Whether it was not the run that has parked: somebody pressed Pause in Prefect."""
+    key = state.state_details.pause_key
+    return state.type is StateType.PAUSED and (key is None or _OUR_KEY.fullmatch(key) is None)
+
+
 def _opening(wait: Any) -> str:
     """Names one opening of a wait: what was submitted for an earlier one is no answer to this."""
     return f"{wait.id}-{wait.opening}"
@@ -393,6 +400,10 @@ def _default_in_words(wait: Any) -> str:
             value = "yes" if value else "no"
         told.append(f"{field.get('title', name)}: {value if isinstance(value, str) else json.dumps(value)}")
     return as_text("; ".join(told) or "the form as it stands")
+
+
+_OUR_KEY = re.compile(r"[0-9a-f]{32}(-\d+)+")
+"""The pause keys of runs that park: a wait's id, its opening, the attempt, and how often that has paused."""
 
 
 class _SavedForm(RunInput):

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+from prefect import flow
+
 from standby import Signal, agent, idempotency_key, step, wait_for
 from tests.support import outside
 
@@ -44,6 +46,11 @@ async def worker(steps: int = 1000) -> int:
 async def hog(seconds: float) -> None:
     await quick(0)
     time.sleep(seconds)  # noqa: ASYNC251
+
+
+@flow
+async def plain() -> None:
+    """No agent."""
 
 
 def _me() -> str:
