@@ -31,6 +31,9 @@ GIB_PER_RUN = 64 / 1024**2
 COLD_SECONDS, COLD_CPU_SECONDS = 0.15, 0.05
 """What a cold wake takes longer than a warm one, and how much of a processor."""
 
+BILL_SECONDS = 1.0
+"""How long a bill waits before it is written down: SQLite has one writer, and the run that wakes comes first."""
+
 CHECK_SECONDS = 1.0
 """How often the host looks at its memory."""
 
@@ -78,6 +81,7 @@ class Warmth:
         gib_seconds = GIB_PER_RUN * (monotonic() - since)
 
         async def write() -> None:
+            await asyncio.sleep(BILL_SECONDS)
             try:
                 await self._ledger.holds.bill(guest.id, key, gib_seconds, let_go=let_go)
             except LedgerUnavailable as error:  # a bill that is not written fails no run

@@ -15,7 +15,7 @@ from sqlalchemy.sql import ColumnElement
 
 from standby import clock
 from standby.ledger.database import Database
-from standby.ledger.locks import locked_run, take
+from standby.ledger.locks import locked_run, take, taken_by
 from standby.ledger.runs import Claim
 from standby.ledger.tables import Lease, Run, table_of
 from standby.states import Hold, RunState
@@ -40,13 +40,14 @@ class Hosted:
 
         0 when it has none and lingers on. None when the run is another's, or has ended.
         """
-        async with self._db.transaction() as connection:
-            run = await locked_run(connection, run_id)
-            if run is None or run.attempt != attempt or run.hold != Hold.WARM or run.state not in PARKED:
-                return None
-            if run.state == RunState.PARKED and not stray:
-                return 0
-            return await take(connection, run, holder, lease)
+        wanted = PARKED if stray else (RunState.READY,)
+        mine = (runs.c.id == run_id, runs.c.attempt == attempt, runs.c.hold == Hold.WARM)
+        # One statement, for an answer waits for it.
+        taken = update(runs).where(*mine, runs.c.state.in_(wanted)).values(taken_by(holder, lease, attempt + 1))
+        if await self._db.write(taken):
+            return attempt + 1
+        still = await self._db.read(select(runs.c.id).where(*mine, runs.c.state.in_(PARKED)))
+        return 0 if still else None
 
     async def claim_ready(
         self, run_id: str, deployments: Container[str], holder: str, lease: timedelta

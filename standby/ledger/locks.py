@@ -40,16 +40,17 @@ async def group_ready(connection: AsyncConnection, run_id: str, group_key: str) 
 async def take(connection: AsyncConnection, run: Row[Any], holder: str, lease: timedelta) -> int:
     """Give the run, whose row is locked, to a new attempt of this holder; the attempt's number."""
     attempt: int = run.attempt + 1
-    await connection.execute(
-        update(runs)
-        .where(runs.c.id == run.id)
-        .values(
-            state=RunState.RUNNING,
-            attempt=attempt,
-            holder=holder,
-            lease_expires_at=clock.utcnow() + lease,
-            hold=None,
-            wake_address=None,
-        )
-    )
+    await connection.execute(update(runs).where(runs.c.id == run.id).values(taken_by(holder, lease, attempt)))
     return attempt
+
+
+def taken_by(holder: str, lease: timedelta, attempt: int) -> dict[str, Any]:
+    """What the row of a run says that this attempt works on."""
+    return {
+        "state": RunState.RUNNING,
+        "attempt": attempt,
+        "holder": holder,
+        "lease_expires_at": clock.utcnow() + lease,
+        "hold": None,
+        "wake_address": None,
+    }

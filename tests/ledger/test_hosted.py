@@ -330,7 +330,7 @@ class Turns:
                 self._waiting.pop(self._dice.randrange(len(self._waiting))).set_result(None)
 
 
-RACES = 5000 if os.environ.get("STANDBY_TEST_ALL") else 300
+RACES = 5000 if os.environ.get("STANDBY_TEST_ALL") else 150
 
 
 async def test_whoever_claims_first_goes_on_in_any_order_of_things(ledger: Ledger) -> None:
