@@ -27,7 +27,7 @@ class RunClient(PrefectClient):
     run_id: str
     known: FlowRun | None
     following: Following
-    follow: Callable[[State[Any]], None] | None
+    follow: Callable[[], None] | None
 
     @classmethod
     def of(
@@ -35,7 +35,7 @@ class RunClient(PrefectClient):
         client: PrefectClient,
         following: Following,
         flow_run: FlowRun,
-        follow: Callable[[State[Any]], None] | None = None,
+        follow: Callable[[], None] | None = None,
     ) -> RunClient:
         # The constructor would make a connection pool and a TLS context of its own: a megabyte for each attempt.
         made = cls.__new__(cls)
@@ -63,7 +63,7 @@ class RunClient(PrefectClient):
         follow, self.follow = self.follow, None
         if follow is not None and state.is_running():
             state.timestamp = now("UTC")
-            follow(state)
+            follow()
             return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
 
         async def set_state() -> OrchestrationResult[Any]:

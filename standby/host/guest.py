@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -62,9 +63,8 @@ class Guest:
         """The attempt, from its begin to its end. Never raises but when it is cancelled."""
         flow_run, self._flow_run = self._flow_run, None
         assert flow_run is not None
-        self._client = RunClient.of(
-            self.host.client, self.host.following, flow_run, self._running if self.claimed is not None else None
-        )
+        ahead = partial(self._running, flow_run.state) if self.claimed is not None else None
+        self._client = RunClient.of(self.host.client, self.host.following, flow_run, ahead)
         current_hosting.set(self)
         context = RunClientContext(self._client)
         try:
@@ -166,7 +166,7 @@ class Guest:
         self.phase = Phase.RUNNING
         self._suspended = None
         if not self.host.following.goes_on(self.id):
-            self._running(None)
+            self._running()
 
     # What others ask of it.
 
@@ -206,6 +206,6 @@ class Guest:
         if self._engine is not None and self._engine.flow_run is not None:
             await self._engine.call_hooks(state)
 
-    def _running(self, _: State[Any] | None) -> None:
+    def _running(self, just_read: State[Any] | None = None) -> None:
         """Prefect is to follow: the run is Running. Whoever has cancelled it there meanwhile is not overruled."""
-        self.host.show_running(self.id)
+        self.host.show_running(self.id, just_read=just_read)

@@ -332,12 +332,12 @@ class Host:
         self._returns.add(task)
         task.add_done_callback(self._returns.discard)
 
-    def show_running(self, run_id: str) -> None:
-        """Have Prefect show the run as Running, unless somebody has ended it there."""
+    def show_running(self, run_id: str, *, just_read: State[Any] | None = None) -> None:
+        """Have Prefect show the run as Running, unless somebody has ended it there. ``just_read``: its state there."""
 
         async def show() -> None:
             try:
-                state = (await self.plain.read_flow_run(UUID(run_id))).state
+                state = just_read or (await self.plain.read_flow_run(UUID(run_id))).state
             except ObjectNotFound:
                 return
             if state is not None and _is_over(state):
