@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import subprocess
+import runpy
 import sys
 
 from prefect import get_client
@@ -68,7 +68,9 @@ def main() -> None:
     arguments = parser.parse_args()
     asyncio.run(bootstrap())
     if arguments.deploy:
-        sys.exit(subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]).returncode)
+        # `prefect --no-prompt deploy --all`, in this process: another one would import all of Prefect again.
+        sys.argv = ["prefect", "--no-prompt", "deploy", "--all"]
+        runpy.run_module("prefect", run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -146,9 +146,12 @@ BAD_PROJECTS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("what", BAD_PROJECTS)
-async def test_what_is_wrong_with_the_project_is_said_in_a_sentence(tmp_path: Path, what: str) -> None:
+async def test_what_is_wrong_with_the_project_is_said_in_a_sentence(
+    server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path, what: str
+) -> None:
     text, sentence = BAD_PROJECTS[what]
     with closing(Project(tmp_path / "project", pyproject="")) as project:
+        project.begin_with(server_and_new_database[1])
         (project.folder / "pyproject.toml").write_bytes(text.encode(errors="surrogateescape"))
         said = await project.up("--demo").ended()
         assert sentence in said.sentence
