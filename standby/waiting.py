@@ -116,6 +116,7 @@ async def _settled(
     hold = run.hold_for(asked)
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
+    del rows
     if group is None:
         run.stop()
     assert group is not None
