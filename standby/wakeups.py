@@ -78,7 +78,8 @@ class Ear(asyncio.DatagramProtocol):
 def call(address: str) -> bool:
     """Tell who listens at ``address`` (``127.0.0.1:port``, or ``127.0.0.1:port#run``) to look at the ledger.
 
-    Never raises and never waits. False when certainly nobody listens there, which only this machine can tell.
+    Never raises and never waits. False when it is a host's address and certainly nobody listens there, which only that
+    machine can tell: another worker may take up a run that a host had, but not one that pauses in its process.
     """
     place, _, run_id = address.partition("#")
     host, _, port = place.rpartition(":")
@@ -88,8 +89,8 @@ def call(address: str) -> bool:
             sender.connect((host, int(port)))
             sender.send(run_id.encode() or b"look")
             # What the first one met is told to the second.
-            return sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            return not run_id or sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     except ConnectionRefusedError:
-        return False
+        return not run_id
     except (OSError, ValueError):
         return True
