@@ -23,6 +23,7 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import PrefectHTTPStatusError
 
 from benchmarks.gateways import Gateway, gateway
 from benchmarks.sending import Block, Sent, send
@@ -34,7 +35,7 @@ from standby.states import RunState
 AGENTS = Path(__file__).parent / "agents"
 QUICK = bool(os.environ.get("BENCHMARK_QUICK"))
 PATIENCE_SECONDS = 180.0
-CREATED_AT_ONCE = 4
+CREATED_AT_ONCE = 2
 
 
 _SHOWN = {
@@ -150,10 +151,15 @@ class House:
 
         async def create(key: str) -> str:
             async with room:
-                made = await self.client.create_flow_run_from_deployment(
-                    self._deployments[agent], parameters={"key": key, **parameters}
-                )
-                return str(made.id)
+                while True:
+                    try:
+                        made = await self.client.create_flow_run_from_deployment(
+                            self._deployments[agent], parameters={"key": key, **parameters}, idempotency_key=key
+                        )
+                        return str(made.id)
+                    except PrefectHTTPStatusError as busy:  # on SQLite its writers are in each other's way
+                        if busy.response.status_code < 500:
+                            raise
 
         self._names[prefix] = await asyncio.gather(*map(create, keys))
         return keys

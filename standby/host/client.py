@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -15,6 +15,8 @@ from prefect.context import AsyncClientContext, ContextModel
 from prefect.types._datetime import now
 
 from standby.parking.following import Following
+
+R = TypeVar("R")
 
 
 class RunClient(PrefectClient):
@@ -69,8 +71,18 @@ class RunClient(PrefectClient):
         async def set_state() -> OrchestrationResult[Any]:
             return await PrefectClient.set_flow_run_state(self, flow_run_id, state, force)
 
+        return await self._in_turn(set_state)
+
+    async def create_flow_run_input(self, flow_run_id: UUID, key: str, value: str, sender: str | None = None) -> None:
+        await self._in_turn(lambda: PrefectClient.create_flow_run_input(self, flow_run_id, key, value, sender))
+
+    async def delete_flow_run_input(self, flow_run_id: UUID, key: str) -> None:
+        await self._in_turn(lambda: PrefectClient.delete_flow_run_input(self, flow_run_id, key))
+
+    async def _in_turn(self, write: Callable[[], Awaitable[R]]) -> R:
+        """Writes are made as the server bears them, and again when it does not."""
         # Shielded: what is under way is not undone by who no longer waits for it.
-        result: OrchestrationResult[Any] = await asyncio.shield(self.following.later(self.run_id, set_state))
+        result: R = await asyncio.shield(self.following.later(self.run_id, write))
         return result
 
 

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.context import AsyncClientContext
 from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
-from prefect.states import Crashed, Failed
+from prefect.states import Crashed, Failed, Pending
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
@@ -237,6 +237,22 @@ class HostWorker(ProcessWorker):
             self._submitting_flow_run_ids.discard(flow_run.id)
             if not begun:
                 host.slots.leave(str(flow_run.id))
+
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        """Whether Prefect gives the run to this host; asked as often as a busy server takes."""
+        assert self.host is not None
+
+        async def propose() -> State[Any]:
+            return await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+
+        proposed: asyncio.Future[State[Any]] = self.host.following.later(str(flow_run.id), propose)
+        await asyncio.wait([proposed])
+        if proposed.cancelled():
+            return False  # the host ends
+        if isinstance(error := proposed.exception(), Abort | Pause):
+            log.info("Run %s is not begun here: %s", flow_run.name, error)
+            return False
+        return proposed.result().is_pending()
 
     async def _not_begun(self, flow_run: FlowRun, error: Exception) -> None:
         """What cannot be is refused; anything else is as if a process had died at its start, and is tried again."""
