@@ -48,6 +48,9 @@ LOOK_SECONDS = 2.0
 TAKE_UP_AT_ONCE = 16
 """How many cold runs are on their way from the ledger to their first line at the same time."""
 
+MANY = 10
+"""So many runs that are being woken are a storm."""
+
 FINAL_SECONDS = 5.0
 """How long Prefect may take at the end to be told what is left to tell."""
 
@@ -75,7 +78,7 @@ class Host:
         self.ledger, self.plain, self.client, self.placing = ledger, client, client, placing
         self.guests: dict[str, Guest] = {}
         self.slots = Slots(limit)
-        self.following = Following()
+        self.following = Following(self._is_waking_many)
         self.warmth = Warmth(ledger, lambda: (guest for guest in self.guests.values() if guest.phase is Phase.WARM))
         self.holder = holder.this_process()
         self.address = ""
@@ -173,6 +176,13 @@ class Host:
             async with asyncio.timeout(FINAL_SECONDS):
                 await asyncio.gather(*self._returns)
                 await self.following.drained()
+
+    def _is_waking_many(self) -> bool:
+        """Whether a storm of wakes goes on: whose answers have come go on before Prefect is told of those before."""
+        if len(self._wanted) >= MANY:
+            return True
+        waking = sum(1 for guest in self.guests.values() if guest.phase is Phase.WAKING)
+        return waking - self.slots.waiting >= MANY
 
     # What it hears.
 

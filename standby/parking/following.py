@@ -29,6 +29,9 @@ AT_ONCE = 8
 BACKOFF_SECONDS = (0.03, 5.0)
 """How long the first try after a failed one waits, and the longest; doubled in between, and spread by half."""
 
+PUT_OFF_SECONDS = 2.0
+"""How long at most Prefect is told nothing because runs are on their way to their next line."""
+
 LATE_SECONDS = 30.0
 """From this lag on the host takes up nothing new until Prefect has caught up."""
 
@@ -85,9 +88,10 @@ class _Change:
 
 
 class Following:
-    """Belongs to the event loop it was made in."""
+    """Belongs to the event loop it was made in. While ``busy()`` there is more urgent work than to tell Prefect."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
+        self._busy = busy
         self._gate = Gate()
         self._runs: dict[str, deque[_Change]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,6 +174,8 @@ class Following:
             self._runs.pop(run_id, None)
 
     async def _do(self, run_id: str, change: _Change) -> None:
+        while self._busy() and monotonic() - change.since < PUT_OFF_SECONDS:  # noqa: ASYNC110
+            await asyncio.sleep(PUT_OFF_SECONDS / 20)
         pause = BACKOFF_SECONDS[0]
         while True:
             try:

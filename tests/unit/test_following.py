@@ -100,6 +100,22 @@ async def test_what_the_server_refuses_is_told_and_the_next_change_is_sent(follo
     assert await second == "next"
 
 
+async def test_runs_that_wake_come_before_what_prefect_is_told_of_others() -> None:
+    """But not for ever: Prefect hears within two seconds of what can be told."""
+    busy = True
+    following = Following(lambda: busy)
+    server = Server()
+    told = following.later("run", server.takes("told"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert server.calls == []
+    busy = False
+    assert await told == "told"
+    busy = True
+    assert await asyncio.wait_for(following.later("run", server.takes("late")), 30) == "late"
+    await following.close()
+
+
 async def test_a_busy_server_is_asked_by_fewer_at_once() -> None:
     gate = Gate(8)
     server = Server()
