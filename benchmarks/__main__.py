@@ -18,6 +18,7 @@ from benchmarks.figures import Figure, Skipped, from_json, table
 from benchmarks.server import data_folder, prefect_server
 
 BENCHMARKS = {
+    "agent": "what durability costs an agent that thinks",
     "checkpoint": "what a completed step costs",
     "replay": "what a recorded step costs a second attempt",
     "signals": "what taking a signal in costs",

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
 from random import Random
@@ -126,20 +126,17 @@ def _uniform() -> Durations:
     )
 
 
+@cache
 def recorded_waits() -> list[float]:
     return [float(word) for word in Path(__file__).with_name("recorded_waits.txt").read_text().split()]
 
 
 def _recorded() -> Durations:
-    """Of the history as a whole; ``several`` are neighbours in it."""
+    """The history as a distribution, whatever its order."""
     waits = recorded_waits()
     ordered = sorted(waits)
     sums = [0.0, *accumulate(ordered)]
     n = len(waits)
-
-    def several(dice: Random, count: int) -> list[float]:
-        at = dice.randrange(n - count)
-        return waits[at : at + count]
 
     def share(t: float) -> float:
         return 1 - bisect_right(ordered, t) / n
@@ -148,7 +145,14 @@ def _recorded() -> Durations:
         shorter = bisect_right(ordered, t)
         return (sums[shorter] + (t * (n - shorter) if shorter < n else 0.0)) / n
 
-    return Durations(RECORDED, several, share, area, points=tuple(ordered))
+    return Durations(RECORDED, _each(lambda dice: dice.choice(waits)), share, area, points=tuple(ordered))
+
+
+def neighbours(dice: Random, count: int) -> list[float]:
+    """So many of the recorded waits as they followed each other. They are more like each other than like the rest."""
+    waits = recorded_waits()
+    at = dice.randrange(len(waits) - count)
+    return waits[at : at + count]
 
 
 def all_durations() -> list[Durations]:

@@ -12,14 +12,15 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from random import Random
 
 from rich.table import Table
 
-from benchmarks.durations import RECORDED, Durations, all_durations, recorded_waits
+from benchmarks.durations import RECORDED, Durations, all_durations, neighbours, recorded_waits
 from standby.hold import Costs, linger
 from standby.outlook import Past, learnt
+from standby.settings import LEARN_FROM
 
 NAME = "hold"
 DRAWS = 200
@@ -80,6 +81,10 @@ def costs() -> Iterator[Cost]:
             scaled = [fixed * durations.median / median for median in medians]
             yield _of(durations, name, [(b, durations.cost(limit, b)) for b in cells for limit in scaled])
         if durations.name == RECORDED:
+            following = replace(durations, several=neighbours)
+            for count in (10, 50):
+                learning = [(b, _learning(following, policy, count, b)) for b in cells]
+                yield _of(durations, f"after {count} that followed each other", learning)
             yield _in_order(durations, cells)
         elif durations.name == "lognormal":
             for change, count in ((30, 10), (30, 50), (1 / 30, 10), (1 / 30, 50)):
@@ -116,7 +121,7 @@ def _in_order(durations: Durations, cells: Sequence[float]) -> Cost:
         total, limit = 0.0, b
         for at, wait in enumerate(waits):
             if at % RELEARN_EVERY == 0:
-                limit = policy(waits[max(0, at - 150) : at], b)
+                limit = policy(waits[max(0, at - LEARN_FROM) : at], b)
             total += wait if wait <= limit else limit + b
         paid.append((b, total / len(waits)))
     return _of(durations, f"learning from the first to the last of {len(waits):,}", paid)

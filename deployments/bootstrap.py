@@ -23,11 +23,14 @@ from prefect.exceptions import ObjectAlreadyExists
 from pydantic import SecretStr
 
 from blocks.books import Books
+from blocks.model_endpoint import ModelEndpoint
 from blocks.payment_policy import PaymentPolicy
 from blocks.payment_provider import PaymentProvider
+from blocks.workspace import Workspace
 from deployments.bank_reports import SOURCE, bank_source, tell_bank
 from standby.checkpoints import STORE_NAME, CheckpointStore
 from standby.notices import NotificationChannels
+from tasks.research_scope import SHIPPED, research_scope
 
 WORK_POOL = "agents"
 
@@ -45,8 +48,11 @@ async def bootstrap() -> None:
     await _save(store, STORE_NAME, overwrite=bool(ledger_url))
     await _save(PaymentPolicy(), "default")
     await _save(PaymentProvider(), "default")
+    await _save(ModelEndpoint(), "default")
+    await _save(research_scope(), SHIPPED)
     # Its defaults are folders of the machine that runs the agent, so no document is saved, only the type.
     await Books.aregister_type_and_schema()
+    await Workspace.aregister_type_and_schema()
     await NotificationChannels.aregister_type_and_schema()
     await _save(bank_source(), SOURCE)
     if (gateway_url := os.environ.get("STANDBY_GATEWAY_URL")) and (said := await tell_bank(gateway_url)):

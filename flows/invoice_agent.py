@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from deployments.sandbox_bank.beside import bank_beside
 from standby import Approval, Condition, Policy, agent, run_here, wait_for
+from tasks.advise import advise
 from tasks.apply_policy import apply_policy
 from tasks.book import book
 from tasks.check_arithmetic import check_arithmetic
@@ -32,6 +33,7 @@ async def invoice_agent(path: Path) -> Receipt:
     match = await apply_policy(invoice, await match_order(invoice))
     decision = PaymentDecision(approved=True)
     if not match.within_policy:
+        match = await advise(invoice, match)
         decision = await wait_for(
             Approval(
                 f"Pay {match.payable} {match.currency} to {match.supplier}?"

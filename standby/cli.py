@@ -12,6 +12,8 @@ import typer
 from rich.table import Table
 
 from standby import doors, settings, view
+from standby.agents.transcript import as_markdown
+from standby.cli_costs import costs
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
 from standby.cli_host import host
@@ -48,6 +50,7 @@ app.add_typer(signals_app, name="signals")
 app.add_typer(delegations_app, name="delegations")
 app.command()(gateway)
 app.command()(host)
+app.command()(costs)
 
 
 @app.command()
@@ -72,7 +75,7 @@ def ps(
 
 @app.command()
 def show(run: Target, as_json: Json = False) -> None:
-    """One run: its checkpoints, its waits with their evidence, and who decided what."""
+    """One run: what its agents thought and did, its checkpoints, its waits, and who decided what."""
 
     async def work() -> int:
         async with open_ledger() as (ledger, place):
@@ -383,6 +386,8 @@ async def _one_run(ledger: Ledger, target: str) -> Any:
 
 
 def _print_run(run: dict[str, Any]) -> None:
+    from rich.markdown import Markdown
+
     out.print(
         f"[bold]{escaped(run['flow'])}[/bold] {escaped(run['name'])}  {run['run_id']}  [bold]{run['state']}[/bold]"
     )
@@ -396,14 +401,14 @@ def _print_run(run: dict[str, Any]) -> None:
     for entry in run["checkpoints"]:
         steps.add_row(escaped(entry["key"]), entry["kind"], entry["state"])
     out.print(steps)
+    for thread in run["agents"]:
+        out.print(Markdown(plain(as_markdown(thread))))
     for wait in run["waits"]:
         deadline = f", until {wait['deadline']}" if wait["deadline"] else ""
         out.print(f"\n[bold]{escaped(asked(wait))}[/bold]  {wait['state']}, {view.age(wait['age_seconds'])}{deadline}")
         if wait["refused"]:
             out.print(f"[red]The last answer was refused: {escaped(wait['refused'])}[/red]")
         if wait["evidence"]:
-            from rich.markdown import Markdown
-
             out.print(Markdown(plain(wait["evidence"])))
         if wait["state"] == "open" and wait["command"]:
             fields = ", ".join(wait["form"].get("properties", {}))

@@ -51,14 +51,17 @@ async def answer(
     actor: str | None,
     api_url: str | None,
     opening: int | None = None,
+    note: str | None = None,
 ) -> Answered:
     """Answer a wait (its ledger row) with a JSON text; only this ``opening`` of it, where one is given.
+
+    ``note`` stands with the decision in the audit.
 
     Raises ``AnswerRefused`` for what does not fit and ``NotAllowed`` for who may not decide; the run then waits on.
     """
     checked = checked_answer(wait, text)
     settled = await ledger.waits.settle(
-        wait.id, outcome=Outcome.ANSWERED, answer=checked, door=door, actor=actor, opening=opening
+        wait.id, outcome=Outcome.ANSWERED, answer=checked, door=door, actor=actor, note=note, opening=opening
     )
     assert settled is not None
     if settled.refused is not None:

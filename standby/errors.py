@@ -8,6 +8,7 @@
     │   └── StartRefused                       a signal asks to start what cannot be started
     ├── NotAllowed (PermissionError)           somebody may not decide this wait
     ├── AgentFailed                            an agent that was started and waited for did not complete
+    ├── ScopeStopped                           a model-driven agent has reached a limit of its scope
     ├── WaitTimedOut (TimeoutError)            a deadline passed and the wait has no default answer
     ├── StepError
     │   ├── NotStorable (TypeError)            a step's value cannot be stored as JSON and read back
@@ -87,6 +88,17 @@ class StartRefused(AnswerRefused):
         self.problems = problems
         listed = "; ".join(f"{field}: {reason}" for field, reason in problems)
         ValueError.__init__(self, f"The signal was not taken, for it cannot start {deployment}. {listed}")
+
+
+class ScopeStopped(StandbyError):
+    """An agent has reached a limit of its scope. ``what``: which one, such as ``steps``; ``why`` in words."""
+
+    def __init__(self, agent: str, what: str, why: str) -> None:
+        self.agent, self.what, self.why = agent, what, why
+        super().__init__(
+            f"Agent {agent!r} was stopped by its scope: {why}. Raise the limit in its scope and retry the run, or let "
+            "the scope finish or ask at a stop."
+        )
 
 
 class WaitTimedOut(StandbyError, TimeoutError):

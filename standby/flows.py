@@ -126,6 +126,7 @@ async def _run(
             run.asked, run.deployed = asked, deployed
             reach("run.attached")
             text, value = await _attempt(run, function, args, kwargs, codec)
+            await run.leave()
             if not await run.ledger.runs.end(run.id, run.attempt, RunState.COMPLETED, result=text):
                 run.stop()
             reach("run.ended")
@@ -156,7 +157,7 @@ async def _attempt(
     except asyncio.CancelledError:
         if run.fenced:
             raise Fenced(run.id, run.attempt) from None
-        if run.leaving:
+        if run.host_ends:
             raise Left(run.id) from None
         await release_quietly(run)
         raise
@@ -165,6 +166,7 @@ async def _attempt(
         await release_quietly(run)
         raise
     except Exception as error:
+        await run.leave()
         try:
             if not await run.ledger.runs.end(
                 run.id, run.attempt, RunState.FAILED, error=f"{type(error).__name__}: {error}"

@@ -115,12 +115,12 @@ def linger(outlook: Outlook, costs: Costs, *, waited: float = 0.0, asked: Asked 
     share = outlook.share(waited)
     if share <= 0:
         return enough  # it should be over: nothing is known of it any more
-    last = outlook.knots[-1][0]
-    # Between knots the cost is concave, so that the least is at a knot, or in the tail where its hazard is 1 / enough.
-    candidates = [0.0, *(time - waited for time, _ in outlook.knots if time > waited)]
-    candidates.append(max(last + 2 * enough - outlook.tail - waited, 0.0))
-    held = outlook.area(waited)
-    return min(candidates, key=lambda t: outlook.area(waited + t) - held + enough * outlook.share(waited + t))
+    candidates = [0.0]
+    if (knot := outlook.cheapest_after(waited, enough)) is not None:
+        candidates.append(knot - waited)
+    # In the tail it is least where the hazard, 2 / (tail + t), has fallen to 1 / enough.
+    candidates.append(max(outlook.knots[-1][0] + 2 * enough - outlook.tail - waited, 0.0))
+    return min(candidates, key=lambda t: outlook.area(waited + t) + enough * outlook.share(waited + t))
 
 
 class Warm(NamedTuple):

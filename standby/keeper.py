@@ -52,6 +52,7 @@ from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
 from standby.projection import BATCH, not_paused, states_of
+from standby.pushes import Pusher
 from standby.starts import follow_starts
 from standby.states import ENDED, NOBODY_ANSWERS, Door, Need, Outcome, RunState, WaitState
 from standby.stillness import ClockSteps, Stillness
@@ -86,6 +87,7 @@ class Keeper:
         self._me = f"{holder.this_process()}/{uuid4().hex[:8]}"
         self._notifier = Notifier(ledger, client)
         self._poller = Poller(ledger, self._wake_settled)
+        self._pusher = Pusher(ledger)
         self._last_reconcile: float | None = None  # monotonic
         self._lease_taken = 0.0  # monotonic
         self._clock_steps = ClockSteps()
@@ -104,6 +106,7 @@ class Keeper:
             await self._waker.close()
             await self._notifier.close()
             await self._poller.close()
+            await self._pusher.close()
             await self._events.close()
             try:
                 await self.ledger.leases.give_up("keeper", self._me)
@@ -138,6 +141,7 @@ class Keeper:
             worked = await self._round(client)
         await self._notifier.finish()
         await self._poller.finish()
+        await self._pusher.finish()
         await self._waker.finish()
         return worked
 
@@ -155,6 +159,7 @@ class Keeper:
             await self.ledger.chases.chase(wait_id, run_id)
         await self._notifier.tick()
         await self._poller.tick()
+        await self._pusher.tick()
         await self._announce(client)
         await self._rescue(client)
         await self._wake_missed(client)

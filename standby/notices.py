@@ -141,7 +141,7 @@ class Notifier:
             turns = asyncio.Lock()
 
             async def tell(slug: str) -> None:
-                await _through(slug, subject, body, client)
+                await send_through(slug, subject, body, client)
                 async with turns:
                     taken.append(slug)
                     await self._ledger.notices.sent_to(notice.id, taken)
@@ -180,12 +180,16 @@ class Notifier:
         return self._channels[1]
 
 
-async def _through(slug: str, subject: str, body: str, client: PrefectClient) -> None:
+async def send_through(slug: str, subject: str, body: str, client: PrefectClient) -> None:
+    """Send a message through the notification block ``type/name``.
+
+    Raises what its channel raises, ``ValueError`` if there is no such block, ``UsageError`` if it notifies nobody.
+    """
     import prefect.blocks.notifications  # noqa: F401  # its types are known by their names then
 
     block: Any = await Block.aload(slug, client=client)
     if not isinstance(block, NotificationBlock):
-        raise UsageError(f"The block {slug} in notification-channels/{CHANNELS_NAME} is not a notification block.")
+        raise UsageError(f"The block {slug} notifies nobody: name another in notification-channels/{CHANNELS_NAME}.")
     # Raised then, and not only logged.
     with block.raise_on_failure():
         send = getattr(block, "anotify", block.notify)

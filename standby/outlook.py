@@ -47,6 +47,7 @@ class Outlook:
         self.knots = knots
         self.tail = tail
         self._times = [time for time, _ in knots]
+        self._cheapest: dict[float, list[float]] = {}
         # The integral of the curve from 0 to each knot.
         self._areas = [0.0]
         for (before, high), (time, low) in pairwise(knots):
@@ -76,6 +77,24 @@ class Outlook:
             return self._areas[at] + high * self.tail * (1 - 1 / (1 + (seconds - before) / self.tail))
         return self._areas[at] + (seconds - before) * (high + self.share(seconds)) / 2
 
+    def cheapest_after(self, seconds: float, break_even: float) -> float | None:
+        """The knot behind ``seconds`` until which holding is expected to cost least; None behind the last.
+
+        Between knots the cost is concave, so that the least is at one of them, or in the tail.
+        """
+        least = self._cheapest.get(break_even)
+        if least is None:
+            # From behind: the cheapest of this knot and all later ones. Many runs ask the same outlook.
+            least, best = [0.0] * len(self.knots), math.inf
+            for at in range(len(self.knots) - 1, -1, -1):
+                cost = self._areas[at] + break_even * self.knots[at][1]
+                if cost <= best:
+                    best, until = cost, self._times[at]
+                least[at] = until
+            self._cheapest[break_even] = least
+        at = bisect_right(self._times, seconds)
+        return least[at] if at < len(least) else None
+
     def remaining(self, waited: float) -> float:
         """How long a wait that has lasted this long is expected to last from now (its mean residual life)."""
         share = self.share(waited)
@@ -85,9 +104,9 @@ class Outlook:
 def learnt(history: Iterable[Past], break_even: float) -> Outlook:
     """What is expected of a wait after these past ones, newest first. ``break_even`` in seconds, above zero and finite.
 
-    Kaplan-Meier, which counts a wait that is not over for as long as it has lasted; later waits weigh more. Each past
-    wait stands for a spread of similar ones, the wider the fewer there are, so that few waits do not say more than they
-    know; and one more wait speaks for the assumption.
+    The estimator of Susarla and Van Ryzin (1976): the share seen, one more wait speaking for the assumption, and one
+    that is not over counted for as long as it has lasted and taken to go on like the rest. Later waits weigh more. Each
+    wait that is over stands for a spread of similar ones, the wider the fewer there are: few do not say too much.
     """
     past = list(history)
     weights = [0.5 ** (later / HALF_LIFE) for later in range(len(past))]
@@ -97,24 +116,27 @@ def learnt(history: Iterable[Past], break_even: float) -> Outlook:
         count = weight**2 / sum(one**2 for one in weights)
         factors = _spread(SPREAD * (10 / count) ** 0.3, copies=round(max(4, min(16, 400 / count))))
         for (seconds, over), one in zip(past, weights, strict=True):
-            points += [(seconds * factor, one / len(factors), over) for factor in factors]
+            if over:
+                points += [(seconds * factor, one / len(factors), True) for factor in factors]
+            else:
+                points.append((seconds, one, False))
     points.sort(key=lambda point: point[0])
-    evidence = weight / (weight + ASSUMED_WEIGHT)
-    at_risk, curve = weight, 1.0
+    lasting, gone_on = weight, 1 / (weight + ASSUMED_WEIGHT)
     knots = [(0.0, 1.0)]
     for seconds, one, over in points:
-        after = curve
+        assumed = ASSUMED_WEIGHT * (1 + seconds / break_even) ** -2
+        after = max(0.0, lasting - one)
         if over:
-            after = curve * (1 - one / at_risk) if at_risk > one * (1 + 1e-9) else 0.0
-        at_risk -= one
-        assumed = (1 + seconds / break_even) ** -2
-        knots.append((seconds, evidence * (curve + after) / 2 + (1 - evidence) * assumed))
-        curve = after
-    # Who outlasts all that is known of is taken to go on as the assumption says.
+            knots.append((seconds, gone_on * (assumed + (lasting + after) / 2)))
+        else:
+            knots.append((seconds, gone_on * (assumed + lasting)))
+            gone_on *= (assumed + lasting) / (assumed + after)
+        lasting = after
+    # Nobody is seen behind the last knot: there the assumption goes on, from where it is.
     return Outlook(knots, break_even + knots[-1][0])
 
 
-_ASSUMED_AT = tuple(2.0 ** (power / 2) for power in range(-8, 13))
+_ASSUMED_AT = tuple(2.0 ** (power / 4) for power in range(-16, 25))
 """Where the assumed curve has its knots, in break-even times."""
 
 

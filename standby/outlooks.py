@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from time import monotonic
@@ -23,13 +24,19 @@ class Expected(NamedTuple):
     waited: float
 
 
+class _Learnt(NamedTuple):
+    at: float
+    usual: Outlook
+    by_due: dict[int, Outlook]  # with a deadline so many seconds after the opening
+
+
 class Outlooks:
     """For one process that holds runs. ``break_even``: of its costs (``hold.Costs``), in seconds."""
 
     def __init__(self, ledger: Ledger, break_even: float) -> None:
         self._ledger = ledger
         self._break_even = break_even
-        self._learnt: dict[tuple[str, str], tuple[float, Outlook]] = {}
+        self._learnt: dict[tuple[str, str], _Learnt] = {}
 
     async def of(self, agent: str, group: Sequence[Any]) -> Expected:
         """Of a group of waits (their rows in the ledger) that an agent's run is parked on: until it wakes."""
@@ -41,19 +48,17 @@ class Outlooks:
         return Expected(together, max(0.0, (clock.utcnow() - opened[0].opened_at).total_seconds()))
 
     async def _of_one(self, agent: str, wait: Any) -> Outlook:
-        due = None if wait.deadline is None else known((wait.deadline - wait.opened_at).total_seconds())
+        due = None if wait.deadline is None else (wait.deadline - wait.opened_at).total_seconds()
         if wait.kind == WaitKind.TIMER and due is not None:
-            return due
-        usual = await self._usual(agent, wait.kind)
-        return usual if due is None else first_of([usual, due])
-
-    async def _usual(self, agent: str, kind: str) -> Outlook:
-        at, outlook = self._learnt.get((agent, kind), (-1e9, None))
-        if outlook is None or monotonic() - at > LEARN_EVERY.total_seconds():
-            past = await self._ledger.holds.history(agent, kind)
-            if not any(one.over for one in past):
-                # That the first ones have only begun says nothing of how long they take.
-                past = [one for one in past if one.seconds > self._break_even]
-            outlook = learnt(past, self._break_even)
-            self._learnt[agent, kind] = (monotonic(), outlook)
-        return outlook
+            return known(due)
+        found = self._learnt.get((agent, wait.kind))
+        if found is None or monotonic() - found.at > LEARN_EVERY.total_seconds():
+            usual = learnt(await self._ledger.holds.history(agent, wait.kind), self._break_even)
+            found = self._learnt[agent, wait.kind] = _Learnt(monotonic(), usual, {})
+        if due is None:
+            return found.usual
+        # Waits of one kind are mostly given the same time, to within what it takes to open them.
+        seconds = math.ceil(due)
+        if seconds not in found.by_due:
+            found.by_due[seconds] = first_of([found.usual, known(seconds)])
+        return found.by_due[seconds]

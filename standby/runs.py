@@ -3,7 +3,8 @@
 Keys. A step's key is its name, with ``#2``, ``#3`` ... for later occurrences, or an explicit one. Steps and waits that
 are called in the agent's own asyncio task also have a position, counted when they are called. On a replay the journal
 must hold the same key at the same position; anything else is a ``JournalMismatch`` before the step acts. Calls from
-other asyncio tasks (racing branches) have no stable order: they need explicit keys and are found by key alone.
+other asyncio tasks (racing branches) have no stable order: they need explicit keys and are found by key alone. What is
+called in a ``part`` of the run, such as a tool of a model, has keys below the part's, counted there, and no position.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from standby.errors import (
 from standby.hold import Asked, chosen
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
+from standby.parts import counted, current_part
 from standby.pulse import pulse
 from standby.states import CheckpointKind, CheckpointState, Hold, RunState
 from standby.values import Codec
@@ -193,11 +195,20 @@ class AgentRun:
         self._loop = asyncio.get_running_loop()
         self.hosting: Hosting | None = None
         self.lingering = False  # parked warm: the host's lease stands for its own
-        self.leaving = False  # its host ends: it goes no further than its next checkpoint
+        self.host_ends = False  # its host ends: it goes no further than its next checkpoint
         self.at = ""  # key of the step or wait that was asked for last
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
         self._stopped_by: Exception | None = None
+        self.leaving: dict[str, Callable[[], Awaitable[None]]] = {}  # called before a park and at the end
+
+    async def leave(self) -> None:
+        """The attempt parks or ends: do what is to be done then. What fails there must not fail the run."""
+        for name, work in self.leaving.items():
+            try:
+                await work()
+            except Exception as error:
+                log.warning("The %s of run %s was not written: %s", name, self.id, error or type(error).__name__)
 
     def hold_for(self, asked: Asked | None) -> Hold:
         """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
@@ -218,16 +229,17 @@ class AgentRun:
         """
         if self._stopped_by is not None:
             raise self._stopped_by
-        in_own_task = self.in_own_task
+        inside = current_part.get()
+        in_own_task = self.in_own_task and inside is None
+        if inside is not None:
+            key = f"{inside.key}/{key or counted(name, inside.occurrences)}"
         if key is None:
             if not in_own_task:
                 raise UsageError(
                     f"{name!r} was called in an asyncio task beside the agent's own, where the order of calls can "
                     f"change from one attempt to the next. Give it a key: {name}.with_options(key=...)."
                 )
-            self._occurrences[name] += 1
-            count = self._occurrences[name]
-            key = name if count == 1 else f"{name}#{count}"
+            key = counted(name, self._occurrences)
         if key in self._used:
             raise UsageError(f"The key {key!r} is used twice in this run. Explicit keys must differ.")
         self._used.add(key)
@@ -252,6 +264,22 @@ class AgentRun:
             raise self._mismatch(f"the journal has {key!r} {where}, the code asks for it as {position + 1}")
         return Place(key, position)
 
+    def take_over(self, prefix: str) -> dict[str, Entry]:
+        """All entries whose keys begin with ``prefix``, by the rest of the key: whoever asks answers for them.
+
+        Those that a ``part`` below wrote (there is another ``/`` in the rest) must still be asked for.
+        """
+        taken = {key.removeprefix(prefix): entry for key, entry in self.journal.items() if key.startswith(prefix)}
+        for rest in taken:
+            if "/" not in rest:
+                self.pass_by(prefix + rest)
+        return taken
+
+    def pass_by(self, key: str) -> None:
+        """An entry of the journal that need not be asked for."""
+        self._used.add(key)
+        self._meet(key)
+
     def _meet(self, key: str) -> None:
         self._unmet_branches.discard(key)
         if not self._unmet_branches:
@@ -261,7 +289,7 @@ class AgentRun:
         """Called before anything that is not in the journal: by now racing branches must have met their own steps."""
         if self.fenced:
             raise Fenced(self.id, self.attempt)
-        if self.leaving:
+        if self.host_ends:
             raise Left(self.id)
         if self._stopped_by is not None:
             raise self._stopped_by

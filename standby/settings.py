@@ -54,6 +54,22 @@ PRICES = {
 """What memory, processors and people's time cost, by the variable that says otherwise. Any one currency."""
 
 
+WARM_GIB = 64 / 2**20
+"""What a run that lingers in a host is taken to hold, in GiB, where nobody has measured it."""
+
+PAUSED_GIB = 72 / 2**10
+"""What a process that pauses is taken to hold for itself, in GiB."""
+
+COLD_WAKE_SECONDS = 0.2
+"""How much later than a warm run a suspended one is taken to go on, in seconds, where nobody has measured it."""
+
+COLD_WAKE_CPU_SECONDS = 0.15
+"""What that is taken to cost of a CPU."""
+
+LEARN_FROM = 150
+"""From how many of the latest waits of an agent and kind the hold policy learns."""
+
+
 def prices() -> Prices:
     """What things cost. Raises ``UsageError`` for a price that is no number from 0 on."""
     return Prices(*(_price(variable) for variable in PRICES))
@@ -92,6 +108,12 @@ def gateway_url() -> str | None:
     """The address at which people reach the gateway, without a slash at its end: ``STANDBY_GATEWAY_URL``, else that of
     the ``standby up`` of this folder; None where neither is known."""
     return (os.environ.get("STANDBY_GATEWAY_URL") or running().get("gateway_url") or "").rstrip("/") or None
+
+
+def push_hosts() -> frozenset[str]:
+    """Hosts that are not on the public network, and whose agents are told of their tasks all the same:
+    ``STANDBY_PUSH_HOSTS``, names or addresses with commas between them; none unless it is set."""
+    return frozenset(filter(None, (name.strip() for name in os.environ.get("STANDBY_PUSH_HOSTS", "").split(","))))
 
 
 def default_ledger_url() -> str:

@@ -26,6 +26,7 @@ from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.starts import NewStart
 from standby.projection import states_of
+from standby.states import RunState
 
 log = logging.getLogger("standby.starts")
 
@@ -154,4 +155,5 @@ async def follow_starts(ledger: Ledger, client: PrefectClient, unstarted_since: 
     for start in not_arrived:
         state = states.get(start.run_id)
         if state is None or state.type in _ENDED:
-            await ledger.starts.close(start.id)
+            cancelled = state is not None and state.type is StateType.CANCELLED
+            await ledger.starts.close(start.id, RunState.CANCELLED if cancelled else RunState.FAILED)

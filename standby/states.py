@@ -127,6 +127,8 @@ class Door(StrEnum):
     TERMINAL = "terminal"
     GATEWAY = "gateway"
     LINK = "link"  # a link of the gateway, made for one person
+    A2A = "a2a"  # another agent, by the Agent2Agent protocol
+    MCP = "mcp"  # another agent, by the Model Context Protocol
     SIGNAL = "signal"
     DEADLINE = "deadline"
     POLL = "poll"  # the keeper asked the source itself

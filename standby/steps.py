@@ -111,6 +111,16 @@ class Step(Generic[P, R]):
         check_key(key)
         return Step(self.fn, replace(self.options, key=key))
 
+    def at(self, place: Place) -> Callable[P, Coroutine[Any, Any, R]]:
+        """The step at a place in the journal that the caller has chosen, in the run that is executing."""
+        run = current_run.get()
+        assert run is not None
+
+        def placed(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+            return self._in_run(run, place, args, kwargs)
+
+        return placed
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         run = current_run.get()
         if run is None:

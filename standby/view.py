@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from standby import clock
+from standby.agents.transcript import threads_of
 from standby.connect import Place
 from standby.ledger import Ledger
 from standby.policy import Policy
@@ -46,7 +47,7 @@ async def runs_view(ledger: Ledger, place: Place, *, ended: bool = False) -> lis
 
 
 async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
-    """One run whole: as in ``runs_view``, with its result, checkpoints, waits and decisions."""
+    """One run whole: as in ``runs_view``, with its result, what its agents thought, its checkpoints and decisions."""
     waits = await ledger.waits.of_run(run.id)
     journal = sorted(
         await ledger.checkpoints.journal(run.id), key=lambda entry: (entry.position is None, entry.position or 0)
@@ -66,6 +67,7 @@ async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
         "ended_at": iso(run.ended_at),
         "result": json.loads(run.result) if run.result is not None else None,
         "error": run.error,
+        "agents": threads_of(journal, await ledger.grants.of_run(run.id)),
         "checkpoints": [{"key": entry.key, "kind": entry.kind, "state": entry.state} for entry in journal],
         "waits": shown,
         "decisions": [

@@ -6,6 +6,7 @@ A wait is opened in the ledger, the run parks, and the typed answer is stored as
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +17,7 @@ from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
 from standby.hold import Asked
 from standby.ledger.text import digest_of
-from standby.ledger.waits import Group
+from standby.ledger.waits import Group, WaitRow
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.parking.lingering import linger
 from standby.runs import AgentRun, Place, check_key, current_run, question_on
@@ -89,6 +90,11 @@ def _asked(hold: Any) -> Asked | None:
     return None if hold is None else Asked.of(hold)
 
 
+async def wait_at(place: Place, waits: dict[str, Wait[Any]]) -> dict[str, Any]:
+    """Park until all the waits are settled, at a place in the journal that the caller has chosen; answers by name."""
+    return await _settled(_run_here(), place, Need.ALL, waits)
+
+
 def _run_here() -> AgentRun:
     run = current_run.get()
     if run is None:
@@ -112,7 +118,8 @@ async def _settled(
     if entry is not None and entry.state == CheckpointState.RECORDED:
         return _replayed(run, place.key, waits, await run.text_of(entry))
     await run.before_new_work(place.key)
-    rows = [wait.row(f"{place.key}/{name}" if name else place.key, asked or run.asked) for name, wait in waits.items()]
+    for_all = asked or run.asked
+    rows = [await _row(wait, f"{place.key}/{name}" if name else place.key, for_all) for name, wait in waits.items()]
     hold = run.hold_for(asked)
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
@@ -137,6 +144,7 @@ async def _settled(
                 return taken
             group = await run.ledger.waits.group(run.id, place.key)
             continue
+        await run.leave()
         if hold is Hold.WARM and run.hosting is not None:
             check_prefect = await linger(run, run.hosting, place.key, group)
         elif hold is not Hold.PAUSE:
@@ -146,6 +154,11 @@ async def _settled(
             await pause(run, place.key, group, count)
             check_prefect = True
         group = await run.ledger.waits.group(run.id, place.key)
+
+
+async def _row(wait: Wait[Any], key: str, asked: Asked | None) -> WaitRow:
+    row = wait.row(key, asked)
+    return row if wait.fresh is None else replace(row, fresh=await wait.fresh())
 
 
 async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, Wait[Any]]) -> dict[str, Any] | None:
@@ -161,10 +174,14 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             # The agent's own words: refused, the deadline would fire again, and again.
             stored[name]["answer"] = row.answer
             continue
+        todays = None if wait.fresh is None else await _row(wait, row.key, Asked.read(row.hold))
         try:
+            wait.check_age(row.settled_at)
+            if todays is not None and todays.fresh != row.fresh:
+                raise ValueError("What it was about has changed since it was asked, so it is asked anew.")
             stored[name]["answer"], _ = wait.read(row.answer)
         except (ValueError, TypeError) as error:
-            if not await run.ledger.waits.refuse(run.id, run.attempt, row.id, summary(error)):
+            if not await run.ledger.waits.refuse(run.id, run.attempt, row.id, summary(error), anew=todays):
                 run.stop()
             return None
     text = json.dumps(stored)

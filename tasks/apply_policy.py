@@ -4,6 +4,7 @@ import re
 from decimal import Decimal
 
 from blocks.loading import load_or_default
+from blocks.model_endpoint import ModelEndpoint
 from blocks.payment_policy import PaymentPolicy
 from standby import step
 from tasks.markdown import money
@@ -42,8 +43,10 @@ def judge(invoice: Invoice, match: Match, policy: PaymentPolicy) -> Match:
 
 @step
 async def apply_policy(invoice: Invoice, match: Match, policy: str = "default") -> Match:
-    """As `judge`, by the block ``policy``."""
-    return judge(invoice, match, await load_or_default(PaymentPolicy, policy))
+    """As `judge`, by the block ``policy``. Which model may advise people is settled here, too, for the whole run."""
+    judged = judge(invoice, match, await load_or_default(PaymentPolicy, policy))
+    endpoint = await load_or_default(ModelEndpoint)
+    return judged.model_copy(update={"adviser": "" if endpoint.provider == "offline" else endpoint.model})
 
 
 def _about_payee(invoice: Invoice, policy: PaymentPolicy) -> list[str]:

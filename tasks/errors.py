@@ -1,4 +1,4 @@
-"""What can go wrong between an invoice file and a booked payment, drawn once.
+"""What can go wrong between an invoice file and a booked payment, and in the tools of an agent, drawn once.
 
     InvoiceError (ValueError)              one document, and one place in it; a person has to look at it
     ├── UnreadableInvoice                  the file is absent, not a file, or not allowed to be read
@@ -23,6 +23,9 @@
     ├── ProviderFailed                     a 5xx or an answer that makes no sense: it may have been ordered
     ├── PaymentRefused (ValueError)        the provider, or this side, said no: nothing was ordered
     └── PaymentConflict                    the same idempotency key was used with another order before
+    ToolError (RuntimeError)               a tool of an agent did not do what it was asked
+    ├── ToolRefused (ValueError)           it may not do that: nothing was done, and asking again will not help
+    └── ToolFailed                         the other side failed, or took too long
 
 Every message is one sentence of what and where, then one of what to do. Arguments are kept as they were given, so
 errors survive pickling.
@@ -30,6 +33,9 @@ errors survive pickling.
 
 from decimal import Decimal
 from typing import ClassVar
+
+LONGEST_SHOWN = 200
+"""Characters of what a tool was asked for that its errors repeat."""
 
 
 class InvoiceError(ValueError):
@@ -179,3 +185,27 @@ class PaymentConflict(PaymentError):
     default_remedy = (
         "Nothing new was ordered. Compare the earlier payment with this invoice before doing anything else."
     )
+
+
+class ToolError(RuntimeError):
+    """A tool did not do what it was asked.
+
+    Attributes: ``what`` it was asked for, ``reason`` and ``remedy``, which the model reads too.
+    """
+
+    def __init__(self, what: str, reason: str, remedy: str = "") -> None:
+        super().__init__(what, reason, remedy)
+        self.what, self.reason, self.remedy = what, reason, remedy
+
+    def __str__(self) -> str:
+        what = " ".join(self.what.split())
+        what = what if len(what) <= LONGEST_SHOWN else f"{what[: LONGEST_SHOWN - 1]}…"
+        return f"{what}: {self.reason}. {self.remedy}".rstrip()
+
+
+class ToolRefused(ToolError, ValueError):
+    pass
+
+
+class ToolFailed(ToolError):
+    pass

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.models import Match
+    from tasks.models import Advice, Match
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]|<>~&@$])")
 _LINK = re.compile(r"(:)(?=//)|(?<=www)(\.)", re.IGNORECASE)
@@ -69,4 +69,21 @@ def evidence(match: "Match") -> str:
             for d in match.differences
         ]
         parts.append(table(("Difference", "Ordered", "Invoiced", "Over"), rows))
+    if match.advice is not None:
+        parts.append(_advice(match.advice))
     return "\n\n".join(parts)
+
+
+def _advice(advice: "Advice") -> str:
+    """What a model proposes, escaped like all that comes from outside, and marked as what it is."""
+    if not advice.model:
+        return "No language model is configured (block model-endpoint/default): account and differences are up to you."
+    if advice.failed:
+        return f"The model {cell(advice.model)} has proposed nothing: {cell(advice.failed, 300)}"
+    said = []
+    if advice.account is not None:
+        said.append(f"- Book on {cell(advice.account)}: {cell(advice.reason, 500)}")
+    if advice.differences:
+        said.append(f"- Differences: {cell(advice.differences, 1000)}")
+    proposed = "\n".join(said) or "- nothing"
+    return f"**What the model {cell(advice.model)} proposes; nobody has checked it**\n\n{proposed}"

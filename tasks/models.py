@@ -155,6 +155,22 @@ class Difference(Record):
     over_percent: Decimal | None = None
 
 
+class Advice(Record):
+    """What a language model has proposed to whoever decides. Nobody has checked it.
+
+    ``model``: its name; empty where none is configured. ``failed``: why it has proposed nothing; empty if it has.
+    """
+
+    model: str = ""
+    account: str | None = None
+    """One of the known accounts, where the order names none."""
+    reason: str = ""
+    """Why this account."""
+    differences: str = ""
+    """How the model explains that invoice and order differ."""
+    failed: str = ""
+
+
 class Match(Record):
     """An invoice beside its purchase order, and what the payment policy says about it.
 
@@ -186,6 +202,9 @@ class Match(Record):
     suggested_amount: Decimal = Decimal(0)
     """What to pay if approved; 0 for credit notes and whatever else leaves nothing to pay."""
     suggested_account: str = "4000"
+    adviser: str = ""
+    """The model that may be asked about it; empty where none was configured when the policy was applied."""
+    advice: Advice | None = None
 
     def check_decision(self, decision: "PaymentDecision") -> None:
         """Raise ``ValueError`` for an amount that is more than what is due, which no approval may pay."""

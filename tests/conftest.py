@@ -24,7 +24,7 @@ os.environ |= {
     "PREFECT_HOME": _home,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # All is plain http: a client need not load 150 certificates, which takes each of a thousand a twentieth of a second.
+    # All is plain http: no client need load 150 certificates, which takes each of a thousand a twentieth of a second.
     "PREFECT_API_TLS_INSECURE_SKIP_VERIFY": "true",
     "SSL_CERT_FILE": str(Path(_home, "one.pem")),
     "SSL_CERT_DIR": _home,
@@ -38,7 +38,9 @@ from tests.support.forks import Forks  # noqa: E402
 from tests.support.leaks import no_leaks  # noqa: E402
 from tests.support.server import PrefectServer  # noqa: E402
 
-SLOWEST_FIRST = ("system", "browser", "faults", "fundamentals", "prefect", "bank", "invoices", "ledger", "unit")
+SLOWEST_FIRST = (
+    "system", "browser", "faults", "fundamentals", "research", "prefect", "bank", "invoices", "ledger", "unit",
+)  # fmt: skip
 """Folders of tests, so that the last ones to start on several processes are short."""
 
 ON_ONE_DATABASE = {

@@ -7,22 +7,23 @@ from pathlib import Path
 
 LAYERS = """
 cli __main__
-cli_gateway cli_delegations cli_host
+cli_gateway cli_delegations cli_costs cli_host
 up
 gateway terminal host
 tables
-view local doctor keeper
+view costs agent_tasks pushes local doctor keeper
 missed event_door
 connect doors events notices
 flows
+agents
 waiting
 parking
 children starts
 projection polling outlooks
 steps
-failures links waits wakeups
+failures links waits wakeups callers addresses
 runs
-pulse checkpoints
+pulse checkpoints parts
 ledger
 patience waker stillness
 policy moments values holder faults settings hold outlook clock states errors testing

@@ -10,20 +10,23 @@ from typing import Annotated, Any
 from fastapi import Body, Depends, FastAPI, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from standby import doors, view
+from standby import view
+from standby.callers import Caller
 from standby.connect import Place
-from standby.errors import NotAllowed, UnknownWait
-from standby.gateway.keys import Allow, Caller
+from standby.errors import UnknownWait
+from standby.gateway import protocols
+from standby.gateway.agents import Agents
+from standby.gateway.answering import AnswerOut, answered
+from standby.gateway.keys import Allow
 from standby.gateway.limits import Limits
 from standby.gateway.links import links
 from standby.gateway.names import Name
 from standby.gateway.reception import Reception
-from standby.gateway.refusals import Refusal, Refused, answer_refusals
+from standby.gateway.refusals import Refusal, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
 from standby.starts import ToStart
-from standby.states import Disposition, Door, Role, Verdict, WaitKind
-from standby.waits import checked_answer
+from standby.states import Disposition, Door, Role
 
 
 class SignalIn(BaseModel):
@@ -55,18 +58,6 @@ class SignalOut(BaseModel):
     starts: bool = False
 
 
-class AnswerOut(BaseModel):
-    """The answer counts. ``decided`` is false while the wait's policy asks for more people.
-
-    ``woken``: the run was told at once; else the keeper tells it within seconds.
-    """
-
-    wait_id: str
-    run_id: str
-    decided: bool
-    woken: bool
-
-
 def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncContextManager[Inbox | None]]) -> FastAPI:
     """The application on an open ledger. ``inbox`` opens what webhooks need; it gives None without a Prefect server."""
 
@@ -74,9 +65,12 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with inbox() as opened:
             app.state.inbox = opened
-            app.state.reception = reception = Reception(ledger, opened.client if opened is not None else None)
+            client = opened.client if opened is not None else None
+            app.state.reception = reception = Reception(ledger, client)
+            app.state.agents = Agents(ledger, place, reception, client)
             try:
-                yield
+                async with protocols.opened(app):
+                    yield
             finally:
                 await reception.close()
 
@@ -94,6 +88,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     answer_refusals(app)
     app.include_router(webhooks)
     app.include_router(links)
+    protocols.add_routes(app)
     app.add_middleware(Limits)
 
     @app.get("/health", tags=["health"])
@@ -143,44 +138,9 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         The same answer again from the same sender, who may not have heard of the first, changes nothing.
         """
         found = await _found(ledger, wait_id)
-        if found.kind != WaitKind.APPROVAL:
-            raise Refused(409, f"Wait {wait_id} waits for a {found.kind}, which nobody answers.")
-        if not caller.may_answer_for(found.party):
-            why = f"{caller.name} does not answer for {found.party}, who is asked here."
-            await ledger.waits.note_not_allowed(found.id, Door.GATEWAY, caller.name, why)
-            raise Refused(403, why)
-        try:
-            made = await doors.answer(
-                ledger, found, json.dumps(body), door=Door.GATEWAY, actor=caller.name, api_url=place.api_url
-            )
-        except NotAllowed:
-            if (before := await _sent_before(ledger, found, body, caller)) is not None:
-                return before
-            raise
-        if made.won or made.counted:
-            return AnswerOut(wait_id=found.id, run_id=found.run_id, decided=made.won, woken=made.woken)
-        if (before := await _sent_before(ledger, found, body, caller)) is not None:
-            return before
-        if made.winner is None:
-            raise Refused(409, "The wait is closed: its run ended, or something else it waited for came first.")
-        winner = {
-            "actor": made.winner.actor,
-            "door": made.winner.door,
-            "answer": json.loads(made.winner.answer or "null"),
-        }
-        raise Refused(409, f"{made.winner.actor or made.winner.door} was first.", winner=winner)
+        return await answered(ledger, place, caller, found, json.dumps(body), door=Door.GATEWAY)
 
     return app
-
-
-async def _sent_before(ledger: Ledger, wait: Any, body: Any, caller: Caller) -> AnswerOut | None:
-    """What the caller was told, or would have been, of this very answer; None unless it counts already."""
-    taken = await ledger.waits.decided_by(wait.id, wait.opening, caller.name)
-    if taken is None or (taken.door, taken.actor) != (Door.GATEWAY, caller.name):
-        return None
-    if json.loads(taken.answer) != json.loads(checked_answer(wait, json.dumps(body))):
-        return None
-    return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=taken.verdict == Verdict.WON, woken=False)
 
 
 async def _found(ledger: Ledger, wait_id: str) -> Any:

@@ -6,33 +6,21 @@ only cost time at every request.
 
 from __future__ import annotations
 
-import json
 import secrets
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, NoReturn
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from standby import clock
+from standby.callers import Caller, caller_of, why_no_more
 from standby.gateway.refusals import Refused
 from standby.ledger import Ledger
 from standby.states import Door, Role
 
 PREFIX = "sb_"
-_bearer = HTTPBearer(auto_error=False, description="A key made by `standby keys add`.")
-
-
-class Caller(NamedTuple):
-    """Who asks. ``parties``: the parties they answer for; None: every one."""
-
-    name: str
-    role: Role
-    parties: frozenset[str] | None
-
-    def may_answer_for(self, party: str | None) -> bool:
-        return party is None or self.role is Role.ADMIN or self.parties is None or party in self.parties
+given_key = HTTPBearer(auto_error=False, description="A key made by `standby keys add`.")
 
 
 async def make_key(
@@ -48,6 +36,13 @@ def _digest(key: str) -> str:
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def lacks(caller: Caller, roles: set[Role]) -> str | None:
+    """Why the caller, who has none of these roles, is refused; None if they have one."""
+    if caller.role in roles:
+        return None
+    return f"The key of {caller.name} has the role {caller.role}; this takes one of: {', '.join(sorted(roles))}."
+
+
 class Allow:
     """A FastAPI dependency: the caller, who must have one of these roles, or be an admin."""
 
@@ -55,7 +50,7 @@ class Allow:
         self.roles = {*roles, Role.ADMIN}
 
     async def __call__(
-        self, request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        self, request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(given_key)]
     ) -> Caller:
         if given is None:
             raise Refused(401, "No key was sent. Send one in the header `Authorization: Bearer KEY`.")
@@ -63,16 +58,12 @@ class Allow:
         row = await ledger.keys.find(_digest(given.credentials))
         if row is None:
             raise Refused(401, "This key is unknown. `standby keys add` makes a new one.")
-        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= clock.utcnow()):
-            how = "was revoked" if row.revoked_at is not None else "has expired"
-            await self._refuse(
-                request, row.name, 401, f"The key of {row.name} {how}. `standby keys add` makes a new one."
-            )
-        caller = Caller(row.name, Role(row.role), None if row.parties is None else frozenset(json.loads(row.parties)))
-        if caller.role not in self.roles:
-            allowed = ", ".join(sorted(self.roles))
-            why = f"The key of {caller.name} has the role {caller.role}; this takes one of: {allowed}."
-            await self._refuse(request, caller.name, 403, why)
+        if (how := why_no_more(row)) is not None:
+            why = f"The key of {row.name} {how}. `standby keys add` makes a new one."
+            await self._refuse(request, row.name, 401, why)
+        caller = caller_of(row)
+        if (why_not := lacks(caller, self.roles)) is not None:
+            await self._refuse(request, caller.name, 403, why_not)
         return caller
 
     async def _refuse(self, request: Request, name: str, status: int, why: str) -> NoReturn:

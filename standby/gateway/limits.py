@@ -12,7 +12,7 @@ BODY_BYTES = 1024 * 1024
 """Largest body that is read."""
 
 SECONDS = 30.0
-"""How long a request may take, its body included."""
+"""How long a request may take, its body included; one that is answered by a stream of events, until that begins."""
 
 
 class Limits:
@@ -32,11 +32,13 @@ class Limits:
 
         async def sending(message: Message) -> None:
             nonlocal started
+            if message["type"] == "http.response.start" and _is_stream(message):
+                limit.reschedule(None)
             started = True
             await send(message)
 
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.seconds) as limit:
                 body = await self._body(scope, receive)
                 if body is None:
                     await _answer(send, 413, f"The body is larger than {self.body_bytes} bytes.")
@@ -66,6 +68,13 @@ class Limits:
                 return None
             if not message.get("more_body"):
                 return b"".join(parts)
+
+
+def _is_stream(start: Message) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in start.get("headers", ())
+    )
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:

@@ -197,7 +197,7 @@ class Guest:
     def leave(self) -> None:
         """The host ends, or the run is another's: the attempt ends where it is, and writes nothing more."""
         if self.run is not None:
-            self.run.leaving = True
+            self.run.host_ends = True
         if self.task is not None and not self.task.done():
             self.task.cancel("its host ends")
 

@@ -162,7 +162,7 @@ class Host:
         running = [guest for guest in self.guests.values() if guest.task is not None]
         for guest in running:
             if guest.run is not None:
-                guest.run.leaving = True
+                guest.run.host_ends = True
             if guest.phase in (Phase.WARM, Phase.WAKING):
                 guest.leave()
         tasks = [guest.task for guest in running if guest.task is not None]
@@ -332,7 +332,7 @@ class Host:
         if self.guests.get(guest.id) is guest:
             del self.guests[guest.id]
         self.slots.leave(guest.id)
-        if guest.run is not None and guest.run.leaving and not guest.cancelled:
+        if guest.run is not None and guest.run.host_ends and not guest.cancelled:
             self._return(guest.id, guest.run.attempt)
         elif guest.claimed is not None:  # it did not get as far as the ledger
             self._return(guest.id, guest.claimed.attempt)

@@ -11,6 +11,7 @@ from standby.ledger.database import Database
 from standby.ledger.deadlines import Deadlines
 from standby.ledger.delegations import Delegations
 from standby.ledger.events import Events
+from standby.ledger.grants import Grants
 from standby.ledger.holds import Holds
 from standby.ledger.hosted import Hosted
 from standby.ledger.keys import Keys
@@ -19,10 +20,12 @@ from standby.ledger.migrations import migrate
 from standby.ledger.notices import Notices
 from standby.ledger.notifications import Notifications
 from standby.ledger.polls import Polls
+from standby.ledger.pushes import Pushes
 from standby.ledger.runs import Runs
 from standby.ledger.secrets import Secrets
 from standby.ledger.signals import Signals
 from standby.ledger.starts import Starts
+from standby.ledger.tasks import Tasks
 from standby.ledger.waits import Waits
 
 
@@ -33,7 +36,9 @@ class Ledger:
     hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
     escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
     runs that signals start, ``events`` those of waits for Prefect's events, ``hosted`` those of what hosts have,
-    ``holds`` those of how runs are held while they wait. ``notifications`` tells at once who became READY (PostgreSQL).
+    ``holds`` those of how runs are held while they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of
+    where their clients are told of them, ``grants`` those of approved calls of tools. ``notifications`` tells at once
+    who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -55,6 +60,9 @@ class Ledger:
         self.holds = Holds(database)
         self.starts = Starts(database)
         self.hosted = Hosted(database)
+        self.tasks = Tasks(database)
+        self.pushes = Pushes(database)
+        self.grants = Grants(database)
         self.notifications = Notifications(database)
 
     @classmethod

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Update, select, update
+from sqlalchemy import Row, Update, case, select, update
 
-from standby import clock
+from standby import clock, settings
 from standby.ledger.database import Database
 from standby.ledger.tables import Checkpoint, Wait, table_of
 from standby.outlook import Past
@@ -28,7 +28,7 @@ class Holds:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def history(self, agent: str, kind: str, *, limit: int = 150) -> list[Past]:
+    async def history(self, agent: str, kind: str, *, limit: int = settings.LEARN_FROM) -> list[Past]:
         """How long the latest waits of this agent and kind took, newest first, at most ``limit``.
 
         Those that are open, or were closed without an answer, are not over.
@@ -53,20 +53,23 @@ class Holds:
 
         ``let_go``: it holds none any more though it waits on. The bill stands with the group's first wait.
         """
-        values: dict[str, Any] = {"gib_seconds": waits.c.gib_seconds + gib_seconds}
+        bill = case((waits.c.member == 0, gib_seconds), else_=0.0)
+        values: dict[str, Any] = {"gib_seconds": waits.c.gib_seconds + bill}
         if let_go:
             values["let_go_at"] = clock.utcnow()
-        first = (waits.c.run_id == run_id, waits.c.group_key == group_key, waits.c.member == 0)
-        await self._db.write(update(waits).where(*first).values(**values))
+        group = (waits.c.run_id == run_id, waits.c.group_key == group_key)
+        await self._db.write(update(waits).where(*group).values(**values))
 
     async def waited(self, since: datetime, *, limit: int = 100_000) -> list[Row[Any]]:
         """Waits that opened since then, oldest first; of more than ``limit`` the newest.
 
-        Each: ``agent, kind, state, opened_at, settled_at, held, let_go_at, gib_seconds``, and ``went_on_at``: when the
-        run had taken the answer in.
+        Each: ``run_id, group_key, agent, kind, state, opened_at, settled_at, held, let_go_at, gib_seconds``, and
+        ``went_on_at``: when the run had taken the answer in.
         """
         newest = (
             select(
+                waits.c.run_id,
+                waits.c.group_key,
                 waits.c.agent,
                 waits.c.kind,
                 waits.c.state,

@@ -60,6 +60,11 @@ class Keys:
         found = {row.digest: row for row in await self._db.read(self._any, {"digests": listed(set(digests), self._db)})}
         return [found.get(digest) for digest in digests]
 
+    async def get(self, key_id: str) -> Row[Any] | None:
+        """The key with this id, as ``find``."""
+        rows = await self._db.read(select(keys).where(keys.c.id == key_id))
+        return rows[0] if rows else None
+
     async def revoke(self, prefix: str) -> int:
         """Revoke the keys whose id begins with this. Returns how many."""
         return await self._db.write(

@@ -71,6 +71,20 @@ async def _holds(connection: AsyncConnection) -> None:
         await connection.run_sync(index.create, checkfirst=True)
 
 
+async def _tasks(connection: AsyncConnection) -> None:
+    """What A2A tasks need; a new ledger has it already."""
+    await _add_columns(connection, "starts", "context_id", "ended_as")
+    await connection.run_sync(metadata.tables["pushes"].create, checkfirst=True)
+    for index in metadata.tables["starts"].indexes:
+        await connection.run_sync(index.create, checkfirst=True)
+
+
+async def _grants(connection: AsyncConnection) -> None:
+    """Approved calls of tools, and what a wait was about; a new ledger has them already."""
+    await connection.run_sync(metadata.tables["grants"].create, checkfirst=True)
+    await _add_columns(connection, "waits", "fresh")
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -89,6 +103,8 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _starts_that_live_again,
     _channels_of_notices,
     _holds,
+    _tasks,
+    _grants,
 ]
 
 

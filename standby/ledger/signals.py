@@ -84,6 +84,12 @@ class Signals:
             .values(disposition=Disposition.UNMATCHED)
         )
 
+    async def is_kept(self, topic: str, correlation: str) -> bool:
+        """Whether a signal is kept for a wait that has yet to open."""
+        kept = (signals.c.topic == topic, signals.c.correlation == correlation)
+        found = select(signals.c.id).where(*kept, signals.c.disposition == Disposition.BUFFERED).limit(1)
+        return bool(await self._db.read(found))
+
     async def all(self) -> list[Row[Any]]:
         return await self._db.read(select(signals).order_by(signals.c.received_at))
 

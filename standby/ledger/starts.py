@@ -26,11 +26,15 @@ starts = table_of(Start)
 
 @dataclass(frozen=True, slots=True)
 class NewStart:
-    """What a signal asks for. ``parameters`` are JSON text, with the payload among them if ``takes_payload``."""
+    """What a signal asks for. ``parameters`` are JSON text, with the payload among them if ``takes_payload``.
+
+    ``context_id``: what an A2A client groups the task with.
+    """
 
     deployment: str
     parameters: str
     takes_payload: bool
+    context_id: str | None = None
 
 
 async def alive(connection: AsyncConnection, topic: str, correlation: str) -> Row[Any] | None:
@@ -65,6 +69,7 @@ async def begin(connection: AsyncConnection, signal_id: str, topic: str, correla
             correlation=correlation,
             deployment=start.deployment,
             parameters=start.parameters,
+            context_id=start.context_id,
             created_at=clock.utcnow(),
         )
     )
@@ -114,6 +119,7 @@ class Starts:
             .where(starts.c.over_at.is_(None), starts.c.run_id.is_not(None), runs.c.id.is_(None))
         )
 
-    async def close(self, start_id: str) -> None:
-        """Its run has ended, in the ledger or without ever coming to it."""
-        await self._db.write(update(starts).where(starts.c.id == start_id).values(over_at=clock.utcnow()))
+    async def close(self, start_id: str, ended_as: RunState | None = None) -> None:
+        """Its run has ended, in the ledger or without ever coming to it: then ``ended_as`` says how."""
+        over = {"over_at": clock.utcnow(), "ended_as": ended_as}
+        await self._db.write(update(starts).where(starts.c.id == start_id).values(**over))

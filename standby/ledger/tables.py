@@ -157,6 +157,7 @@ class Wait(_Base, table=True):
     outcome: str | None = None  # states.Outcome
     answer: str | None = _text(nullable=True)  # JSON
     refused: str | None = _text(nullable=True)  # why the last answer did not fit
+    fresh: str | None = _text(nullable=True)  # what it is about, as it was when it was asked
     opened_at: datetime = _instant(nullable=False)
     opening: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # counts up when it is opened again
     announced_at: datetime | None = _instant(nullable=True)
@@ -185,6 +186,24 @@ class Decision(_Base, table=True):
     evidence_digest: str | None = None  # blake2b-128 of the evidence that was shown
     note: str | None = _text(nullable=True)
     decided_at: datetime = _instant(nullable=False)
+
+
+class Grant(_Base, table=True):
+    """A call of a tool that people approved: these arguments, this schema, this once."""
+
+    __tablename__ = "grants"
+
+    run_id: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)  # the call's key in the journal
+    wait_id: str  # where it was asked
+    tool: str
+    arguments: str  # digest of the exact arguments that were approved
+    tool_schema: str  # digest of the tool's schema as it was then
+    approver: str | None = None
+    door: str | None = None  # states.Door
+    given_at: datetime = _instant(nullable=False)
+    used_at: datetime | None = _instant(nullable=True)
+    attempt: int | None = None  # the one that used it
 
 
 class Signal(_Base, table=True):
@@ -224,6 +243,7 @@ class Start(_Base, table=True):
         ),
         Index("starts_by_signal", "signal_id"),
         Index("starts_by_topic", "topic", "correlation"),
+        Index("starts_by_run", "run_id"),
     )
 
     id: str = Field(primary_key=True)  # Prefect's idempotency key for the run
@@ -232,12 +252,42 @@ class Start(_Base, table=True):
     correlation: str
     deployment: str  # flow/name
     parameters: str = _text(nullable=False)  # JSON
+    context_id: str | None = None  # of an A2A task: what its client groups it with
     run_id: str | None = None  # once Prefect has made it
     note: str | None = _text(nullable=True)  # why the last try failed
     created_at: datetime = _instant(nullable=False)
     over_at: datetime | None = _instant(
         nullable=True
     )  # its run has ended: the next signal starts another, unless it lives again
+    ended_as: str | None = None  # states.RunState: how its run ended, if it never came to the ledger
+
+
+class Push(_Base, table=True):
+    """Where the client of an A2A task is told of its states, until it has been told of the last one."""
+
+    __tablename__ = "pushes"
+    __table_args__ = (
+        Index(
+            "pushes_not_done",
+            "task_id",
+            sqlite_where=text("done_at IS NULL"),
+            postgresql_where=text("done_at IS NULL"),
+        ),
+    )
+
+    task_id: str = Field(primary_key=True)  # of a start, or of a run
+    config_id: str = Field(primary_key=True)  # as the client calls it
+    key_id: str  # the gateway key of the client
+    url: str = _text(nullable=False)
+    token: str | None = _text(nullable=True)  # sent along, so that the client knows whom it is from
+    scheme: str | None = None  # of the header Authorization, and what follows it there
+    credentials: str | None = _text(nullable=True)
+    created_at: datetime = _instant(nullable=False)
+    told: str | None = None  # ledger.tasks.mark_of the task when the client was told last
+    next_try_at: datetime = _instant(nullable=False)
+    tries: int = 0  # since it was told last
+    done_at: datetime | None = _instant(nullable=True)
+    note: str | None = _text(nullable=True)  # why the last try failed, or why there will be no other
 
 
 class ApiKey(_Base, table=True):

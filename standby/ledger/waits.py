@@ -50,6 +50,7 @@ class WaitRow:
     poll: str | None = None
     child: str | None = None
     hold: str | None = None
+    fresh: str | None = None
 
 
 class Group(NamedTuple):
@@ -162,10 +163,12 @@ class Waits:
                 return False
             return await record_wait(connection, run_id, attempt, key, value, digest)
 
-    async def refuse(self, run_id: str, attempt: int, wait_id: str, reason: str) -> bool:
+    async def refuse(
+        self, run_id: str, attempt: int, wait_id: str, reason: str, *, anew: WaitRow | None = None
+    ) -> bool:
         """An answer that came unchecked does not fit: the wait is open again and says why. False when fenced.
 
-        A signal that was kept since takes its place.
+        A signal that was kept since takes its place. ``anew``: what is shown, and what it is about, as of now.
         """
         async with self._db.transaction() as connection:
             wait = await _wait(connection, wait_id)
@@ -176,6 +179,9 @@ class Waits:
             if (await _wait(connection, wait_id)).state != WaitState.SETTLED:
                 return True  # refused before
             await _reopen(connection, run_id, wait.group_key, only=wait_id, refused=reason)
+            if anew is not None:
+                todays = {"fresh": anew.fresh, "evidence": anew.evidence}
+                await connection.execute(update(waits).where(waits.c.id == wait_id).values(**todays))
             await connection.execute(
                 update(decisions)
                 .where(decisions.c.wait_id == wait_id, decisions.c.verdict == Verdict.WON)

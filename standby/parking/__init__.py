@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import FlowRun, FlowRunInput, State, StateTy
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import Abort, ObjectNotFound, Pause, PrefectHTTPStatusError
 from prefect.input.run_input import Keyset, RunInput, keyset_from_base_key
-from prefect.states import Cancelled, Running, Scheduled, Suspended
+from prefect.states import Cancelled, Cancelling, Running, Scheduled, Suspended
 from prefect.utilities.engine import propose_state
 
 from standby import clock
@@ -315,6 +315,21 @@ async def wake(client: PrefectClient, run_id: str, *, presumed_dead: bool = Fals
         if result.status is not SetStateStatus.ACCEPT:
             log.info("Run %s was not scheduled: %s", run_id, result.details)
     return state
+
+
+async def cancel(client: PrefectClient, run_id: str, message: str) -> State | None:
+    """Have Prefect cancel the run; its state then, None if it is gone. One that has ended is left alone."""
+    try:
+        flow_run: FlowRun = await client.read_flow_run(UUID(run_id))
+    except ObjectNotFound:
+        return None
+    state = flow_run.state
+    if state is not None and (state.is_final() or state.is_cancelling()):
+        return state
+    result: OrchestrationResult[Any] = await client.set_flow_run_state(UUID(run_id), Cancelling(message=message))
+    if result.status is not SetStateStatus.ACCEPT:
+        log.info("Run %s was not cancelled as was asked: %s", run_id, result.details)
+    return (await client.read_flow_run(UUID(run_id))).state
 
 
 def tell_log(group: Group) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 
@@ -34,7 +34,9 @@ class Approval(Wait[F]):
     escalation; by default one answer of anybody decides. ``within`` (a timedelta or ``BusinessDays`` from now) or
     ``by`` (an aware datetime): the deadline; then ``otherwise`` is the answer, or without one ``WaitTimedOut`` is
     raised. The default is no deadline. ``check``: called with an answer of the right type; if it raises
-    ``ValueError``, the answer is refused and the run waits on. Raises ``UsageError`` for a policy that counts people
+    ``ValueError``, the answer is refused and the run waits on. ``fresh``: returns what is decided on as it is now, such
+    as an etag; if that has changed when the run takes the answer in, it is refused and asked anew. ``max_age``: so is
+    an answer that is older by then. Raises ``UsageError`` for a policy that counts people
     and a form without a field ``approved``.
     """
 
@@ -50,6 +52,8 @@ class Approval(Wait[F]):
         by: datetime | None = None,
         otherwise: Decision | Nothing = NOTHING,
         check: Callable[[Decision], None] | None = None,
+        fresh: Callable[[], Awaitable[str]] | None = None,
+        max_age: timedelta | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -64,6 +68,8 @@ class Approval(Wait[F]):
         by: datetime | None = None,
         otherwise: F | Nothing = NOTHING,
         check: Callable[[F], None] | None = None,
+        fresh: Callable[[], Awaitable[str]] | None = None,
+        max_age: timedelta | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -77,8 +83,11 @@ class Approval(Wait[F]):
         by: datetime | None = None,
         otherwise: Any = NOTHING,
         check: Callable[[Any], None] | None = None,
+        fresh: Callable[[], Awaitable[str]] | None = None,
+        max_age: timedelta | None = None,
     ) -> None:
-        super().__init__(reason, "approval", Codec(lambda: form), party, one_deadline(within, by), otherwise)
+        deadline = one_deadline(within, by)
+        super().__init__(reason, "approval", Codec(lambda: form), party, deadline, otherwise, fresh, max_age)
         if policy is not None and policy.names_people and not _has_switch(self.codec):
             raise UsageError(
                 f"The form of the approval {reason!r} has no field 'approved' that is true or false, by which a policy "

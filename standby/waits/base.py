@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
+from standby import clock
 from standby.errors import UsageError
 from standby.hold import Asked
 from standby.ledger.waits import WaitRow
@@ -36,6 +38,8 @@ class Wait(Generic[A]):
     party: str | None = None
     deadline: Moment | None = None
     default: Any = NOTHING
+    fresh: Callable[[], Awaitable[str]] | None = None  # what it is about, such as an etag: asked again when it changed
+    max_age: timedelta | None = None  # how old an answer may be when the run takes it in
 
     def row(self, key: str, asked: Asked | None = None) -> WaitRow:
         """The wait as it opens now; ``deadline`` becomes a point in time. ``asked``: how its run is to be held.
@@ -71,6 +75,11 @@ class Wait(Generic[A]):
     def more(self) -> dict[str, Any]:
         """Columns that only this kind has."""
         return {}
+
+    def check_age(self, settled_at: datetime) -> None:
+        """Raise ``ValueError`` if an answer of that time is too old to act on."""
+        if self.max_age is not None and clock.utcnow() - settled_at > self.max_age:
+            raise ValueError(f"The answer is older than {self.max_age}, so it is asked anew.")
 
     def check(self, answer: A) -> None:
         """Raise ``ValueError`` if an answer of the right type will not do all the same."""

@@ -41,6 +41,12 @@ def as_text(text: str) -> str:
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
+def quoted(text: str) -> str:
+    """Text of any length as Markdown that shows it as it is, line by line."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
 def command_for(wait: Any) -> str | None:
     """What to type to answer the wait; None for one that nobody answers."""
     standby, short = program(), wait.id[:8]

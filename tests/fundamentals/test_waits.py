@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -334,3 +335,30 @@ async def test_wait_all_takes_every_answer(desk: Desk):
 async def test_waiting_works_in_agents_only():
     with pytest.raises(UsageError, match="Waiting works in an agent"):
         await wait_for(Approval("Anybody?"))
+
+
+async def test_an_approval_of_what_has_changed_since_is_asked_anew(desk: Desk) -> None:
+    """`fresh=` says what it is about; the first answer was about something else."""
+    etag = "v1"
+
+    async def fresh() -> str:
+        return etag
+
+    @agent
+    async def publisher() -> bool:
+        return (await wait_for(Approval("Publish it?", fresh=fresh))).approved
+
+    run = await desk.start(publisher)
+    await run.open_waits()
+    etag = "v2"
+    await run.answer({"approved": True})
+
+    async def asked_anew() -> list[Any]:
+        return [wait for wait in await run.open_waits() if wait.opening == 2]
+
+    [wait] = await wait_until(asked_anew)
+    assert wait.refused == "What it was about has changed since it was asked, so it is asked anew."
+    await run.answer({"approved": False})
+    assert await run.result() is False
+    decisions = await desk.ledger.waits.decisions_of(run.id)
+    assert [(each.opening, each.verdict) for each in decisions] == [(1, "refused"), (2, "won")]

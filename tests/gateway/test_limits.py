@@ -1,11 +1,9 @@
 """A request is taken whole or not at all."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from pydantic import BaseModel
@@ -14,7 +12,7 @@ from standby import Approval
 from standby.gateway.limits import Limits
 from standby.links import address_of, link_for
 from standby.states import Role, WaitState
-from tests.gateway.conftest import Gate
+from tests.gateway.conftest import Gate, served
 from tests.ledger.acts import parked
 from tests.support.waiting import wait_until
 
@@ -22,21 +20,6 @@ from tests.support.waiting import wait_until
 class Payment(BaseModel):
     approved: bool
     amount: int
-
-
-@asynccontextmanager
-async def served(gate: Gate) -> AsyncIterator[uvicorn.Server]:
-    """The gateway behind a port, for what HTTP clients would not do."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(gate.app, lifespan="off", log_level="warning"))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await wait_until(lambda: server.started, 10)
-            yield server
-        finally:
-            server.should_exit = True
-            await serving
 
 
 async def cut_off(server: uvicorn.Server, head: str, body: bytes) -> None:
@@ -89,3 +72,22 @@ async def test_the_application_is_not_called_for_part_of_a_body() -> None:
 
         await Limits(app)({"type": "http", "headers": []}, receive, send)
         assert (coming, called) == ([], [])
+
+
+async def test_a_stream_may_take_longer_than_a_request() -> None:
+    """Once it has begun; what is no stream has ended by then."""
+    others_are_over = asyncio.Event()
+
+    async def app(scope: Any, _: Any, send: Any) -> None:
+        kind = b"text/event-stream" if scope["path"] == "/stream" else b"text/plain"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        await others_are_over.wait()
+        await send({"type": "http.response.body", "body": b"done"})
+
+    transport = httpx.ASGITransport(Limits(app, seconds=0.05))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        stream = asyncio.create_task(client.get("/stream"))
+        with pytest.raises(TimeoutError):
+            await client.get("/other")
+        others_are_over.set()
+        assert (await stream).text == "done"

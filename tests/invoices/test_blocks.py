@@ -11,10 +11,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.books import Books
 from blocks.loading import load_or_default
+from blocks.model_endpoint import ModelEndpoint
 from blocks.payment_policy import PaymentPolicy
 from blocks.payment_provider import PaymentProvider
+from blocks.workspace import Workspace
 
-BLOCKS: list[type[Block]] = [PaymentPolicy, PaymentProvider, Books]
+BLOCKS: list[type[Block]] = [PaymentPolicy, PaymentProvider, Books, ModelEndpoint, Workspace]
 
 
 @pytest.mark.parametrize("block", BLOCKS)

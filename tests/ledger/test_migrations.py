@@ -152,3 +152,23 @@ async def test_a_ledger_that_counted_other_steps_gets_what_links_need(empty_url:
         assert "starts_by_topic" in {index["name"] for index in indexes}
     finally:
         await after.close()
+
+
+async def test_a_ledger_from_before_tasks_gets_what_they_need(ledger_url: str) -> None:
+    before = await Ledger.connect(ledger_url)
+    async with before.database.transaction() as connection:
+        for statement in ("DROP TABLE pushes", "DROP INDEX starts_by_run", "ALTER TABLE starts DROP COLUMN context_id",
+                          "ALTER TABLE starts DROP COLUMN ended_as",
+                          "DELETE FROM ledger_version WHERE version > 8"):  # fmt: skip
+            await connection.execute(text(statement))
+    await before.close()
+    after = await Ledger.connect(ledger_url)
+    try:
+        assert await after.pushes.save("task", "push", "key", url="http://agents.example/") is None
+        assert [push.config_id for push in await after.pushes.of_task("task")] == ["push"]
+        assert await after.tasks.page(1, context_id="c") == []
+        async with after.database.reading() as connection:
+            indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes("starts"))
+        assert "starts_by_run" in {index["name"] for index in indexes}
+    finally:
+        await after.close()

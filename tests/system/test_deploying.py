@@ -45,9 +45,10 @@ async def test_the_agents_are_deployed_and_run_by_a_stock_worker(
             project.process("keeper", [str(PROGRAMS / "standby"), "keeper"], **elsewhere),
         ):
             async with Runs.of(project) as runs:
+                agents = {"invoices", "inbox", "research", "weekly-brief"}
                 deployments = {each.name: each for each in await runs.client.read_deployments()}
-                assert {name for name, each in deployments.items() if AGENT_TAG in each.tags} == {"invoices", "inbox"}
-                assert deployments.keys() == {"invoices", "inbox", "keeper"}
+                assert {name for name, each in deployments.items() if AGENT_TAG in each.tags} == agents
+                assert deployments.keys() == {*agents, "keeper"}
 
                 ordered = await project.run(
                     [*PREFECT, "deployment", "run", "invoice-agent/invoices", "--param", f"path={SAMPLES / NO_ORDER}"]

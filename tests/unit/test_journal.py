@@ -7,6 +7,7 @@ import pytest
 
 from standby import JournalMismatch, UsageError, settings
 from standby.ledger.checkpoints import Entry
+from standby.parts import part
 from standby.runs import AgentRun, Place, question_on
 from standby.states import CheckpointKind, CheckpointState, Hold
 
@@ -119,3 +120,29 @@ async def test_a_key_is_used_once() -> None:
     run.place("fetch", "tea")
     with pytest.raises(UsageError, match="'tea' is used twice"):
         run.place("fetch", "tea")
+
+
+async def test_a_part_of_the_run_counts_its_own_keys_below_its_own() -> None:
+    """In any task, and without a position: a tool of a model comes when the model says so."""
+    run = run_with(READ, entry("think", 1), entry("think/1.tool/read", None), entry("think/1.model", None))
+    taken = run.take_over("think/")
+    assert set(taken) == {"1.model", "1.tool/read"}
+    assert [run.place("read"), run.place("think")] == [Place("read", 0), Place("think", 1)]
+    with part("think/1.tool"):
+        assert run.place("read") == Place("think/1.tool/read", None)
+        assert run.place("read") == Place("think/1.tool/read#2", None)
+        assert run.place("ask", "mine") == Place("think/1.tool/mine", None)
+    assert run.place("read") == Place("read#2", 2)
+    run.check_all_met()
+
+
+async def test_what_a_part_has_done_must_be_asked_for_again_unless_it_is_passed_by() -> None:
+    run = run_with(entry("think", 0), entry("think/1.tool/read", None))
+    run.take_over("think/")
+    run.place("think")
+    with pytest.raises(JournalMismatch, match="without asking for"):
+        run.check_all_met()
+    run = run_with(entry("think", 0), entry("think/1.tool/read", None))
+    run.place("think")
+    run.pass_by("think/1.tool/read")
+    run.check_all_met()

@@ -308,3 +308,11 @@ def test_a_condition_opens_with_its_poll() -> None:
     assert json.loads(row.poll or "") == {
         "function": "tests.unit.test_waits:a_source", "args": {"order": "7"}, "every": 5.0, "at_most": 300.0,
     }  # fmt: skip
+
+
+def test_an_answer_may_be_too_old_when_the_run_comes_to_take_it_in() -> None:
+    wait = Approval("Publish it?", max_age=timedelta(hours=1))
+    wait.check_age(clock.utcnow() - timedelta(minutes=59))
+    with pytest.raises(ValueError, match="older than 1:00:00, so it is asked anew"):
+        wait.check_age(clock.utcnow() - timedelta(minutes=61))
+    Approval("Publish it?").check_age(clock.utcnow() - timedelta(days=999))

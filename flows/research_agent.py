@@ -1,0 +1,48 @@
+"""The research agent: finds something out with tools, inside a scope, and asks before it writes or sends anything."""
+
+import asyncio
+import sys
+
+from standby import agent, now, run_here
+from standby.agents import AgentScope, run_agent
+from tasks.endpoint_model import model_or_script, renewal
+from tasks.research import Research, research_task, researcher
+from tasks.research_scope import scope_of
+from tasks.research_script import research_script
+
+
+@agent
+async def research_agent(
+    goal: str,
+    send_to: str | None = None,
+    scope: str = "research",
+    workspace: str = "default",
+    model: str = "default",
+    within: AgentScope | None = None,
+) -> Research:
+    """Find out what the goal asks for. With ``send_to`` the brief is written, and sent to that party, once approved.
+
+    ``scope``, ``workspace`` and ``model`` name blocks. ``within``: a wider scope that this one stays inside of, as an
+    agent gives along that starts this one.
+    """
+    today = (await now()).date()
+    mind = await model_or_script(model, research_script(goal, today, send_to))
+
+    async def allowed() -> AgentScope:
+        own = await scope_of(scope)
+        return own if within is None else within.narrowed(own)
+
+    task = research_task(goal, today, send_to)
+    done = await run_agent(researcher(mind, workspace), task, scope=allowed, recheck=renewal(mind))
+    return Research(brief=done.output, stopped=done.stopped, why=done.why, model=mind.model_name, spent=done.spent.said)
+
+
+async def main(goal: str) -> None:
+    """Run the agent here, without a deployment."""
+    print((await run_here(research_agent, goal=goal)).model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Usage: python flows/research_agent.py GOAL")
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,77 @@
+"""HTTP to addresses that somebody else has named: public ones only, so that nobody reaches through us what is inside.
+
+The address is looked at when the connection is made, and the connection goes to that very address: a name that means
+something else a moment later (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Collection
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import httpx
+
+_TRANSLATED = ip_network("64:ff9b::/96")
+"""IPv6 addresses that a translator turns into the IPv4 address at their end."""
+
+
+class NotPublic(Exception):
+    """A host that is not on the public network, or not to be found. The text says which."""
+
+
+def is_public(address: str) -> bool:
+    """Whether this IP address is one of the public network."""
+    try:
+        found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, IPv6Address):
+        inside = found.ipv4_mapped or found.sixtofour
+        if found in _TRANSLATED:
+            inside = IPv4Address(int(found) & 0xFFFFFFFF)
+        if inside is not None:
+            found = inside
+        elif found.teredo is not None:
+            return False
+    return found.is_global and not found.is_multicast and not found.is_reserved
+
+
+async def looked_up(host: str, port: int, trusted: Collection[str] = ()) -> str:
+    """An IP address of the host, all of which are public; of a ``trusted`` host any. Raises ``NotPublic``."""
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise NotPublic(f"the host {host} is not to be found") from None
+    addresses = [str(info[4][0]) for info in infos]
+    if host not in trusted and not all(map(is_public, addresses)):
+        raise NotPublic(f"the host {host} is not on the public network")
+    return addresses[0]
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: to load the certificates takes tens of milliseconds."""
+    return httpx.create_ssl_context()
+
+
+class PublicOnly(httpx.AsyncBaseTransport):
+    """Sends requests to public addresses and to ``trusted`` hosts. Raises ``NotPublic`` for others."""
+
+    def __init__(self, trusted: Collection[str] = ()) -> None:
+        self._trusted = trusted
+        self._inner = httpx.AsyncHTTPTransport(verify=_tls())
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        address = await looked_up(url.host, url.port or (443 if url.scheme == "https" else 80), self._trusted)
+        # The header Host has the name already; the certificate has to be the name's, too.
+        request.extensions = {**request.extensions, "sni_hostname": url.host}
+        request.url = url.copy_with(host=address)
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

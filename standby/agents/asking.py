@@ -1,0 +1,239 @@
+"""What people are asked about an agent's calls: all calls of one answer in one wait, with one form.
+
+What is approved is bound to the call's key, its tool, the digest of the exact arguments and of the tool's schema, the
+wait and whoever approved it. It is looked at again when the tool is about to be called, and used once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDenied
+
+from standby import clock
+from standby.agents.canonical import canonical
+from standby.agents.forms import Said, form_of, said_of
+from standby.agents.gate import arguments_digest, judge, plain_arguments
+from standby.agents.scope import Permission
+from standby.agents.tools import Reply
+from standby.ledger.grants import GrantRow
+from standby.states import Verdict
+from standby.waiting import wait_at
+from standby.waits import NOTHING, Approval, Signal, Wait, as_text, quoted
+
+if TYPE_CHECKING:
+    from standby.agents.thinking import Thinking
+
+_Verdict = ToolDenied | dict[str, Any] | None
+"""What people said about a call: denied, changed arguments, or None: approved as it was shown."""
+
+NO_RESULT = {"no result": "nobody delivered it in time"}
+"""What a deferred call is answered with when its time is over."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One call that is asked about: ``arguments`` as the tool will see them, as JSON values."""
+
+    call: ToolCallPart
+    ordinal: int
+    arguments: dict[str, Any]
+    why: str
+
+
+async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
+    """Ask people about the calls that need it, then wait for the results that others deliver."""
+    results = DeferredToolResults()
+    asked: list[_Asked] = []
+    outside: list[ToolCallPart] = []
+    for call in requests.approvals:
+        found = await _asked(thinking, ctx, call, requests.metadata.get(call.tool_call_id, {}))
+        if isinstance(found, _Asked):
+            asked.append(found)
+        else:
+            results.approvals[call.tool_call_id] = ToolDenied(found)
+    for call in requests.calls:
+        judged = judge(thinking, call.tool_name, call.args_as_dict())
+        if judged.permission is Permission.ALLOW or thinking.ordinal(call) in thinking.deferred:
+            outside.append(call)
+        elif judged.permission is Permission.DENY:
+            results.calls[call.tool_call_id] = ToolFailed(judged.why)
+        else:
+            asked.append(_Asked(call, thinking.ordinal(call), call.args_as_dict(), judged.why))
+    if asked:
+        external = {call.tool_call_id for call in requests.calls}
+        for one, said in zip(asked, await _ask(thinking, ctx, asked), strict=True):
+            call_id = one.call.tool_call_id
+            if call_id not in external:
+                results.approvals[call_id] = said if isinstance(said, ToolDenied) else ToolApproved(override_args=said)
+            elif isinstance(said, ToolDenied) or said is not None:
+                refused = said.message if isinstance(said, ToolDenied) else "its arguments cannot be changed"
+                results.calls[call_id] = ToolFailed(f"Not called: {refused}")
+            elif (judged := judge(thinking, one.call.tool_name, one.arguments)).permission is Permission.DENY:
+                results.calls[call_id] = ToolFailed(judged.why)
+            else:
+                outside.append(one.call)
+    if outside:
+        results.calls |= await _results(thinking, requests, outside)
+    return results
+
+
+async def _asked(
+    thinking: Thinking, ctx: RunContext[Any], call: ToolCallPart, metadata: dict[str, Any]
+) -> _Asked | str:
+    """The call as it is asked about; or why it is not."""
+    arguments = await _validated(ctx, call)
+    if arguments is None:
+        return "Its arguments do not fit the tool."
+    judged = judge(thinking, call.tool_name, arguments)
+    if judged.permission is Permission.DENY:
+        return judged.why
+    why = str(metadata.get("why") or judged.why)
+    return _Asked(call, thinking.ordinal(call), plain_arguments(arguments), why)
+
+
+async def _validated(ctx: RunContext[Any], call: ToolCallPart) -> dict[str, Any] | None:
+    """The arguments as the tool will see them; None if they do not fit it."""
+    assert ctx.tool_manager is not None
+    try:
+        validated = await ctx.tool_manager.validate_tool_call(call, approved=True, wrap_validation_errors=False)
+    except Exception:  # whatever a validator of the tool has to say: it does not fit
+        return None
+    return validated.validated_args
+
+
+async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) -> list[_Verdict]:
+    thread, scope = thinking.thread, thinking.scope
+    tools = [one.call.tool_name for one in asked]
+    form = form_of(tools)
+    what = f"call {tools[0]}" if len(tools) == 1 else f"make these {len(tools)} calls"
+
+    async def as_it_is() -> str:
+        """What is asked about as of now: it is asked anew when any of it has changed."""
+        parts = []
+        for one in asked:
+            tool = one.call.tool_name
+            parts.append([tool, one.arguments, thinking.schemas.get(tool), await thinking.tag(tool, one.arguments)])
+        return canonical(parts)
+
+    def check(answer: BaseModel) -> None:
+        """Arguments that the scope denies are refused before the run goes on."""
+        for one, said in zip(asked, said_of(answer, len(asked)), strict=True):
+            if said.approved and said.arguments is not None:
+                judged = judge(thinking, one.call.tool_name, said.arguments)
+                if judged.permission is Permission.DENY:
+                    raise ValueError(f"arguments of call {one.ordinal}: {judged.why}")
+
+    nobody = form(approved=False, comment="Nobody answered in time.")
+    place = thread.place(f"{thread.turn}.asks")
+    limits = [scope.asking.within] if scope.asking.within is not None else []
+    if scope.deadline is not None:
+        limits.append(scope.deadline - clock.utcnow())
+    timed: dict[str, Any] = {"within": max(min(limits), timedelta(0)), "otherwise": nobody} if limits else {}
+    question: Approval[Any] = Approval(
+        f"May {thread.name} {what}?",
+        form=form,
+        show=_evidence(thinking, asked),
+        party=scope.asking.party,
+        policy=scope.asking.policy,
+        check=check,
+        fresh=as_it_is,
+        **timed,
+    )
+    answer = (await thinking.parked(lambda: wait_at(place, {"": question}), tool_calls=len(asked)))[""]
+    return await _grants(thinking, ctx, place.key, asked, said_of(answer, len(asked)))
+
+
+async def _grants(
+    thinking: Thinking, ctx: RunContext[Any], key: str, asked: list[_Asked], said: list[Said]
+) -> list[_Verdict]:
+    thread, ledger = thinking.thread, thinking.thread.run.ledger
+    [wait] = (await ledger.waits.group(thread.run.id, key)).waits
+    yes = [
+        one
+        for one in await ledger.waits.decisions_of(thread.run.id)
+        if one.wait_id == wait.id
+        and one.opening == wait.opening
+        and one.verdict in (Verdict.WON, Verdict.COUNTED)
+        and json.loads(one.answer or "{}").get("approved") is True
+    ]
+    approver = ", ".join(dict.fromkeys(one.actor for one in yes if one.actor)) or None
+    results: list[_Verdict] = []
+    rows: list[GrantRow] = []
+    for one, about in zip(asked, said, strict=True):
+        if not about.approved:
+            results.append(ToolDenied(f"A person refused this call. {about.reason}".strip()))
+            continue
+        arguments: dict[str, Any] | None = one.arguments
+        if about.arguments is not None:
+            arguments = await _validated(ctx, replace(one.call, args=about.arguments))
+            if arguments is None:
+                results.append(ToolDenied("A person changed the arguments, and they do not fit the tool."))
+                continue
+        assert arguments is not None
+        results.append(about.arguments)
+        rows.append(
+            GrantRow(
+                key=thread.prefix + thread.call_key(one.ordinal, one.call.tool_name, approved=True),
+                wait_id=wait.id,
+                tool=one.call.tool_name,
+                arguments=arguments_digest(arguments),
+                tool_schema=thinking.schemas.get(one.call.tool_name, ""),
+                approver=approver,
+                door=yes[-1].door if yes else None,
+            )
+        )
+    if not await ledger.grants.give(thread.run.id, thread.run.attempt, rows):
+        thread.run.stop()
+    return results
+
+
+def _evidence(thinking: Thinking, asked: list[_Asked]) -> str:
+    """The calls as they are asked about, as Markdown that shows words of the model and obeys none."""
+    parts = [f"Goal: {as_text(thinking.scope.goal)}"] if thinking.scope.goal else []
+    for number, one in enumerate(asked, start=1):
+        shown = json.dumps(one.arguments, indent=2, ensure_ascii=False)
+        parts.append(f"**{number}. {as_text(one.call.tool_name)}**\n\n{quoted(shown)}\n\n{as_text(one.why)}")
+    return "\n\n".join(parts)
+
+
+async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: list[ToolCallPart]) -> dict[str, Any]:
+    """Wait for what others deliver: a signal for each call, an answer for each question."""
+    thread = thinking.thread
+    waits: dict[str, Wait[Any]] = {}
+    ids: dict[str, str] = {}
+    for call in outside:
+        ordinal = thinking.ordinal(call)
+        metadata = requests.metadata.get(call.tool_call_id, {})
+        ids[str(ordinal)] = call.tool_call_id
+        if requests.kind(call.tool_call_id) == "question":
+            question = str(metadata.get("question") or f"{thread.name} asks by {call.tool_name}")
+            shown = quoted(json.dumps(call.args_as_dict(), indent=2, ensure_ascii=False))
+            waits[str(ordinal)] = Approval(question, form=Reply, show=shown, party=thinking.scope.asking.party)
+            continue
+        key = f"{thread.run.id}/{thread.prefix}{thread.call_key(ordinal, call.tool_name)}"
+        seconds = metadata.get("within_seconds")
+        within = timedelta(seconds=float(seconds)) if seconds is not None else thinking.scope.asking.within
+        waits[str(ordinal)] = Signal(
+            str(metadata.get("topic") or f"tool.{call.tool_name}"),
+            key=str(metadata.get("key") or key),
+            reason=f"the result of {call.tool_name} for {thread.name}",
+            within=within,
+            otherwise=NOTHING if within is None else NO_RESULT,
+        )
+    place = thread.place(f"{thread.turn}.results")
+    answers = await thinking.parked(lambda: wait_at(place, waits))
+    return {
+        ids[name]: ToolFailed("Nobody delivered its result in time.")
+        if answer == NO_RESULT
+        else answer.answer
+        if isinstance(answer, Reply)
+        else answer
+        for name, answer in answers.items()
+    }

@@ -1,0 +1,114 @@
+"""What an agent may spend, and what it has spent. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from standby.errors import UsageError
+
+
+class Budget(BaseModel):
+    """Upper limits; None is no limit.
+
+    ``steps``: model requests and tool calls. ``tokens``: of input and output, as the provider counts them. ``money``:
+    US dollars, by the provider's list prices; where a price is not known, the agent stops. ``running``: time in model
+    requests and tools. ``wall``: time since the agent began, waits included. Tokens and money are known after a
+    request: the last one may go over the limit, and there is no other after it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int | None = Field(default=None, ge=0)
+    tool_calls: int | None = Field(default=None, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
+    money: Decimal | None = Field(default=None, ge=0, allow_inf_nan=False)
+    running: timedelta | None = Field(default=None, ge=timedelta(0))
+    wall: timedelta | None = Field(default=None, ge=timedelta(0))
+
+    def narrowed(self, other: Budget) -> Budget:
+        """The lower of the two limits in each."""
+        return Budget(**{name: _lower(getattr(self, name), getattr(other, name)) for name in Budget.model_fields})
+
+    def raised(self, more: Budget) -> Budget:
+        """With what was granted on top. What has no limit stays without."""
+        mine = {name: (getattr(self, name), getattr(more, name)) for name in Budget.model_fields}
+        return Budget(**{name: a + b if a is not None and b is not None else a for name, (a, b) in mine.items()})
+
+
+def _lower(mine: Any, other: Any) -> Any:
+    return min((limit for limit in (mine, other) if limit is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an agent has spent so far. ``unpriced``: how many of its requests have no known price."""
+
+    requests: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    money: Decimal = Decimal(0)
+    unpriced: int = 0
+    running: timedelta = timedelta(0)
+    wall: timedelta = timedelta(0)
+
+    @property
+    def steps(self) -> int:
+        return self.requests + self.tool_calls
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Spent)))
+
+    @property
+    def said(self) -> str:
+        money = f"${self.money.normalize():f}" + (
+            f" and {self.unpriced} requests of unknown price" if self.unpriced else ""
+        )
+        return (
+            f"{self.requests} model requests, {self.tool_calls} tool calls, {self.tokens:,} tokens, {money}, "
+            f"{_seconds(self.running)} at work, {_seconds(self.wall)} in all"
+        )
+
+
+def _seconds(span: timedelta) -> str:
+    return f"{span.total_seconds():.1f} s"
+
+
+def exhausted(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: int = 0) -> tuple[str, str] | None:
+    """Which limit forbids so many more model requests and tool calls, and why; None if none does."""
+    steps = spent.steps + requests + tool_calls
+    if budget.steps is not None and steps > budget.steps:
+        return (
+            "steps",
+            f"{spent.steps} of {budget.steps} steps are spent, and {requests + tool_calls} more are asked for",
+        )
+    if budget.tool_calls is not None and spent.tool_calls + tool_calls > budget.tool_calls:
+        return "tool_calls", (
+            f"{spent.tool_calls} of {budget.tool_calls} tool calls are spent, and {tool_calls} more are asked for"
+        )
+    if budget.tokens is not None and spent.tokens >= budget.tokens:
+        return "tokens", f"{spent.tokens:,} of {budget.tokens:,} tokens are spent"
+    if budget.money is not None and spent.unpriced:
+        return "money", "the price of a model request is not known, and there is a limit in money"
+    if budget.money is not None and spent.money >= budget.money:
+        return "money", f"${spent.money} of ${budget.money} are spent"
+    if budget.running is not None and spent.running >= budget.running:
+        return "running", f"{_seconds(spent.running)} of {_seconds(budget.running)} at work are over"
+    if budget.wall is not None and spent.wall >= budget.wall:
+        return "wall", f"{_seconds(spent.wall)} of {_seconds(budget.wall)} are over"
+    return None
+
+
+def left_of(budget: Budget, spent: Spent) -> Budget:
+    """What is left to spend, never below zero. Raises ``UsageError`` when a price is missing for what was spent."""
+    if budget.money is not None and spent.unpriced:
+        raise UsageError("What is left of the money cannot be told: the price of a model request is not known.")
+    used: dict[str, Any] = {name: getattr(spent, name) for name in Budget.model_fields}
+    limits = {name: getattr(budget, name) for name in Budget.model_fields}
+    return Budget(
+        **{name: None if limit is None else max(limit - used[name], type(limit)(0)) for name, limit in limits.items()}
+    )

@@ -1,0 +1,185 @@
+"""Conditions on the arguments of a tool, as data. Pure: no condition looks at the world.
+
+A condition holds only for a value that it fully understands. An argument that is missing, of another type, or written
+in a way that two programs could read differently does not meet it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_MISSING = object()
+_NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?#][!-\[\]-~]*)?")
+"""Nothing but printable ASCII without a backslash, and an authority without a user: what every parser reads alike."""
+_HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+
+
+class _Condition(BaseModel):
+    """``argument``: its name; of a field inside it, dotted: ``order.amount``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    argument: str = Field(min_length=1)
+
+    def value_in(self, arguments: Mapping[str, Any]) -> Any:
+        found: Any = arguments
+        for name in self.argument.split("."):
+            if not isinstance(found, Mapping) or name not in found:
+                return _MISSING
+            found = found[name]
+        return found
+
+    def holds(self, arguments: Mapping[str, Any]) -> bool:
+        return self.met_by(self.value_in(arguments))
+
+    def met_by(self, value: Any) -> bool:
+        raise NotImplementedError
+
+    def certainly_fails(self, value: Any) -> bool:
+        """Whether the value is understood and is another: what cannot be judged does not get past a ban."""
+        raise NotImplementedError
+
+
+def _number(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        return None
+    if isinstance(value, str) and _NUMBER.fullmatch(value) is None:
+        return None
+    number = Decimal(str(value))
+    return number if number.is_finite() else None
+
+
+class AtMost(_Condition):
+    """The argument is a number, at most ``limit``, and not below ``least`` (0)."""
+
+    kind: Literal["at most"] = "at most"
+    limit: Decimal
+    least: Decimal = Decimal(0)
+
+    def met_by(self, value: Any) -> bool:
+        number = _number(value)
+        return number is not None and self.least <= number <= self.limit
+
+    def certainly_fails(self, value: Any) -> bool:
+        return _number(value) is not None and not self.met_by(value)
+
+    @property
+    def said(self) -> str:
+        return f"{self.argument} from {self.least} to {self.limit}"
+
+
+class OneOf(_Condition):
+    """The argument is one of these values."""
+
+    kind: Literal["one of"] = "one of"
+    values: tuple[str | int | bool, ...] = Field(min_length=1)
+
+    def met_by(self, value: Any) -> bool:
+        # In Python True == 1: the types must be the same, too.
+        return any(type(value) is type(one) and value == one for one in self.values)
+
+    def certainly_fails(self, value: Any) -> bool:
+        return isinstance(value, str | int | bool) and not self.met_by(value)
+
+    @property
+    def said(self) -> str:
+        return f"{self.argument} one of {', '.join(map(str, self.values))}"
+
+
+class HostIn(_Condition):
+    """The argument is an http or https URL whose host is in the list. ``*.example.org``: any host below it.
+
+    Another port than the scheme's own has to be named: ``example.org:8443``. ``https_only`` (True): no http.
+    """
+
+    kind: Literal["host in"] = "host in"
+    hosts: tuple[str, ...] = Field(min_length=1)
+    https_only: bool = True
+
+    @field_validator("hosts")
+    @classmethod
+    def _plain(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        lowered = tuple(host.lower() for host in hosts)
+        for host in lowered:
+            if _HOST.fullmatch(host) is None or ".." in host:
+                raise ValueError(f"{host!r} is not a host: give example.org, or *.example.org for the hosts below it")
+        return lowered
+
+    def met_by(self, value: Any) -> bool:
+        address = _address(value)
+        if address is None or (self.https_only and address[0] != "https"):
+            return False
+        _, host, port = address
+        named = host if port is None else f"{host}:{port}"
+        return any(_is(named, allowed) for allowed in self.hosts)
+
+    def certainly_fails(self, value: Any) -> bool:
+        address = _address(value)
+        return address is not None and not any(_is(address[1], host.partition(":")[0]) for host in self.hosts)
+
+    @property
+    def said(self) -> str:
+        return f"{self.argument} at {', '.join(self.hosts)}"
+
+
+def _address(value: Any) -> tuple[str, str, int | None] | None:
+    """Scheme, host, and port unless it is the scheme's own, of a URL that every parser reads alike."""
+    if not isinstance(value, str) or _URL.fullmatch(value) is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    if _HOST.fullmatch(host) is None or ".." in host or host.startswith("*"):
+        return None
+    return parts.scheme, host, None if port == {"http": 80, "https": 443}[parts.scheme] else port
+
+
+def _is(named: str, allowed: str) -> bool:
+    return named.endswith(allowed[1:]) and named != allowed[1:] if allowed.startswith("*.") else named == allowed
+
+
+class Below(_Condition):
+    """The argument is a path below ``folder``. An absolute path fits an absolute folder, a relative one a relative.
+
+    Only the words are looked at: whoever opens the file must not follow a link out of the folder.
+    """
+
+    kind: Literal["below"] = "below"
+    folder: str = Field(min_length=1)
+
+    def met_by(self, value: Any) -> bool:
+        path, folder = _path(value), _path(self.folder)
+        if path is None or folder is None or posixpath.isabs(path) != posixpath.isabs(folder):
+            return False
+        return path != "." if folder == "." else path.startswith(folder.rstrip("/") + "/")
+
+    def certainly_fails(self, value: Any) -> bool:
+        path = _path(value)
+        return path is not None and posixpath.isabs(path) == posixpath.isabs(self.folder) and not self.met_by(value)
+
+    @property
+    def said(self) -> str:
+        return f"{self.argument} below {self.folder}"
+
+
+def _path(value: Any) -> str | None:
+    """A path in its plain form; None for one that could lead elsewhere."""
+    if not isinstance(value, str) or not value or "\0" in value or "\\" in value or value.startswith("~"):
+        return None
+    if ".." in value.split("/"):
+        return None
+    # POSIX gives two slashes at the beginning a meaning of their own, which nobody means.
+    return posixpath.normpath(re.sub("^/+", "/", value))
+
+
+Condition = Annotated[AtMost | OneOf | HostIn | Below, Field(discriminator="kind")]

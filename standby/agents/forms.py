@@ -1,0 +1,95 @@
+"""The forms that people fill in about an agent: its calls, and more budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field, create_model
+
+from standby.agents.budgets import Budget
+
+APPROVED = Field(title="Approve", description="On: they are made, as changed or refused below. Off: none is made.")
+ARGUMENTS = "Other arguments than the ones shown, as a JSON object. Empty: the ones shown."
+
+
+class OneCall(BaseModel):
+    """The form about a single call."""
+
+    approved: bool = Field(title="Approve")
+    arguments: str = Field(default="", title="Changed arguments", description=ARGUMENTS)
+    comment: str = Field(default="", title="Reason or comment", description="If you refuse, the agent is told it.")
+
+
+class Said(NamedTuple):
+    """What a person said about one call. ``arguments``: changed ones; None for the ones that were shown."""
+
+    approved: bool
+    arguments: dict[str, Any] | None
+    reason: str
+
+
+def form_of(tools: Sequence[str]) -> type[BaseModel]:
+    """The form about so many calls of these tools."""
+    if len(tools) == 1:
+        return OneCall
+    fields: dict[str, Any] = {"approved": (bool, APPROVED)}
+    for number, tool in enumerate(tools, start=1):
+        fields[f"refuse_{number}"] = (bool, Field(default=False, title=f"{number}. {tool}: refuse this one"))
+        fields[f"arguments_{number}"] = (
+            str,
+            Field(default="", title=f"{number}. {tool}: changed arguments", description=ARGUMENTS),
+        )
+        fields[f"reason_{number}"] = (str, Field(default="", title=f"{number}. {tool}: reason"))
+    fields["comment"] = (str, Field(default="", title="Reason or comment", description="For all that are refused."))
+    return create_model("SeveralCalls", __module__=__name__, **fields)
+
+
+def said_of(answer: BaseModel, count: int) -> list[Said]:
+    """What the answer says about each call. Raises ``ValueError`` naming the field for arguments that are no object."""
+    told = answer.model_dump()
+    if count == 1:
+        return [Said(told["approved"], _arguments("arguments", told["arguments"]), told["comment"])]
+    return [
+        Said(
+            told["approved"] and not told[f"refuse_{number}"],
+            _arguments(f"arguments_{number}", told[f"arguments_{number}"]),
+            told[f"reason_{number}"] or told["comment"],
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def _arguments(field: str, text: str) -> dict[str, Any] | None:
+    if not text.strip():
+        return None
+    try:
+        changed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{field}: it is not JSON: {error}") from error
+    if not isinstance(changed, dict):
+        raise ValueError(f"{field}: the arguments are a JSON object, such as {{}}")
+    return changed
+
+
+class More(BaseModel):
+    """The form that asks for more of a budget. ``amount``: on top, in the unit that the question names."""
+
+    approved: bool = Field(title="Grant more")
+    amount: float = Field(default=0, ge=0, allow_inf_nan=False, title="How much more")
+    comment: str = Field(default="", title="Comment")
+
+
+def more_budget(what: str, answer: More) -> Budget | None:
+    """What was granted of this budget, in its own unit; None if nothing was."""
+    if not answer.approved or answer.amount <= 0:
+        return None
+    amount: Any = int(answer.amount)
+    if what in ("running", "wall"):
+        amount = timedelta(seconds=answer.amount)
+    elif what == "money":
+        amount = Decimal(str(answer.amount))
+    return Budget(**{what: amount})

@@ -1,0 +1,75 @@
+"""From what a tool does to what the journal keeps of it, and from there to what pydantic-ai is told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
+from pydantic_ai.messages import ToolReturn, is_multi_modal_content
+from pydantic_ai.tools import ToolDenied
+from pydantic_core import to_jsonable_python
+
+from standby.agents.records import Outcome, Result
+from standby.agents.responses import whole
+
+
+async def outcome_of(act: Callable[[], Awaitable[Any]]) -> Outcome:
+    """Call a tool. What it says by raising is an outcome, too; any other error is an error."""
+    started = monotonic()
+    try:
+        outcome = _returned(await act())
+    except ModelRetry as error:
+        outcome = Outcome(result=Result.RETRY, message=whole(error.message))
+    except ToolFailed as error:
+        outcome = Outcome(result=Result.FAILED, message=whole(error.message))
+    except CallDeferred as error:
+        question = error.kind == "question"
+        outcome = Outcome(result=Result.DEFERRED, metadata=to_jsonable_python(error.metadata), question=question)
+    except ApprovalRequired as error:
+        outcome = Outcome(result=Result.UNAPPROVED, metadata=to_jsonable_python(error.metadata))
+    return outcome.model_copy(update={"seconds": round(monotonic() - started, 6)})
+
+
+def _returned(value: Any) -> Outcome:
+    if isinstance(value, ToolDenied):
+        return Outcome(result=Result.DENIED, message=value.message)
+    if not isinstance(value, ToolReturn):
+        return Outcome(result=Result.RETURNED, value=_plain(value))
+    content = value.content if value.content is None or isinstance(value.content, str) else list(value.content)
+    return Outcome(
+        result=Result.RETURNED,
+        value=_plain(value.return_value),
+        content=content,
+        metadata=to_jsonable_python(value.metadata),
+        tools=value.tools,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON values, and the pictures and files among them as they are."""
+    if is_multi_modal_content(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return whole(to_jsonable_python(value))
+
+
+def told(outcome: Outcome) -> Any:
+    """What a tool that came to this returns or raises."""
+    if outcome.result is Result.RETRY:
+        raise ModelRetry(outcome.message)
+    if outcome.result is Result.FAILED:
+        raise ToolFailed(outcome.message)
+    if outcome.result is Result.DEFERRED:
+        raise CallDeferred(outcome.metadata, kind="question" if outcome.question else "external")
+    if outcome.result is Result.UNAPPROVED:
+        raise ApprovalRequired(outcome.metadata)
+    if outcome.result is Result.DENIED:
+        return ToolDenied(outcome.message)
+    if outcome.content is None and outcome.metadata is None and outcome.tools is None:
+        return outcome.value
+    return ToolReturn(outcome.value, content=outcome.content, metadata=outcome.metadata, tools=outcome.tools)

@@ -1,0 +1,25 @@
+"""What an agent is made of, as digests: how a change while it waited is noticed."""
+
+from __future__ import annotations
+
+from pydantic_ai.models import ModelRequestContext
+from pydantic_core import to_jsonable_python
+
+from standby.agents.canonical import digest
+from standby.agents.scope import AgentScope
+
+
+def parts_of(request: ModelRequestContext, scope: AgentScope) -> dict[str, str]:
+    """Digests by name: ``model``, ``instructions`` (the ones that are fixed), ``scope``, ``tool NAME``."""
+    parameters = request.model_request_parameters
+    instructions = [part.content for part in parameters.instruction_parts or () if not part.dynamic]
+    tools = {
+        f"tool {tool.name}": digest([tool.description, to_jsonable_python(tool.parameters_json_schema)])
+        for tool in parameters.function_tools
+    }
+    return {
+        "model": digest(request.model.model_id),
+        "instructions": digest(instructions),
+        "scope": digest(scope.model_dump(mode="json")),
+        **tools,
+    }

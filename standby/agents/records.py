@@ -1,0 +1,125 @@
+"""What the journal keeps of an agent that thinks: its beginning, its turns, its tool calls, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic_ai.messages import ModelMessage, ToolReturnContent, UserContent
+
+from standby.agents.budgets import Spent
+from standby.steps import step
+
+_BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+"""As pydantic-ai writes them, such as a picture that a tool returns."""
+
+
+class Beginning(BaseModel):
+    """``trace``: the W3C trace context that its spans join."""
+
+    at: AwareDatetime
+    trace: dict[str, str] = {}
+
+
+class Turn(BaseModel):
+    """One model request. ``messages``: what came new, the response last; all there are where
+    ``whole`` says so."""
+
+    model_config = _BYTES
+
+    messages: list[ModelMessage]
+    whole: bool = False
+    parts: dict[str, str] | None = None  # digests of what the agent is made of, where they are others than before
+    changed: list[str] = []  # which of them changed since the last attempt, or during a wait
+    tokens: int = 0
+    money: Decimal | None = None  # US dollars; None: the price is not known
+    seconds: float = 0
+
+    @property
+    def spent(self) -> Spent:
+        return Spent(
+            requests=1,
+            tokens=self.tokens,
+            money=self.money or Decimal(0),
+            unpriced=int(self.money is None),
+            running=timedelta(seconds=self.seconds),
+        )
+
+
+class Result(StrEnum):
+    """What a tool call came to."""
+
+    RETURNED = "returned"
+    RETRY = "retry"  # the model is asked to try again
+    FAILED = "failed"  # the model is told so
+    DENIED = "denied"  # the scope or a person said no
+    DEFERRED = "deferred"  # somebody outside delivers the result
+    UNAPPROVED = "unapproved"  # the tool itself asks for an approval
+
+
+class Counted(BaseModel):
+    """Of what a tool call came to, what it has cost."""
+
+    result: Result
+    seconds: float = 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it was a call: one that was denied, or has yet to be approved, is none."""
+        return self.result not in (Result.DENIED, Result.UNAPPROVED)
+
+    @property
+    def spent(self) -> Spent:
+        return Spent(tool_calls=1, running=timedelta(seconds=self.seconds))
+
+
+class Outcome(Counted):
+    """What one tool call came to. ``message`` is for the model; ``metadata`` is never sent to it."""
+
+    model_config = _BYTES
+
+    value: ToolReturnContent = None
+    content: str | list[UserContent] | None = None
+    metadata: Any = None
+    tools: list[str] | None = None
+    message: str = ""
+    question: bool = False
+
+
+class Ending(BaseModel):
+    """How it ended: with an output, or by ``stopped`` (the limit that was reached) and ``why``."""
+
+    at: AwareDatetime
+    turn: int
+    stopped: str | None = None
+    why: str = ""
+
+
+@step(visible=False)
+async def began(work: Callable[[], Awaitable[Beginning]]) -> Beginning:
+    """Write down what ``work`` returns, once; so do the others here."""
+    return await work()
+
+
+@step(visible=False)
+async def ended(work: Callable[[], Awaitable[Ending]]) -> Ending:
+    return await work()
+
+
+async def _turn(work: Callable[[], Awaitable[Turn]]) -> Turn:
+    return await work()
+
+
+async def _call(work: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    return await work()
+
+
+MODEL = {visible: step(name="model", visible=visible)(_turn) for visible in (False, True)}
+"""A model request as a step, by whether Prefect shows it."""
+
+TOOL = {visible: step(name="tool", visible=visible)(_call) for visible in (False, True)}
+"""A tool call as a step, by whether Prefect shows it."""

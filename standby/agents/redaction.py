@@ -1,0 +1,56 @@
+"""Secrets left out of what people are shown. Pure.
+
+A value whose name says that it is a secret, and words that look like one, become ``[redacted]``. This is a net and not
+a wall: what must never be seen by the model must not be given to it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+REDACTED = "[redacted]"
+
+_NAMES = re.compile(
+    r"pass(word|wd|phrase)?$|secret|(^|[_-])token$|api[_-]?key|apikey|private[_-]?key|credential|authori[sz]ation|cookie"
+    r"|(access|auth|bearer|refresh|session)[_-]?token",
+    re.IGNORECASE,
+)
+_WORDS = re.compile(
+    r"""-----BEGIN\ [A-Z\ ]*PRIVATE\ KEY-----.*?(-----END\ [A-Z\ ]*PRIVATE\ KEY-----|$)
+    | \b(sk|pk|rk)[-_](live|test|proj|ant|or|svcacct)?[-_]?[A-Za-z0-9_-]{16,}
+    | \bgh[pousr]_[A-Za-z0-9]{20,} | \bgithub_pat_[A-Za-z0-9_]{20,} | \bglpat-[A-Za-z0-9_-]{16,}
+    | \bxox[abeoprs]-[A-Za-z0-9-]{10,} | \bwhsec_[A-Za-z0-9+/=]{16,}
+    | \b(AKIA|ASIA)[A-Z0-9]{16}\b | \bAIza[A-Za-z0-9_-]{30,}
+    | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
+    | (?<=[Bb]earer\ )[A-Za-z0-9._~+/-]{8,}=* | (?<=[Bb]asic\ )[A-Za-z0-9+/]{8,}=*
+    | (?<=://)[^\s/:@]+:[^\s/@]+(?=@)""",
+    re.VERBOSE | re.DOTALL,
+)
+_PAIRS = re.compile(
+    r"""(?P<name>["']?[A-Za-z_-]*(pass(word|wd|phrase)?|secret|api[_-]?key|token|authorization)["']?\s*[:=]\s*)"""
+    r"""(?P<quote>["']?)(?P<value>[^\s"',;&]{4,})""",
+    re.IGNORECASE,
+)
+
+
+def redacted(value: Any) -> Any:
+    """A JSON value without its secrets."""
+    if isinstance(value, str):
+        return redacted_text(value)
+    if isinstance(value, dict):
+        return {
+            redacted_text(str(name)): REDACTED if _is_secret(str(name), item) else redacted(item)
+            for name, item in value.items()
+        }
+    return [redacted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def redacted_text(text: str) -> str:
+    text = _WORDS.sub(REDACTED, text)
+    return _PAIRS.sub(lambda found: f"{found['name']}{found['quote']}{REDACTED}", text)
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    # A count of tokens is no token.
+    return _NAMES.search(name) is not None and not isinstance(value, int | float | bool | None)

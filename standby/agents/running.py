@@ -1,0 +1,148 @@
+"""``run_agent``: a pydantic-ai agent as a part of a durable run, inside its scope."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, UserContent
+
+from standby import clock
+from standby.agents.artifact import keep_transcript
+from standby.agents.budgets import Spent, left_of
+from standby.agents.records import Beginning, Ending, began, ended
+from standby.agents.scope import AgentScope
+from standby.agents.serving import Serving
+from standby.agents.thinking import Fresh, Scoped, Thinking
+from standby.agents.thread import Thread
+from standby.agents.tracing import new_trace
+from standby.errors import ScopeStopped, UsageError
+from standby.failures import revived, stored
+from standby.runs import AgentRun, check_key, current_run
+from standby.states import CheckpointState
+from standby.steps import in_step
+
+T = TypeVar("T")
+
+_current: ContextVar[Thinking | None] = ContextVar("standby_thinking", default=None)
+
+
+def current_scope() -> AgentScope:
+    """In a tool: what is left of the scope of the agent that calls it. What it hands on is ``.narrowed(...)`` from it.
+
+    Raises ``UsageError`` outside of ``run_agent``.
+    """
+    thinking = _current.get()
+    if thinking is None:
+        raise UsageError("current_scope() was called outside of run_agent, where there is no scope.")
+    budget = thinking.scope.budget.raised(thinking.thread.granted)
+    return thinking.scope.model_copy(update={"budget": left_of(budget, thinking.thread.spent_now())})
+
+
+@dataclass(frozen=True)
+class AgentResult(Generic[T]):
+    """What came of an agent.
+
+    ``output``: of the agent's output type; None if it was stopped before. ``stopped``: which limit of its scope stopped
+    it (``steps``, ``money``, ``deadline`` ...), ``why`` in words. ``spent``: by the journal, across waits and crashes.
+    ``messages``: the whole conversation.
+    """
+
+    output: T | None
+    stopped: str | None
+    why: str
+    spent: Spent
+    messages: list[ModelMessage]
+
+
+async def run_agent(
+    agent: Agent[Any, T],
+    task: str | Sequence[UserContent],
+    *,
+    scope: Scoped,
+    deps: Any = None,
+    model: Any = None,
+    history: Sequence[ModelMessage] | None = None,
+    fresh: Mapping[str, Fresh] | None = None,
+    recheck: Callable[[], Awaitable[None]] | None = None,
+    until: Callable[[Sequence[ModelMessage]], Awaitable[bool]] | None = None,
+    on_change: Literal["continue", "stop"] = "continue",
+    visible: bool = False,
+    name: str | None = None,
+) -> AgentResult[T]:
+    """Have a pydantic-ai agent work on a task, in an ``@agent``, inside its scope.
+
+    Every model request and every tool call is a step. After a park or a crash it goes on at the first one that is not
+    done.
+
+    ``scope``: an ``AgentScope``, or an async function that reads it, which is called again in each attempt and after
+    each wait. ``deps``, ``model``: as for ``Agent.run``. ``history``: an earlier conversation to go on with.
+    ``fresh``: by the name of a tool, what its call is about as of now, from its arguments; an approval for which that
+    has changed is asked anew. ``recheck``: called in each attempt and after each wait, raises if the agent must not go
+    on (credentials that were revoked). ``until``: called before each further model request with the conversation; True
+    ends it, as ``stopped="goal"``. ``on_change``: what happens when the model, the instructions, the tools or the scope
+    are others than before: ``"continue"`` with a line in the log and the transcript, or ``"stop"``. ``visible``:
+    whether Prefect shows the steps as task runs. ``name``: in the keys of its steps, by default the agent's, or
+    ``agent``.
+
+    Raises ``ScopeStopped`` when a limit is reached and the scope says ``fail``, ``UsageError`` outside an agent's own
+    task, and whatever the model and the tools raise.
+    """
+    run = current_run.get()
+    if run is None or in_step() or not run.in_own_task:
+        raise UsageError("run_agent works in an agent's own task, between its steps: in an @agent function.")
+    name = name or "".join(char if char not in "#/?" else ":" for char in agent.name or "agent")
+    check_key(name)
+    place = run.place(name)
+    thread = Thread(run, place.key, visible=visible)
+    thread.messages = list(history or ())
+    await thread.load()
+
+    async def begin() -> Beginning:
+        return Beginning(at=clock.utcnow(), trace=new_trace())
+
+    thread.beginning = await began.at(place)(begin)
+    thinking = Thinking(agent, thread, scope, Serving(), deps, model, fresh or {}, recheck, until, on_change)
+    keep_transcript(run)
+    token = _current.set(thinking)
+    try:
+        return await _ended(run, thinking, task)
+    finally:
+        _current.reset(token)
+
+
+async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[Any]:
+    thread = thinking.thread
+    failed = thread.entry("end")
+    if failed is not None and failed.state == CheckpointState.FAILED:
+        raise revived(await run.text_of(failed))
+    if thread.ending is not None and thread.ending.stopped is not None:
+        return _result(thread, None, thread.ending)
+    output: Any = None
+    stop: ScopeStopped | None = None
+    try:
+        await thinking.refresh()
+        output = await thinking.serving.while_thinking(thinking.think(task))
+    except ScopeStopped as stopped:
+        if thinking.must_fail(stopped):
+            run.failed(thread.place("end"), stored(stopped))
+            raise
+        stop = stopped
+    except Exception as error:
+        # Recorded only if the agent catches it and goes on: else a retry of the run tries again.
+        run.failed(thread.place("end"), stored(error))
+        raise
+
+    async def end() -> Ending:
+        how = {"stopped": stop.what, "why": stop.why} if stop is not None else {}
+        return Ending(at=clock.utcnow(), turn=thread.turn, **how)
+
+    ending = thread.ending or await ended.at(thread.place("end"))(end)
+    return _result(thread, output, ending)
+
+
+def _result(thread: Thread, output: Any, ending: Ending) -> AgentResult[Any]:
+    return AgentResult(output, ending.stopped, ending.why, thread.spent_at(ending.at), thread.messages)

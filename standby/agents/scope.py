@@ -1,0 +1,125 @@
+"""What one agent may do: data that people edit, and nothing else. Unknown means no."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from standby.agents.budgets import Budget, _lower
+from standby.agents.conditions import Condition
+from standby.errors import UsageError
+from standby.policy import Policy
+from standby.values import summary
+
+
+class Permission(StrEnum):
+    ALLOW = "allow"
+    ASK = "ask"
+    DENY = "deny"
+
+
+STRICTEST_FIRST = (Permission.DENY, Permission.ASK, Permission.ALLOW)
+
+
+class AtStop(StrEnum):
+    """What happens when a limit of the scope is reached."""
+
+    FAIL = "fail"  # run_agent raises ScopeStopped
+    FINISH = "finish"  # run_agent returns what there is, without an output
+    ASK = "ask"  # a person is asked for more
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rule(_Data):
+    """What is allowed of one tool. Several rules may be on the same tool.
+
+    ``when``: all of these must hold. A call is denied if a ``deny`` rule may apply to it (none of its conditions
+    certainly fails), else allowed if an ``allow`` rule holds, else asked about if an ``ask`` rule holds, else denied.
+    """
+
+    tool: str = Field(min_length=1)
+    permission: Permission
+    when: tuple[Condition, ...] = ()
+
+
+class Asking(_Data):
+    """How people are asked: which party, by which policy, how long they have. No answer is a no."""
+
+    party: str | None = None
+    policy: Policy | None = None
+    within: timedelta | None = Field(default=None, gt=timedelta(0))
+
+    def narrowed(self, other: Asking) -> Asking:
+        """What satisfies both: the larger quorum, the approvers in both, the shorter time. Raises ``UsageError``."""
+        within = _lower(self.within, other.within)
+        if self.policy is None or other.policy is None:
+            return Asking(party=self.party or other.party, policy=self.policy or other.policy, within=within)
+        mine, theirs = self.policy, other.policy
+        approvers = mine.approvers or theirs.approvers
+        if mine.approvers and theirs.approvers:
+            approvers = tuple(name for name in mine.approvers if name in theirs.approvers)
+            if not approvers:
+                raise UsageError("The two scopes have no approver in common, so nobody could approve for both.")
+        try:
+            policy = Policy(
+                quorum=max(mine.quorum, theirs.quorum),
+                approvers=approvers,
+                not_by=tuple(dict.fromkeys((*mine.not_by, *theirs.not_by))),
+                remind=mine.remind or theirs.remind,
+                escalate=mine.escalate or theirs.escalate,
+            )
+        except ValidationError as error:
+            raise UsageError(f"The two scopes cannot both be satisfied: {summary(error)}") from error
+        return Asking(party=self.party or other.party, policy=policy, within=within)
+
+
+class AgentScope(_Data):
+    """What one agent may do. The defaults allow nothing but to think, without a limit.
+
+    ``goal``: what it is for, shown to whoever is asked. ``tools``: the rules; a tool without one is denied. ``budget``
+    and ``deadline``: when it stops. ``at_stop``: what happens then. ``asking``: how people are asked. ``within``: wider
+    scopes that must allow the same; ``narrowed`` fills it in.
+    """
+
+    goal: str = ""
+    tools: tuple[Rule, ...] = ()
+    budget: Budget = Budget()
+    deadline: AwareDatetime | None = None
+    at_stop: AtStop = AtStop.FAIL
+    asking: Asking = Asking()
+    within: tuple[AgentScope, ...] = ()
+
+    @model_validator(mode="after")
+    def _no_nul(self) -> AgentScope:
+        if "\0" in self.goal:
+            raise ValueError("the goal has a NUL character, which cannot be shown or stored")
+        return self
+
+    def narrowed(self, other: AgentScope) -> AgentScope:
+        """``other``, which never allows more than this scope: for a part of the work, or another agent.
+
+        Raises ``UsageError`` where who is asked cannot satisfy both.
+        """
+        return AgentScope(
+            goal=other.goal or self.goal,
+            tools=other.tools,
+            budget=self.budget.narrowed(other.budget),
+            deadline=_earlier(self.deadline, other.deadline),
+            at_stop=_narrowed_stop(self.at_stop, other.at_stop),
+            asking=self.asking.narrowed(other.asking),
+            within=(*other.within, self),
+        )
+
+
+def _earlier(mine: datetime | None, other: datetime | None) -> datetime | None:
+    return min((moment for moment in (mine, other) if moment is not None), default=None)
+
+
+def _narrowed_stop(mine: AtStop, other: AtStop) -> AtStop:
+    """More can be asked for only where both say so."""
+    return other if other is not AtStop.ASK or mine is AtStop.ASK else mine

@@ -1,0 +1,182 @@
+"""What an agent thought and did, for people: from its journal, without the libraries of any model.
+
+Secrets are left out (``redaction``), and long values are cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+from standby.agents.redaction import redacted, redacted_text
+from standby.ledger.checkpoints import Entry
+from standby.states import CheckpointState
+from standby.waits import as_text, quoted
+
+LONGEST = 4000
+"""Characters of a value that are shown."""
+
+
+_ELSEWHERE: dict[str, Any] = {
+    "messages": [{"parts": [{"part_kind": "text", "content": "(a large turn, kept outside the ledger)"}]}]
+}
+"""What stands for a turn that is so large that the ledger does not hold it."""
+
+
+def threads_of(journal: Iterable[Entry], grants: Iterable[Any] = ()) -> list[dict[str, Any]]:
+    """Each ``run_agent`` of a run, in order.
+
+    Each: ``agent`` (its key), ``task``, ``turns``, ``stopped``, ``why``, ``output`` (the last words), ``requests``,
+    ``tool_calls``, ``tokens``, ``money`` (US dollars, None if a price is missing), ``seconds`` at work. Each turn:
+    ``turn``, ``said``, ``changed`` (what was another than before), ``calls``; each call: ``tool``, ``arguments``,
+    ``outcome``, ``result``, ``approved_by``.
+    """
+    entries = {entry.key: entry for entry in journal}
+    approved = {grant.key: grant for grant in grants}
+    names = [key for key in entries if f"{key}/1.model" in entries]
+    # One that is a tool of another has no position, and comes after it.
+    names.sort(key=lambda name: (entries[name.split("/")[0]].position or 0, name))
+    return [_thread(name, entries, approved) for name in names]
+
+
+def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, Any]) -> dict[str, Any]:
+    turns: list[dict[str, Any]] = []
+    while (entry := entries.get(f"{name}/{len(turns) + 1}.model")) and entry.state == CheckpointState.RECORDED:
+        turns.append(_value(entry) or _ELSEWHERE)
+    answers = {
+        (number, part.get("tool_call_id")): part
+        for number, turn in enumerate(turns)
+        for message in turn["messages"][:-1]
+        for part in message["parts"]
+        if part.get("part_kind") in ("tool-return", "retry-prompt")
+    }
+    shown = []
+    for number, turn in enumerate(turns, start=1):
+        parts = turn["messages"][-1]["parts"]
+        calls = [part for part in parts if part.get("part_kind") == "tool-call"]
+        shown.append(
+            {
+                "turn": number,
+                "said": "\n".join(redacted_text(_text(part)) for part in parts if _text(part)),
+                "changed": turn.get("changed") or [],
+                "calls": [
+                    _call(
+                        name, number, ordinal, part, answers.get((number, part.get("tool_call_id"))), entries, approved
+                    )
+                    for ordinal, part in enumerate(calls, start=1)
+                ],
+            }
+        )
+    outcomes = [
+        outcome
+        for key, entry in entries.items()
+        if key.startswith(f"{name}/") and "/" not in (rest := key.removeprefix(f"{name}/"))
+        if rest.split(".")[1:2] != ["model"]
+        if isinstance(outcome := _value(entry), dict) and outcome.get("result") not in (None, "denied", "unapproved")
+    ]
+    end = _value(entries.get(f"{name}/end")) or {}
+    unpriced = any(turn.get("money") is None for turn in turns)
+    return {
+        "agent": name,
+        "task": redacted_text(_task(turns)),
+        "turns": shown,
+        "ended": bool(end),
+        "stopped": end.get("stopped"),
+        "why": end.get("why") or "",
+        "requests": len(turns),
+        "tool_calls": len(outcomes),
+        "tokens": sum(turn.get("tokens") or 0 for turn in turns),
+        "money": None if unpriced else str(sum((Decimal(turn["money"]) for turn in turns), Decimal(0))),
+        "seconds": round(sum(item.get("seconds") or 0 for item in [*turns, *outcomes]), 3),
+    }
+
+
+def _call(
+    name: str,
+    turn: int,
+    ordinal: int,
+    part: dict[str, Any],
+    answer: dict[str, Any] | None,
+    entries: Mapping[str, Entry],
+    approved: Mapping[str, Any],
+) -> dict[str, Any]:
+    key = f"{name}/{turn}.{ordinal}." + "".join(char if char not in "#/?" else ":" for char in part["tool_name"])
+    grant = approved.get(f"{key}.approved")
+    outcome = _value(entries.get(f"{key}.approved")) or _value(entries.get(key))
+    if answer is not None:
+        said, result = answer.get("outcome") or "success", answer.get("content")
+    elif outcome is not None:
+        said = {"returned": "success", "retry": "retried"}.get(outcome["result"], outcome["result"])
+        result = outcome["message"] or outcome["value"]
+    else:
+        said, result = "under way", None
+    arguments = part.get("args")
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            arguments = json.loads(arguments)
+    return {
+        "tool": redacted_text(part["tool_name"]),
+        "arguments": redacted(arguments),
+        "outcome": said,
+        "result": redacted(result),
+        "approved_by": (grant.approver or f"somebody by {grant.door}") if grant is not None else None,
+    }
+
+
+def _value(entry: Entry | None) -> Any | None:
+    """The JSON value of a checkpoint; None where it is not recorded, or is so large that it is kept elsewhere."""
+    if entry is None or entry.state != CheckpointState.RECORDED or entry.value is None:
+        return None
+    return json.loads(entry.value)
+
+
+def _text(part: dict[str, Any]) -> str:
+    return str(part.get("content") or "") if part.get("part_kind") == "text" else ""
+
+
+def _task(turns: list[dict[str, Any]]) -> str:
+    for message in turns[0]["messages"] if turns else ():
+        for part in message["parts"]:
+            if part.get("part_kind") == "user-prompt":
+                content = part["content"]
+                return content if isinstance(content, str) else json.dumps(content)
+    return ""
+
+
+def as_markdown(thread: dict[str, Any]) -> str:
+    """One thread as Markdown that shows what models and tools said, and obeys none of it."""
+    lines = [f"# {as_text(thread['agent'])}", ""]
+    if thread["task"]:
+        lines += [quoted(_cut(thread["task"])), ""]
+    for turn in thread["turns"]:
+        lines += [f"## Turn {turn['turn']}", ""]
+        if turn["changed"]:
+            lines += [f"Changed since the turn before: {as_text(', '.join(turn['changed']))}", ""]
+        if turn["said"]:
+            lines += [quoted(_cut(turn["said"])), ""]
+        for call in turn["calls"]:
+            approved = f", approved by {as_text(call['approved_by'])}" if call["approved_by"] else ""
+            lines += [f"**{as_text(call['tool'])}**: {as_text(call['outcome'])}{approved}", ""]
+            lines += [quoted(_shown(call["arguments"])), ""]
+            if call["result"] is not None:
+                lines += [quoted(_shown(call["result"])), ""]
+    if thread["stopped"]:
+        lines += [f"Stopped by its scope ({as_text(thread['stopped'])}): {as_text(thread['why'])}", ""]
+    money = "of unknown price" if thread["money"] is None else f"${thread['money']}"
+    lines.append(
+        f"{thread['requests']} model requests, {thread['tool_calls']} tool calls, {thread['tokens']:,} tokens, "
+        f"{money}, {thread['seconds']} s at work"
+    )
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return _cut(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"

@@ -1,0 +1,77 @@
+"""An answer of somebody with a key, through whichever door of the gateway."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from standby import doors
+from standby.callers import Caller
+from standby.connect import Place
+from standby.errors import NotAllowed
+from standby.gateway.keys import lacks
+from standby.gateway.refusals import Refused
+from standby.ledger import Ledger
+from standby.states import Door, Role, Verdict, WaitKind
+from standby.waits import checked_answer
+
+
+class AnswerOut(BaseModel):
+    """The answer counts. ``decided`` is false while the wait's policy asks for more people.
+
+    ``woken``: the run was told at once; else the keeper tells it within seconds.
+    """
+
+    wait_id: str
+    run_id: str
+    decided: bool
+    woken: bool
+
+
+async def answered(
+    ledger: Ledger, place: Place, caller: Caller, wait: Any, text: str, *, door: Door, note: str | None = None
+) -> AnswerOut:
+    """Answer a wait (its ledger row) with a JSON text for a caller.
+
+    The same answer again through the same door changes nothing, and is told the same. Raises ``Refused``,
+    ``AnswerRefused`` and ``NotAllowed``; the run then waits on. ``note`` stands with the decision in the audit.
+    """
+    if wait.kind != WaitKind.APPROVAL:
+        raise Refused(409, f"Wait {wait.id} waits for a {wait.kind}, which nobody answers.")
+    if (lacking := lacks(caller, {Role.APPROVER, Role.ADMIN})) is not None:
+        await ledger.waits.note_not_allowed(wait.id, door, caller.name, lacking)
+        raise Refused(403, lacking)
+    if not caller.may_answer_for(wait.party):
+        why = f"{caller.name} does not answer for {wait.party}, who is asked here."
+        await ledger.waits.note_not_allowed(wait.id, door, caller.name, why)
+        raise Refused(403, why)
+    try:
+        made = await doors.answer(ledger, wait, text, door=door, actor=caller.name, api_url=place.api_url, note=note)
+    except NotAllowed:
+        if (before := await _sent_before(ledger, wait, text, caller, door)) is not None:
+            return before
+        raise
+    if made.won or made.counted:
+        return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=made.won, woken=made.woken)
+    if (before := await _sent_before(ledger, wait, text, caller, door)) is not None:
+        return before
+    if made.winner is None:
+        raise Refused(409, "The wait is closed: its run ended, or something else it waited for came first.")
+    winner = {
+        "actor": made.winner.actor,
+        "door": made.winner.door,
+        "answer": json.loads(made.winner.answer or "null"),
+    }
+    raise Refused(409, f"{made.winner.actor or made.winner.door} was first.", winner=winner)
+
+
+async def _sent_before(ledger: Ledger, wait: Any, text: str, caller: Caller, door: Door) -> AnswerOut | None:
+    """What the caller was told, or would have been, of this very answer; None unless it counts already."""
+    taken = await ledger.waits.decided_by(wait.id, wait.opening, caller.name)
+    if taken is None or (taken.door, taken.actor) != (door, caller.name):
+        return None
+    if json.loads(taken.answer) != json.loads(checked_answer(wait, text)):
+        return None
+    return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=taken.verdict == Verdict.WON, woken=False)

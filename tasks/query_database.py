@@ -1,0 +1,168 @@
+"""Tool: ask a SQL database, SQLite or PostgreSQL, without being able to change it.
+
+Nothing here looks at the text of a query to decide whether it is harmless; the database does. SQLite opens the file for
+reading and asks our authorizer about each thing a statement would do. PostgreSQL runs the query in a read-only
+transaction that is rolled back, as the query of a cursor, which only a query can be, and not as a superuser.
+"""
+
+import asyncio
+import json
+import math
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg  # type: ignore[import-untyped]
+from pydantic import BaseModel
+
+from tasks.errors import ToolFailed, ToolRefused
+
+Value = str | int | float | bool | None
+
+LONGEST_VALUE = 4000
+"""Characters of one value; of longer ones the beginning is returned."""
+LARGEST_ROW = 200_000
+"""Characters of a row; a query with a larger one fails."""
+LONGEST_QUERY = 20_000
+
+_MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_FUNCTION}
+_MAY_NOT_CALL = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
+_SUPERUSER = "SELECT bool_or(rolsuper) FROM pg_roles WHERE rolname IN (current_user, session_user)"
+
+
+class Rows(BaseModel):
+    """What a query found. ``cut``: there were more rows, or a value was longer, than is returned."""
+
+    columns: list[str]
+    rows: list[list[Value]]
+    cut: bool = False
+
+
+async def query_database(
+    sql: str, *, url: str, most_rows: int = 100, most_characters: int = 40_000, seconds: float = 10.0
+) -> Rows:
+    """The rows of one SELECT.
+
+    ``url``: ``sqlite:///file`` or ``postgresql://user:password@host/database``; that user should have no more than the
+    right to read what may be seen, and do nothing else there. ``most_rows`` and ``most_characters``: how much is
+    returned; ``seconds``: how long it may take. Dates and the like come as text, bytes as hexadecimal.
+    Raises ToolRefused (it is not one SELECT, or does what may not be done) or ToolFailed (the database said no).
+    """
+    if not sql.strip("; \t\n") or len(sql) > LONGEST_QUERY or "\0" in sql:
+        raise ToolRefused(sql.strip() or "an empty query", f"a query has 1 to {LONGEST_QUERY} characters")
+    sql = sql.strip().rstrip("; \t\n")
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite" and rest.startswith("/"):
+        columns, found = await asyncio.to_thread(_ask_sqlite, sql, Path(rest[1:]), most_rows + 1, seconds)
+    elif scheme in ("postgresql", "postgres"):
+        columns, found = await _ask_postgres(sql, url, most_rows + 1, seconds)
+    else:
+        raise ToolFailed("the database", "its address is none of SQLite or PostgreSQL", "Correct it in the block.")
+    rows: list[list[Value]] = []
+    room, cut = most_characters, len(found) > most_rows
+    for row in found[:most_rows]:
+        plain = [_plain(value) for value in row]
+        room -= sum(len(str(value)) + 2 for value in plain)
+        if room < 0 and rows:
+            return Rows(columns=columns, rows=rows, cut=True)
+        cut = cut or any(isinstance(value, str) and len(value) > LONGEST_VALUE for value in plain)
+        rows.append([value[:LONGEST_VALUE] if isinstance(value, str) else value for value in plain])
+    return Rows(columns=columns, rows=rows, cut=cut)
+
+
+def _ask_sqlite(sql: str, file: Path, most: int, seconds: float) -> tuple[list[str], list[Any]]:
+    ends = time.monotonic() + seconds
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=seconds)) as database:
+            # No value, no row, and nothing that is put together on the way, grows beyond this.
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_ROW)
+            database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+            database.set_authorizer(_authorize)
+            database.set_progress_handler(lambda: time.monotonic() > ends, 10_000)
+            cursor = database.execute(sql)
+            if cursor.description is None:
+                raise ToolRefused(sql, "it is not a query", "Give one SELECT.")
+            return [column[0] for column in cursor.description], cursor.fetchmany(most)
+    except sqlite3.Error as error:
+        said = str(error)
+        if "not authorized" in said or "prohibited" in said or "one statement at a time" in said:
+            raise ToolRefused(sql, f"only reading is allowed ({said})", "Give one SELECT.") from None
+        if "unable to open" in said:
+            raise ToolFailed("the database", f"it cannot be opened ({said})", "Do without it, and say so.") from None
+        if said == "interrupted":
+            raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.") from None
+        raise ToolFailed(sql, said, "Correct the query.") from None
+
+
+def _authorize(action: int, first: str | None, second: str | None, _: str | None, __: str | None) -> int:
+    if action not in _MAY or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _MAY_NOT_CALL):
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK
+
+
+async def _ask_postgres(sql: str, url: str, most: int, seconds: float) -> tuple[list[str], list[Any]]:
+    try:
+        async with asyncio.timeout(seconds + 5):  # the server's own limit comes first
+            database = await _connect(url, seconds)
+            try:
+                return await _in_transaction(database, sql, most)
+            finally:
+                database.terminate()  # and with it whatever the query left: locks, settings
+    except TimeoutError:
+        raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.") from None
+    except asyncpg.QueryCanceledError:
+        raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.") from None
+    except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientPrivilegeError) as error:
+        raise ToolRefused(sql, f"only reading is allowed ({error})", "Give one SELECT.") from None
+    except asyncpg.PostgresError as error:
+        raise ToolFailed(sql, str(error).splitlines()[0], "Correct the query: one SELECT.") from None
+    except (OSError, asyncpg.InterfaceError) as error:
+        raise ToolFailed("the database", f"the connection broke ({error})", "Try again later.") from None
+
+
+async def _connect(url: str, seconds: float) -> Any:
+    settings = {
+        "default_transaction_read_only": "on",
+        "statement_timeout": str(math.ceil(seconds * 1000)),
+        "application_name": "standby query",
+    }
+    try:
+        return await asyncpg.connect(url, timeout=seconds, server_settings=settings)
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
+        raise ToolFailed("the database", f"it cannot be reached ({error})", "Do without it, and say so.") from None
+
+
+async def _in_transaction(database: Any, sql: str, most: int) -> tuple[list[str], list[list[Any]]]:
+    if await database.fetchval(_SUPERUSER):
+        raise ToolRefused(
+            "the database",
+            "the role in its address is a superuser, which may do more than read whatever the transaction says",
+            "Give the tool a role that may only read.",
+        )
+    await database.execute("BEGIN READ ONLY")
+    # Prepared, a text is one statement; and only a query can stand where these two put it.
+    columns = [each.name for each in (await database.prepare(f"SELECT * FROM (\n{sql}\n) AS asked")).get_attributes()]
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise ToolRefused(sql, f"two columns are called {twice}", "Name them apart with AS.")
+    wanted = f"SELECT left(row_to_json(asked)::text, {LARGEST_ROW + 1}) FROM (\n{sql}\n) AS asked"
+    declare = await database.prepare(f"DECLARE asked NO SCROLL CURSOR FOR {wanted}")
+    await declare.fetch()
+    rows = await database.fetch(f"FETCH {most} FROM asked")
+    if any(len(row[0]) > LARGEST_ROW for row in rows):
+        raise ToolFailed(sql, f"a row has more than {LARGEST_ROW} characters", "Ask for fewer columns.")
+    return columns, [list(json.loads(row[0]).values()) for row in rows]
+
+
+def _plain(value: Any) -> Value:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    plain: Value = value
+    return plain

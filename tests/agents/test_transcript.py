@@ -1,0 +1,120 @@
+"""What people see of an agent's thinking: all of it, and no secrets."""
+
+import json
+from typing import Any
+
+import pytest
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from pydantic_ai import Agent
+
+from standby import agent, step, view
+from standby.agents import AgentScope, run_agent
+from standby.agents.redaction import redacted, redacted_text
+from standby.agents.transcript import as_markdown, threads_of
+from standby.connect import Place
+from tests.agents.conftest import Script, allow, ask, call
+from tests.fundamentals.conftest import Desk
+
+KEY = "sk-proj-abcdefghijklmnopqrstuvwx"
+
+
+async def test_the_transcript_stands_in_the_ledger_and_as_an_artifact_without_secrets(desk: Desk) -> None:
+    script = Script(
+        [call("look", where="*here*", api_key="hunter2hunter2"), call("send", to="ada")],
+        f"done with {KEY} # not a title",
+    )
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def look(where: str, api_key: str) -> dict[str, Any]:
+        return {"found": f"the password: swordfish at https://user:hunter2@{where}", "tokens": 7}
+
+    @thinker.tool_plain
+    async def send(to: str) -> str:
+        return "sent"
+
+    @agent
+    async def research() -> str | None:
+        scope = AgentScope(tools=(*allow("look").tools, *ask("send").tools))
+        return (await run_agent(thinker, f"find it with {KEY}", scope=scope)).output
+
+    run = await desk.start(research)
+    await run.answer({"approved": True}, actor="grace")
+    await run.result()
+    journal = await desk.ledger.checkpoints.journal(run.id)
+    [thread] = threads_of(journal, await desk.ledger.grants.of_run(run.id))
+    calls = thread["turns"][0]["calls"]
+    assert [(one["tool"], one["outcome"], one["approved_by"]) for one in calls] == [
+        ("look", "success", None), ("send", "success", "grace"),
+    ]  # fmt: skip
+    assert calls[0]["arguments"] == {"where": "*here*", "api_key": "[redacted]"}
+    assert calls[0]["result"]["tokens"] == 7
+    assert (thread["requests"], thread["tool_calls"], thread["tokens"], thread["money"]) == (2, 2, 10 * 2, None)
+    text = as_markdown(thread)
+    for shown in (text, json.dumps(thread)):
+        for secret in (KEY, "hunter2", "swordfish"):
+            assert secret not in shown
+    assert "```text\ndone with [redacted] # not a title\n```" in text
+
+    row = await desk.ledger.runs.get(run.id)
+    shown_to_people = await view.run_view(desk.ledger, Place(desk.url, None), row)
+    assert shown_to_people["agents"] == [thread]
+
+    mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))  # type: ignore[list-item]
+    artifacts = [one for one in await desk.client.read_artifacts(artifact_filter=mine) if one.type == "markdown"]
+    assert text in [artifact.data for artifact in artifacts]
+    assert len(artifacts) == 2, "one when it parked, one at the end"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KEY, "sk-ant-api03-AAAAAAAAAAAAAAAAAAAA", "ghp_" + "a" * 36, "AKIAIOSFODNN7EXAMPLE", "xoxb-1234567890-abcdef",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc-def",
+        "Authorization: Bearer abcdef0123456789", "postgresql://me:hunter22@db/x", 'password="hunter22"',
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "api_key=hunter22",
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_left_out(text: str) -> None:
+    shown = redacted_text(f"before {text} after")
+    assert "[redacted]" in shown
+    assert not any(part in shown for part in ("hunter22", "MIIE", "abcdef0123456789", "OSFODNN7", KEY[8:], "aaaa"))
+    assert shown.startswith("before ")
+
+
+def test_names_of_secrets_hide_their_values_and_nothing_else_is_hidden() -> None:
+    value = {
+        "Password": "x",
+        "nested": [{"access_token": ["y"]}],
+        "max_tokens": 5,
+        "token": 3,
+        "note": "a token of love",
+    }
+    assert redacted(value) == {
+        "Password": "[redacted]", "nested": [{"access_token": "[redacted]"}], "max_tokens": 5, "token": 3,
+        "note": "a token of love",
+    }  # fmt: skip
+
+
+async def test_requests_and_calls_are_task_runs_where_that_is_asked_for(desk: Desk) -> None:
+    script = Script([call("look", n=1), call("look", n=2)], "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def look(n: int) -> int:
+        return n
+
+    @step
+    async def last() -> None: ...
+
+    @agent
+    async def research() -> str | None:
+        found = await run_agent(thinker, "find it", scope=allow("look"), visible=True)
+        await last()
+        return found.output
+
+    run = await desk.start(research)
+    assert await run.result() == "done"
+    assert await run.task_runs(up_to="last") == {
+        "thinker/1.model": 1, "thinker/1.1.look": 1, "thinker/1.2.look": 1, "thinker/2.model": 1, "last": 1,
+    }  # fmt: skip
