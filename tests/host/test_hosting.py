@@ -146,6 +146,7 @@ async def test_parked_runs_take_no_place_of_running_ones(inn: Inn) -> None:
     assert (await first.result(), await second.result()) == (1, 2)
 
 
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 async def test_a_host_that_ends_leaves_nothing_behind(inn: Inn) -> None:
     """Row 13: what is parked is parked cold, what runs stops at a checkpoint, and another host goes on with both."""
     warm, busy = await inn.start("visitor"), await inn.start("worker", steps=400)
