@@ -200,6 +200,7 @@ class AgentRun:
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
         self._stopped_by: Exception | None = None
+        self.paused_seconds = 0.0  # that this attempt has waited in its process
         self.leaving: dict[str, Callable[[], Awaitable[None]]] = {}  # called before a park and at the end
 
     async def leave(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from prefect.context import FlowRunContext
@@ -144,6 +145,7 @@ async def _settled(
                 return taken
             group = await run.ledger.waits.group(run.id, place.key)
             continue
+        began = monotonic()
         await run.leave()
         if hold is Hold.WARM and run.hosting is not None:
             check_prefect = await linger(run, run.hosting, place.key, group)
@@ -153,6 +155,7 @@ async def _settled(
             count += 1
             await pause(run, place.key, group, count)
             check_prefect = True
+        run.paused_seconds += monotonic() - began
         group = await run.ledger.waits.group(run.id, place.key)
 
 

@@ -45,6 +45,25 @@ def test_imports_run_down_only() -> None:
                     assert HEIGHT[below] <= HEIGHT[above], f"{path} imports {below}, which is above it"
 
 
+NO_MODELS = ("scope", "budgets", "conditions", "permissions", "canonical", "redaction", "transcript", "__init__")
+"""Of ``standby.agents``: what the terminal and the blocks use, where the extra of the models may not be installed."""
+
+
+def test_only_agents_that_think_need_the_libraries_of_models() -> None:
+    """Installed without extras, everything else works."""
+    for path in PACKAGE.rglob("*.py"):
+        imported = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            for name in (
+                [node.module or ""] if isinstance(node, ast.ImportFrom) else
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            )
+        }  # fmt: skip
+        thinks = path.stem == "scripted_model" or (path.parent.name == "agents" and path.stem not in NO_MODELS)
+        assert thinks or "pydantic_ai" not in imported, path
+
+
 def test_importing_the_package_does_nothing() -> None:
     """Neither Prefect nor SQLAlchemy is loaded, and nothing is written, until a name from the menu is used."""
     code = "import sys, standby; print([name for name in ('prefect', 'sqlalchemy', 'asyncio') if name in sys.modules])"

@@ -180,8 +180,12 @@ class GatedToolset(WrapperToolset[Any]):
     async def _in_own_task(self, key: str, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """The call as a part of the agent's code, with steps and waits of its own."""
         thread = self.thinking.thread
+        paused = thread.run.paused_seconds
         with part(thread.prefix + key):
             outcome = await outcome_of(act)
+        # To wait is not to be at work.
+        at_work = max(0.0, outcome.seconds - (thread.run.paused_seconds - paused))
+        outcome = outcome.model_copy(update={"seconds": at_work})
 
         async def as_it_was() -> Outcome:
             return outcome

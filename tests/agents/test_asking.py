@@ -9,7 +9,7 @@ from pydantic_ai import Agent, ApprovalRequired, CallDeferred, RunContext
 from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 
 from standby import agent, step
-from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, ask_human, run_agent, waits
+from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, Spent, ask_human, run_agent, waits
 from standby.errors import AnswerRefused, NotAllowed
 from standby.policy import Policy
 from standby.waiting import wait_for
@@ -361,6 +361,7 @@ async def test_a_deferred_tool_waits_for_the_signal_that_brings_its_result(
 async def test_a_tool_may_wait_and_a_person_may_be_asked_a_question(desk: Desk) -> None:
     script = Script([call("ask_human", question="Which *one*?\n```"), call("order", item="desk")], "done")
     thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[ask_human(party="buyers")])
+    spent: list[Spent] = []
 
     @thinker.tool_plain
     @waits
@@ -370,7 +371,9 @@ async def test_a_tool_may_wait_and_a_person_may_be_asked_a_question(desk: Desk) 
 
     @agent
     async def working() -> str | None:
-        return (await run_agent(thinker, "order", scope=allow("ask_human", "order"))).output
+        found = await run_agent(thinker, "order", scope=allow("ask_human", "order"))
+        spent.append(found.spent)
+        return found.output
 
     run = await desk.start(working)
     [wait] = await run.open_waits()
@@ -382,6 +385,9 @@ async def test_a_tool_may_wait_and_a_person_may_be_asked_a_question(desk: Desk) 
     await desk.signal("delivered", "on Friday", key="desk")
     assert await run.result() == "done"
     assert [content for _, content, _ in script.told()] == ["the blue one", "desk: on Friday"]
+    waited = sum(((one.settled_at - one.opened_at) for one in await run.waits()), timedelta(0))
+    assert spent[0].wall >= waited
+    assert spent[0].running < spent[0].wall - waited / 2, "to wait is not to be at work"
 
 
 async def test_a_wake_in_another_attempt_finds_the_question_and_goes_on(desk: Desk) -> None:

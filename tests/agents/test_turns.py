@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry
-from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart, ToolCallPart
 from sqlalchemy import text
 
 from standby import step
@@ -354,3 +354,32 @@ async def test_an_agent_as_a_tool_of_another_stays_within_its_scope(bench: Bench
     assert inner_script.told()[1][2] == "retried"
     journal = await bench.ledger.checkpoints.journal(run.id)
     assert [thread["agent"] for thread in threads_of(journal)] == ["outer", "outer/1.1.delegate/inner"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ModelResponse(parts=[]),
+        ModelResponse(parts=[ThinkingPart("hm")]),
+        ModelResponse(parts=[TextPart("I will not."), ToolCallPart("no_such_tool", "not json")]),
+        ModelResponse(parts=[ToolCallPart("look", "null"), ToolCallPart("look", '{"n": NaN}')]),
+        ModelResponse(parts=[ToolCallPart("x" * 10_000, {"\0": "\0"})]),
+    ],
+    ids=["nothing", "thoughts only", "another tool", "no arguments", "garbage"],
+)
+async def test_absurd_answers_are_kept_and_the_model_is_asked_again(
+    bench: Bench, interruption: Interruption, answer: ModelResponse
+) -> None:
+    script = Script(answer, lambda _: interruption() or "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def look(n: int) -> int:
+        raise AssertionError("nothing here is a call")
+
+    async def research() -> str | None:
+        return (await run_agent(thinker, "find it", scope=allow("look"))).output
+
+    run = await bench.interrupted(research)
+    assert await run.again() == "done"
+    assert script.asked == 3
