@@ -124,7 +124,7 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         console.print("Setting up the work pool, blocks and deployments ...")
         await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
     await _quick_attempts(stack.api_url, config.pool)
-    await start("worker", f"prefect worker start --pool {config.pool} --type process --name standby")
+    await start("worker", f"python -m standby host --pool {config.pool} --name standby")
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
     await _answers("gateway", gateway, children, f"http://{HOST}:{gateway_port}/health")
     return stack
@@ -232,7 +232,7 @@ def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str
         "DO_NOT_TRACK": "1",
         # Deadlines are the keeper's. Prefect's own scan of all paused runs is slowed down.
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "300",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "STANDBY_HOST_GRACE": "5",  # less than a child has to end
         "STANDBY_GATEWAY_URL": f"http://{HOST}:{gateway_port}",
         "PYTHONUNBUFFERED": "1",
     }
