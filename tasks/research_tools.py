@@ -14,7 +14,8 @@ from pydantic_ai.exceptions import ToolFailed
 from blocks.loading import load_or_default
 from blocks.workspace import Workspace
 from standby import step
-from standby.agents import current_scope, waits
+from standby.agents import Permission, current_scope, waits
+from standby.agents.permissions import ruling
 from tasks import fetch_page as web
 from tasks import query_database as database
 from tasks import search_documents as documents
@@ -41,7 +42,13 @@ def research_tools(workspace: str = "default") -> list[Callable[..., Awaitable[A
         Args:
             url: The page's whole address, with https://.
         """
-        return await _told(web.fetch_page(url, hosts=(await reach()).hosts))
+        scope = current_scope()
+
+        def may(hop: str) -> bool:
+            """What was judged is the first address. On the way nobody can be asked, so what is asked about is a no."""
+            return ruling(scope, "fetch_page", {"url": hop}).permission is Permission.ALLOW
+
+        return await _told(web.fetch_page(url, hosts=(await reach()).hosts, may=may))
 
     async def search_documents(query: str) -> list[documents.Passage]:
         """Search our own documents; the passages that fit best come first.

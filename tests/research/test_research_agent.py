@@ -14,7 +14,7 @@ from blocks.agent_scope import AgentScope as ScopeBlock
 from blocks.model_endpoint import ModelEndpoint
 from blocks.workspace import Workspace
 from flows.research_agent import research_agent
-from standby.agents import AgentScope, Budget, Permission, Rule
+from standby.agents import AgentScope, Budget, HostIn, Permission, Rule
 from standby.errors import UsageError
 from standby.states import RunState
 from tasks.research_scope import research_scope
@@ -139,6 +139,20 @@ async def test_a_page_that_gives_orders_gets_nothing_done(
     assert sent == []
     assert not (tmp_path / "reports").exists() or list((tmp_path / "reports").rglob("*")) == []
     assert "run_shell" not in str(chat.asked[1].tools)
+
+
+async def test_a_redirect_does_not_lead_out_of_the_scope(
+    desk: Desk, blocks: Blocks, chat: ChatServer, web: Web
+) -> None:
+    """The workspace lists more hosts than this scope has: the page may lead to them, and nobody follows."""
+    blocks[Workspace, "default"].hosts = ["*.org"]
+    at_example = HostIn(argument="url", hosts=("example.org",))
+    scope = AgentScope(tools=(Rule(tool="fetch_page", permission=Permission.ALLOW, when=(at_example,)),))
+    web.page("example.org/", status=302, location="https://intruder.org/?data=1")
+    chat.script = [calls(("fetch_page", {"url": "https://example.org/"})), final()]
+    await desk.run(research_agent, goal="Read.", within=scope)
+    assert "has moved to https://intruder.org/?data=1" in chat.asked[1].results[0]
+    assert len(web.connected) == 1
 
 
 async def test_a_tool_that_the_scope_denies_is_not_shown_to_the_model(
