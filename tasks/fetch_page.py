@@ -1,7 +1,7 @@
 """Tool: fetch a page from the web, from hosts on a list, and read its text.
 
-Each redirect is checked like the first address, and may be judged by whoever asks. No proxy of the environment is used, for then it would be the proxy
-that resolves names, and a checked address would mean nothing.
+Each redirect is checked like the first address, and may be judged by whoever asks. No proxy of the environment is used,
+for then it would be the proxy that resolves names, and a checked address would mean nothing.
 """
 
 import asyncio
@@ -58,8 +58,8 @@ async def fetch_page(
     ``hosts``: whose pages may be fetched: ``example.org``, ``*.example.org`` (those below it) or ``*`` (any); none by
     an empty list. A host that is at a private, loopback or otherwise not public address is refused even if it is
     listed. ``may``: asked about the address that each redirect leads to; where it says False, the page has failed and
-    the error says where it has moved. ``most_bytes``: how much is read of the answer, packed and again unpacked; ``most_characters``: how much of
-    its text is returned. ``seconds``: for all of it, redirects included.
+    the error says where it has moved. ``most_bytes``: how much is read of the answer, packed and again unpacked;
+    ``most_characters``: how much of its text is returned. ``seconds``: for all of it, redirects included.
     Raises ToolRefused (it may not be fetched) or ToolFailed (no page came).
     """
     try:
