@@ -23,6 +23,7 @@ from tasks import send_message as messages
 from tasks import start_agent as agents
 from tasks import write_file as files
 from tasks.errors import ToolError
+from tasks.research_scope import Bounds
 
 T = TypeVar("T")
 
@@ -104,9 +105,9 @@ def research_tools(workspace: str = "default") -> list[Callable[..., Awaitable[A
             deployment: Which agent, such as research-agent/research.
             goal: What it is to find out, with all it needs to know.
         """
-        scope = current_scope().model_dump(mode="json")
+        within = Bounds(scope=current_scope(), workspace=workspace).model_dump(mode="json")
         return await _told(
-            agents.start_agent(deployment, {"goal": goal, "within": scope}, deployments=(await reach()).agents)
+            agents.start_agent(deployment, {"goal": goal, "within": within}, deployments=(await reach()).agents)
         )
 
     return [
