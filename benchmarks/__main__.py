@@ -22,15 +22,23 @@ BENCHMARKS = {
     "checkpoint": "what a completed step costs",
     "replay": "what a recorded step costs a second attempt",
     "signals": "what taking a signal in costs",
-    "deadlines": "how late deadlines fire when many are due at once",
     "hold": "what the hold policy costs beside the best linger (computed, without a server)",
+    "deadlines": "how late deadlines fire when many are due at once",
+    "wake": "how long an agent that waits takes from its answer to its next line",
+    "start": "how long a new run takes to its first line",
+    "parked": "what a parked agent holds of memory",
+    "storm": "how long many answers at once take until the last agent runs",
+    "recover": "how long agents stand still whose host was killed",
 }
+
+WITH_HOSTS = ("wake", "start", "parked", "storm", "recover")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Standby beside stock Prefect.")
     parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="which one; without it they are listed")
     parser.add_argument("--json", action="store_true", help="one JSON line for each figure")
+    parser.add_argument("--quick", action="store_true", help="fewer of each, in less than a minute; for the last five")
     chosen = parser.parse_args()
     if chosen.name is None:
         for name, what in BENCHMARKS.items():
@@ -41,6 +49,8 @@ def main() -> None:
     if chosen.name == hold.NAME:
         _compute_hold(as_json=chosen.json)
         return
+    if chosen.quick:
+        os.environ["BENCHMARK_QUICK"] = "1"
     sys.exit(_run(chosen.name, as_json=chosen.json))
 
 
@@ -62,7 +72,7 @@ def _console() -> Console:
 
 def _run(name: str, *, as_json: bool) -> int:
     figures: list[Figure] = []
-    with data_folder() as folder, prefect_server(folder) as environment:
+    with data_folder() as folder, prefect_server(folder, as_up_does=name in WITH_HOSTS) as environment:
         child = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.measuring", name, str(folder)],
             env=os.environ | environment,

@@ -38,8 +38,11 @@ class _Line(NamedTuple):
     writer: asyncio.StreamWriter
 
 
-async def send(block: Block, open_lines: dict[int, list[_Line]]) -> Sent:
-    """Send a block over the first of the port's connections. Raises ``RuntimeError`` for what is not delivered."""
+async def send(block: Block, open_lines: dict[int, list[_Line]], first: int = 0) -> Sent:
+    """Send a block over the first of the port's connections; its keys count from ``first``.
+
+    Raises ``RuntimeError`` for what is not delivered.
+    """
     # The gateway closes those that were idle for half a minute.
     lines = open_lines[block["port"]] = [line for line in open_lines.get(block["port"], []) if not line.reader.at_eof()]
     while len(lines) < block["connections"]:
@@ -49,7 +52,7 @@ async def send(block: Block, open_lines: dict[int, list[_Line]]) -> Sent:
 
     async def work(line: _Line) -> None:
         for number in numbers:
-            request = _request(block, number)
+            request = _request(block, first + number)
             sent_at[number], start = time(), perf_counter()
             line.writer.write(request)
             answer = await _answer(line.reader)

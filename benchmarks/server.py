@@ -35,8 +35,11 @@ def data_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
+def prefect_server(folder: Path, *, as_up_does: bool = False) -> Iterator[dict[str, str]]:
     """Run a stock Prefect server with its data in ``folder``. Yields the environment of its clients.
+
+    ``as_up_does``: as ``standby up`` starts it, for a stock one on SQLite stands still for a minute now and then when
+    several clients write, which would be all that is measured; its scan of paused runs is slowed down, too.
 
     Settings are Prefect's own defaults, but for two: no analytics, and the client prints no logs (they still go to the
     server). Raises ``RuntimeError`` with the server's last words when it does not start.
@@ -50,11 +53,12 @@ def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
     }
+    command, scan = (["standby.up.prefect_server"], "300") if as_up_does else (["prefect", "server", "start"], "5")
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=inherited | environment,
+            [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port)],
+            env=inherited | environment | {"PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": scan},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

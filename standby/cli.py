@@ -16,6 +16,7 @@ from standby.agents.transcript import as_markdown
 from standby.cli_costs import costs
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
+from standby.cli_host import host
 from standby.connect import open_prefect
 from standby.errors import AnswerRefused, UnknownRun, UnknownWait, UsageError
 from standby.holder import is_dead
@@ -48,6 +49,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(signals_app, name="signals")
 app.add_typer(delegations_app, name="delegations")
 app.command()(gateway)
+app.command()(host)
 app.command()(costs)
 
 

@@ -172,8 +172,7 @@ def misfit(wait: Any, payload: str) -> list[tuple[str, str]]:
 
 async def wake_run(run_id: str, wake_address: str | None, api_url: str | None) -> bool:
     """Wake a run whose wait has settled. False when Prefect cannot be reached: the keeper will do it."""
-    if wake_address is not None:
-        call(wake_address)
+    if wake_address is not None and call(wake_address):
         return True
     if api_url is None:
         return False

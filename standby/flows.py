@@ -22,7 +22,7 @@ from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
 from standby.parking import calm_logs, scheduled_after, wake_parents
-from standby.runs import AgentRun, Ended, Fenced, attach, current_run, release_quietly
+from standby.runs import AgentRun, Ended, Fenced, Left, attach, current_hosting, current_run, release_quietly
 from standby.states import RunState
 from standby.values import Codec, summary
 from standby.waiting import ask_outcome
@@ -71,6 +71,7 @@ def agent(
         async def body(*args: Any, **kwargs: Any) -> Any:
             return await _run(function, args, kwargs, chosen, result)
 
+        body.__standby_agent__ = True  # type: ignore[attr-defined]
         options: dict[str, Any] = {
             "persist_result": True,
             "result_serializer": "json",
@@ -80,6 +81,11 @@ def agent(
         return Flow(body, **options)
 
     return mark if fn is None else mark(fn)
+
+
+def is_agent(flow: Flow[..., Any]) -> bool:
+    """Whether the flow was made by ``agent``."""
+    return getattr(flow.fn, "__standby_agent__", False) is True
 
 
 async def _run(
@@ -112,7 +118,7 @@ async def _run(
             flow=context.flow.name if context.flow else function.__name__,
             name=flow_run.name,
             deployment_id=str(flow_run.deployment_id) if deployed else None,
-            hold=chosen_hold(asked, deployed=deployed, hosted=False),
+            hold=chosen_hold(asked, deployed=deployed, hosted=current_hosting.get() is not None),
             store=store,
             is_retry=is_retry,
         ) as run:
@@ -146,11 +152,13 @@ async def _attempt(
             run.over = True
         run.check_all_met()
         return codec.encode(value, what)
-    except Fenced:
+    except (Fenced, Left):
         raise
     except asyncio.CancelledError:
         if run.fenced:
             raise Fenced(run.id, run.attempt) from None
+        if run.host_ends:
+            raise Left(run.id) from None
         await release_quietly(run)
         raise
     except Pause:

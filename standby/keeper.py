@@ -47,7 +47,7 @@ from standby.ledger import Ledger
 from standby.ledger.settling import Settled
 from standby.missed import Missed
 from standby.notices import Notifier
-from standby.parking import answer_in_prefect, wake
+from standby.parking import answer_in_prefect, is_paused_by_somebody, wake
 from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
@@ -194,9 +194,7 @@ class Keeper:
             await self.ledger.polls.hurry()
 
     async def _wake_settled(self, settled: Settled) -> None:
-        if settled.wake_address is not None:
-            call(settled.wake_address)
-        else:
+        if settled.wake_address is None or not call(settled.wake_address):
             self._waker.add(settled.wait.run_id)
 
     async def _fire_deadlines(self, client: PrefectClient) -> None:
@@ -210,9 +208,7 @@ class Keeper:
                     woken += settled.won
             for fired in await self.ledger.deadlines.fire(due):
                 woken += 1
-                if fired.address is not None:
-                    call(fired.address)
-                else:
+                if fired.address is None or not call(fired.address):
                     self._waker.add(fired.run_id)
             if len(due) < FIRED_TOGETHER or not woken or not await self._keep_lease():
                 return
@@ -249,6 +245,10 @@ class Keeper:
 
     async def _rescue(self, client: PrefectClient) -> None:
         """Runs whose attempt is dead: fence it off, and have the run taken up again."""
+        for host, alive in await self.ledger.hosted.warm_holders():
+            if not alive or holder.is_dead(host):
+                count = await self.ledger.hosted.abandon(host)
+                log.info("%s runs that were parked warm in %s, which is gone, are parked cold.", count, host)
         held = await self.ledger.runs.held()
         self._still.keep({run.id for run in held})
         dead = [run for run in held if self._is_dead(run) and run.deployment_id and self._patience.allows(run.id)]
@@ -257,8 +257,8 @@ class Keeper:
             state = states.get(run.id)
             if state is None or state.type is StateType.SCHEDULED:
                 continue  # gone (the doctor names it), or about to be taken up
-            if state.type is StateType.PAUSED and run.state == RunState.RUNNING and run.holder is None:
-                continue  # somebody pressed Pause in Prefect; the run goes on when they resume it
+            if run.state == RunState.RUNNING and run.holder is None and is_paused_by_somebody(state):
+                continue  # it goes on when they resume it
             rescued = await self.ledger.runs.rescue(run.id, run.attempt, run.holder)
             if rescued is RunState.READY:
                 log.info("Run %s is rescued: %s is dead.", run.id, run.holder or "its process")
@@ -283,13 +283,22 @@ class Keeper:
         missed = [
             run
             for run in await self.ledger.runs.ready_since(clock.utcnow() - settings.WAKE_GRACE)
-            if run.deployment_id is not None and run.id not in self._waker and self._patience.allows(run.id)
+            if run.deployment_id is not None
+            and run.id not in self._waker
+            and self._patience.allows(run.id)
+            and not self._is_queued_in_a_host(run)
         ]
         for run in missed:
             self._patience.tried(run.id)
         for run_id, state in (await self._prefect_states(client, missed)).items():
             starting = state.type in (StateType.PENDING, StateType.RUNNING)
             self._waker.add(run_id, presumed_dead=starting and clock.is_over(state.timestamp, settings.START_GRACE))
+
+    def _is_queued_in_a_host(self, run: Any) -> bool:
+        """Whether a living host of this machine has it among those it takes up, and is told of it once more."""
+        if run.wake_address is None or clock.is_over(run.ready_at, settings.HOST_GRACE):
+            return False
+        return call(run.wake_address)
 
     async def _confirm_ends(self, client: PrefectClient) -> None:
         """Runs that ended in the ledger: Prefect must come to know, or the process died in between."""

@@ -18,6 +18,7 @@ from standby.ledger import Ledger
 from standby.patience import Patience
 from standby.projection import states_of
 from standby.waker import Waker
+from standby.wakeups import call
 
 HEAD_START = 0.5
 """Seconds that who has settled a wait has to wake its run, before the keeper does."""
@@ -67,7 +68,10 @@ class Missed:
         ready = {
             run.id
             for run in await self._ledger.runs.still_ready(due)
-            if run.deployment_id is not None and run.id not in self._waker
+            if run.deployment_id is not None
+            and run.id not in self._waker
+            # A host of this machine that listens takes it up.
+            and (run.wake_address is None or not call(run.wake_address))
         }
         for run_id, state in (await states_of(client, ready)).items():
             if state.type in (StateType.PAUSED, StateType.CRASHED) and self._patience.allows(run_id):

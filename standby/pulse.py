@@ -20,10 +20,17 @@ log = logging.getLogger("standby.pulse")
 
 
 class Held(Protocol):
-    """An attempt whose lease is kept. ``fence`` is called in the pulse's thread when the run is another attempt's."""
+    """An attempt whose lease is kept. ``fence`` is called in the pulse's thread when the run is another attempt's.
+
+    While it is ``lingering`` it has none: its host's stands for it. Its number changes when it goes on.
+    """
 
     id: str
     attempt: int
+    lingering: bool
+
+    async def renew(self, ledger: Ledger) -> bool:
+        """Renew the lease. False when the run is another attempt's."""
 
     def fence(self) -> None: ...
 
@@ -74,11 +81,13 @@ class Pulse:
             try:
                 if url not in ledgers:
                     ledgers[url] = await Ledger.connect(url)
-                if not await ledgers[url].runs.renew(run.id, run.attempt, settings.LEASE):
-                    with self._lock:
-                        still_held = id(run) in self._held
-                    if still_held:
-                        run.fence()
+                attempt = run.attempt
+                if run.lingering or await run.renew(ledgers[url]):
+                    continue
+                with self._lock:
+                    still_held = id(run) in self._held
+                if still_held and run.attempt == attempt and not run.lingering:
+                    run.fence()
             except StandbyError as error:
                 # The lease may run out. That is safe: every write checks the attempt number.
                 log.warning("The lease of run %s could not be renewed: %s", run.id, error)

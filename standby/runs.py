@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from prefect.exceptions import Abort
 
@@ -38,12 +39,21 @@ from standby.pulse import pulse
 from standby.states import CheckpointKind, CheckpointState, Hold, RunState
 from standby.values import Codec
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from standby.ledger.runs import Claim
+    from standby.ledger.waits import Group
+
 log = logging.getLogger("standby.runs")
 
 E = TypeVar("E", bound=Exception)
 
 CUT_OFF = '"cut off"'
 """What stands in the journal for a step that a cancellation cut off, and that the agent did without."""
+
+current_hosting: ContextVar[Hosting | None] = ContextVar("standby_hosting", default=None)
+"""The host that runs this attempt beside others; None in a process that is the attempt's own."""
 
 current_run: ContextVar[AgentRun | None] = ContextVar("standby_run", default=None)
 
@@ -57,6 +67,59 @@ class Fenced(Abort):
 
     def __init__(self, run_id: str, attempt: int) -> None:
         super().__init__(f"Run {run_id} is another attempt's now (this was {attempt}); nothing more is written here.")
+
+
+class Left(Abort):
+    """Stop signal: the host that runs this attempt ends, and another takes the run up from its last checkpoint."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run {run_id} is left to another process: this one ends.")
+
+
+class Woken(StrEnum):
+    """Why an attempt that lingers may go on, or has to go."""
+
+    SETTLED = "settled"  # the ledger has it READY, it is said
+    RESUMED = "resumed"  # Prefect has it scheduled, it is said
+    EVICTED = "evicted"  # it has lingered long enough, or its memory is wanted
+
+
+class Hosting(Protocol):
+    """What a host is to one attempt that it runs. ``address``: where it hears of the run's settled waits.
+
+    ``claimed``: the claim that was made before the attempt began, for ``attach`` to take over.
+    """
+
+    address: str
+    claimed: Claim | None
+
+    def begins(self, run: AgentRun) -> None:
+        """The attempt has the run."""
+
+    async def linger_seconds(self, waits: list[Any]) -> float | None:
+        """How long to linger for these waits (ledger rows); 0 not at all, None for ever."""
+
+    def parks(self, group: Group) -> None:
+        """The run is parked warm for these waits: Prefect is to follow."""
+
+    async def until_woken(self, seconds: float | None) -> Woken:
+        """Return when there is something to do, or ``seconds`` have passed. Raises ``UsageError`` when Prefect will not
+        have the run suspended."""
+
+    def lingers_on(self) -> None:
+        """It was woken for nothing."""
+
+    async def is_resumed(self) -> bool:
+        """Whether Prefect has the run scheduled."""
+
+    async def shown(self) -> State[Any] | None:
+        """Return when Prefect shows the run as it is; the state it is suspended in there."""
+
+    def goes_on(self) -> None:
+        """The run goes on: Prefect is to follow."""
+
+    def bill(self, key: str, *, let_go: bool) -> None:
+        """The run does not linger any more for the group ``key``; ``let_go``: it waits on."""
 
 
 class Place(NamedTuple):
@@ -111,7 +174,6 @@ class AgentRun:
         self.hold = hold
         self.asked: Asked | None = None  # by @agent(hold=...)
         self.deployed = True
-        self.hosted = False
         self.ledger = ledger
         self.store = store
         self.journal = {entry.key: entry for entry in journal}
@@ -131,6 +193,10 @@ class AgentRun:
         self._next = 0
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
+        self.hosting: Hosting | None = None
+        self.lingering = False  # parked warm: the host's lease stands for its own
+        self.host_ends = False  # its host ends: it goes no further than its next checkpoint
+        self.at = ""  # key of the step or wait that was asked for last
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
         self._stopped_by: Exception | None = None
@@ -147,7 +213,7 @@ class AgentRun:
 
     def hold_for(self, asked: Asked | None) -> Hold:
         """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
-        return self.hold if asked is None else chosen(asked, deployed=self.deployed, hosted=self.hosted)
+        return self.hold if asked is None else chosen(asked, deployed=self.deployed, hosted=self.hosting is not None)
 
     def must_stop(self, error: E) -> E:
         """Remember an error after which the run must do nothing more. Returns it, to be raised."""
@@ -178,6 +244,7 @@ class AgentRun:
         if key in self._used:
             raise UsageError(f"The key {key!r} is used twice in this run. Explicit keys must differ.")
         self._used.add(key)
+        self.at = key
         self._meet(key)
         for question in self._questions.get(key, ()):
             self._used.add(question)
@@ -223,6 +290,8 @@ class AgentRun:
         """Called before anything that is not in the journal: by now racing branches must have met their own steps."""
         if self.fenced:
             raise Fenced(self.id, self.attempt)
+        if self.host_ends:
+            raise Left(self.id)
         if self._stopped_by is not None:
             raise self._stopped_by
         await self._record_failures()
@@ -304,6 +373,10 @@ class AgentRun:
         self.fenced = True
         raise Fenced(self.id, self.attempt)
 
+    async def renew(self, ledger: Ledger) -> bool:
+        """Called in the pulse's thread, with a ledger of its own."""
+        return await ledger.runs.renew(self.id, self.attempt, settings.LEASE)
+
     def fence(self) -> None:
         """Called from the pulse's thread when the lease is another attempt's: stop the agent where it is."""
 
@@ -355,8 +428,10 @@ async def attach(
         dead: str | None = None
         retried = False
         give_way = asyncio.get_running_loop().time() + settings.LEASE.total_seconds() + 1
+        hosting = current_hosting.get()
+        given = hosting.claimed if hosting is not None else None
         while True:
-            claim = await ledger.runs.claim(
+            claim = given or await ledger.runs.claim(
                 run_id, flow=flow, name=name, deployment_id=deployment_id, holder=me, lease=settings.LEASE,
                 presumed_dead=dead, retried=retried,
             )  # fmt: skip
@@ -378,6 +453,9 @@ async def attach(
                 raise Fenced(run_id, 0)
             await asyncio.sleep(0.5)
         run = AgentRun(run_id, claim.attempt, hold, ledger, store, await ledger.checkpoints.journal(run_id))
+        if hosting is not None:
+            run.hosting = hosting
+            hosting.begins(run)
         token = current_run.set(run)
         with pulse.holding(url, run):
             try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from standby.errors import UsageError
 from standby.hold import Prices
 
-LEASE = timedelta(seconds=20)
+LEASE = timedelta(seconds=15)
 """How long an attempt may be silent before another may take its run over."""
 
 RENEW_EVERY = timedelta(seconds=5)
@@ -26,6 +26,9 @@ KEEPER_TICK = timedelta(seconds=1)
 
 WAKE_GRACE = timedelta(seconds=3)
 """How long a settled wait may go without its run being taken up before the keeper wakes it again."""
+
+HOST_GRACE = timedelta(seconds=20)
+"""How long a host on this machine may take to take up a run before the keeper has Prefect give it to any worker."""
 
 START_GRACE = timedelta(seconds=30)
 """How long a worker may take from taking a run to running it before the keeper gives the run back."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,12 @@ from pydantic_core import PydanticSerializationError
 from standby.errors import NotStorable
 
 T = TypeVar("T")
+
+
+@lru_cache(maxsize=512)
+def _shared_adapter(annotation: Any, _as_text: str) -> TypeAdapter[Any]:
+    """An adapter takes 26 KiB, and each wait of each run has one."""
+    return TypeAdapter(annotation)
 
 
 class Codec(Generic[T]):
@@ -36,7 +42,11 @@ class Codec(Generic[T]):
 
     @cached_property
     def _adapter(self) -> TypeAdapter[T]:
-        return TypeAdapter(self.annotation)
+        try:
+            # As text, too: unions of the same types in another order are equal, and not the same.
+            return _shared_adapter(self.annotation, repr(self.annotation))
+        except TypeError:  # not hashable
+            return TypeAdapter(self.annotation)
 
     def check(self, what: str) -> None:
         """Raise ``NotStorable`` naming ``what`` if no value of this annotation could be stored."""

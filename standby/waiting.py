@@ -20,6 +20,7 @@ from standby.hold import Asked
 from standby.ledger.text import digest_of
 from standby.ledger.waits import Group, WaitRow
 from standby.parking import pause, start_awaited, suspend, take_response
+from standby.parking.lingering import linger
 from standby.runs import AgentRun, Place, check_key, current_run, question_on
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
 from standby.steps import in_step
@@ -123,6 +124,7 @@ async def _settled(
     hold = run.hold_for(asked)
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
+    del rows
     if group is None:
         run.stop()
     assert group is not None
@@ -145,12 +147,15 @@ async def _settled(
             continue
         began = monotonic()
         await run.leave()
-        if hold is not Hold.PAUSE:
+        if hold is Hold.WARM and run.hosting is not None:
+            check_prefect = await linger(run, run.hosting, place.key, group)
+        elif hold is not Hold.PAUSE:
             await suspend(run, place.key, group)
-        count += 1
-        await pause(run, place.key, group, count)
+        else:
+            count += 1
+            await pause(run, place.key, group, count)
+            check_prefect = True
         run.paused_seconds += monotonic() - began
-        check_prefect = True
         group = await run.ledger.waits.group(run.id, place.key)
 
 

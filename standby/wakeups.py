@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 
@@ -46,9 +46,51 @@ class Listener(asyncio.DatagramProtocol):
         self._heard.clear()
 
 
-def call(address: str) -> None:
-    """Tell who listens at ``address`` to look at the ledger. Never fails and never waits."""
-    host, _, port = address.rpartition(":")
-    with suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
-        sender.sendto(b"look", (host, int(port)))
+class Ear(asyncio.DatagramProtocol):
+    """Listens at ``address`` for many runs: ``heard`` is called with what is said, which is a run's id or ``look``."""
+
+    ROOM = 4 * 2**20
+    """Bytes of what was said and not yet heard, as far as the system allows."""
+
+    def __init__(self, heard: Callable[[str], None]) -> None:
+        self._heard = heard
+        self.address = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, heard: Callable[[str], None]) -> AsyncIterator[Ear]:
+        transport, ear = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: cls(heard), local_addr=("127.0.0.1", 0)
+        )
+        with suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, cls.ROOM)
+        host, port = transport.get_extra_info("sockname")
+        ear.address = f"{host}:{port}"
+        try:
+            yield ear
+        finally:
+            transport.close()
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._heard(data.decode(errors="replace"))
+
+
+def call(address: str) -> bool:
+    """Tell who listens at ``address`` (``127.0.0.1:port``, or ``127.0.0.1:port#run``) to look at the ledger.
+
+    Never raises and never waits. False when it is a host's address and certainly nobody listens there, which only that
+    machine can tell: another worker may take up a run that a host had, but not one that pauses in its process.
+    """
+    place, _, run_id = address.partition("#")
+    host, _, port = place.rpartition(":")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.connect((host, int(port)))
+            sender.send(run_id.encode() or b"look")
+            # What the first one met is told to the second.
+            return not run_id or sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    except ConnectionRefusedError:
+        return not run_id
+    except (OSError, ValueError):
+        return True

@@ -52,9 +52,9 @@ class Reception:
         return await doors.start_run(self._ledger, made, self._client)
 
     def _wake(self, run_id: str, wake_address: str | None) -> None:
-        if wake_address is not None:
-            call(wake_address)
-        elif self._client is not None and len(self._waking) < MOST:
+        if wake_address is not None and call(wake_address):
+            return
+        if self._client is not None and len(self._waking) < MOST:
             task = asyncio.create_task(self._in_prefect(self._client, run_id))
             self._waking.add(task)
             task.add_done_callback(self._waking.discard)

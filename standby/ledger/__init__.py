@@ -13,6 +13,7 @@ from standby.ledger.delegations import Delegations
 from standby.ledger.events import Events
 from standby.ledger.grants import Grants
 from standby.ledger.holds import Holds
+from standby.ledger.hosted import Hosted
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
 from standby.ledger.migrations import migrate
@@ -34,9 +35,10 @@ class Ledger:
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
     hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
     escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
-    runs that signals start, ``events`` those of waits for Prefect's events, ``holds`` those of how runs are held while
-    they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of where their clients are told of them,
-    ``grants`` those of approved calls of tools. ``notifications`` tells at once who became READY (PostgreSQL).
+    runs that signals start, ``events`` those of waits for Prefect's events, ``hosted`` those of what hosts have,
+    ``holds`` those of how runs are held while they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of
+    where their clients are told of them, ``grants`` those of approved calls of tools. ``notifications`` tells at once
+    who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -57,6 +59,7 @@ class Ledger:
         self.events = Events(database)
         self.holds = Holds(database)
         self.starts = Starts(database)
+        self.hosted = Hosted(database)
         self.tasks = Tasks(database)
         self.pushes = Pushes(database)
         self.grants = Grants(database)

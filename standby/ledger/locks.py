@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from standby import clock
 from standby.ledger.tables import Run, Wait, table_of
 from standby.states import ENDED, RunState, WaitState
 
@@ -33,3 +35,22 @@ async def group_ready(connection: AsyncConnection, run_id: str, group_key: str) 
         await connection.execute(select(waits.c.state).where(waits.c.run_id == run_id, waits.c.group_key == group_key))
     ).scalars()
     return WaitState.OPEN not in set(states)
+
+
+async def take(connection: AsyncConnection, run: Row[Any], holder: str, lease: timedelta) -> int:
+    """Give the run, whose row is locked, to a new attempt of this holder; the attempt's number."""
+    attempt: int = run.attempt + 1
+    await connection.execute(update(runs).where(runs.c.id == run.id).values(taken_by(holder, lease, attempt)))
+    return attempt
+
+
+def taken_by(holder: str, lease: timedelta, attempt: int) -> dict[str, Any]:
+    """What the row of a run says that this attempt works on."""
+    return {
+        "state": RunState.RUNNING,
+        "attempt": attempt,
+        "holder": holder,
+        "lease_expires_at": clock.utcnow() + lease,
+        "hold": None,
+        "wake_address": None,
+    }

@@ -15,7 +15,7 @@ from standby import clock
 from standby.ledger.children import tell_parents
 from standby.ledger.database import Database, by
 from standby.ledger.holds import held
-from standby.ledger.locks import group_ready, locked_run, run_of_attempt
+from standby.ledger.locks import group_ready, locked_run, run_of_attempt, take
 from standby.ledger.notifications import told
 from standby.ledger.tables import Checkpoint, Run, Wait, table_of
 from standby.states import ENDED, Hold, RunState, WaitState
@@ -83,27 +83,17 @@ class Runs:
                 return Claim(0, was, row.result)
             if was is RunState.FAILED and not retried:
                 return Claim(0, was, None, error=row.error, ended_at=row.ended_at)
-            alive = row.holder is not None and row.lease_expires_at > now and row.holder != presumed_dead
-            if alive:
+            # One that is parked warm is parked: who comes first goes on with it, and the other is fenced.
+            alive = row.holder is not None and row.hold != Hold.WARM and row.lease_expires_at > now
+            if alive and row.holder != presumed_dead:
                 return Claim(0, was, None, row.holder, row.lease_expires_at)
+            attempt = await take(connection, row, holder, lease)
             await connection.execute(
                 update(runs)
                 .where(runs.c.id == run_id)
-                .values(
-                    state=RunState.RUNNING,
-                    attempt=row.attempt + 1,
-                    holder=holder,
-                    name=name,
-                    deployment_id=deployment_id,
-                    lease_expires_at=now + lease,
-                    hold=None,
-                    wake_address=None,
-                    error=None,
-                    ended_at=None,
-                    confirmed=False,
-                )
+                .values(name=name, deployment_id=deployment_id, error=None, ended_at=None, confirmed=False)
             )
-            return Claim(row.attempt + 1, was, None)
+            return Claim(attempt, was, None)
 
     async def renew(self, run_id: str, attempt: int, lease: timedelta) -> bool:
         """Keep the lease, if the attempt has not let it go. False when the run is another attempt's."""
@@ -121,7 +111,7 @@ class Runs:
     ) -> RunState | None:
         """The attempt stops for the group of waits: PARKED, or READY if they settled meanwhile; None when fenced.
 
-        With ``suspend`` the lease is let go; with ``pause`` the attempt keeps it.
+        With ``suspend`` the lease is let go; with ``pause`` the attempt keeps it; with ``warm`` it is the host's.
         """
         now = clock.utcnow()
         async with self._db.transaction() as connection:
@@ -138,6 +128,8 @@ class Runs:
             }
             if hold is Hold.SUSPEND:
                 values |= {"holder": None, "lease_expires_at": None}
+            elif hold is Hold.WARM:
+                values |= {"lease_expires_at": None}
             await connection.execute(held(run_id, group_key, hold))
             parked = update(runs).where(runs.c.id == run_id).values(**values)
             await connection.execute(told(parked, connection) if ready else parked)
@@ -217,6 +209,7 @@ class Runs:
                     holder=None,
                     lease_expires_at=None,
                     wake_address=None,
+                    hold=Hold.SUSPEND if row.hold == Hold.WARM else row.hold,
                     ready_at=now if state is RunState.READY else row.ready_at,
                 )
             )
@@ -244,14 +237,16 @@ class Runs:
         return await self._db.read(statement)
 
     async def held(self) -> list[Row[Any]]:
-        """Runs that some attempt holds, or should hold: RUNNING ones, and ones that pause in a process."""
+        """Runs that some attempt holds, or should hold: RUNNING ones, and ones that pause in a process. Those that are
+        parked warm hang on their host's lease."""
         return await self._db.read(
             select(runs).where(
                 or_(
                     runs.c.state == RunState.RUNNING,
                     and_(runs.c.state == RunState.PARKED, runs.c.hold == Hold.PAUSE),
                     and_(runs.c.holder.is_not(None), runs.c.state.not_in(ENDED)),
-                )
+                ),
+                runs.c.hold.is_distinct_from(Hold.WARM),
             )
         )
 

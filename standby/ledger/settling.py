@@ -13,7 +13,7 @@ from standby.ledger.locks import group_ready
 from standby.ledger.notifications import told
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.text import digest_of
-from standby.states import ENDED, Door, Hold, Need, Outcome, RunState, Verdict, WaitState
+from standby.states import ENDED, Door, Need, Outcome, RunState, Verdict, WaitState
 
 runs = table_of(Run)
 waits = table_of(Wait)
@@ -24,7 +24,7 @@ class Settled(NamedTuple):
     """What became of an attempt to settle a wait.
 
     ``won`` tells whether this answer is the wait's answer; ``wait`` is its row afterwards, ``wake`` whether the run
-    is now READY and has to be woken; ``wake_address`` is where an attempt that paused in its process listens.
+    is now READY and has to be woken; ``wake_address`` is where the process listens that has it, or takes it up.
     """
 
     won: bool
@@ -76,8 +76,7 @@ async def settle_in(
         await connection.execute(told(ready, connection))
         wake = True
     settled = (await connection.execute(select(waits).where(waits.c.id == wait.id))).one()
-    address = run.wake_address if run.hold == Hold.PAUSE else None
-    return Settled(True, settled, wake, address)
+    return Settled(True, settled, wake, run.wake_address)
 
 
 async def decide(

@@ -19,7 +19,7 @@ from standby.ledger.notifications import told
 from standby.ledger.prepared import given
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.text import digest_of
-from standby.states import ENDED, Door, Hold, Outcome, RunState, Verdict, WaitState
+from standby.states import ENDED, Door, Outcome, RunState, Verdict, WaitState
 
 runs = table_of(Run)
 waits = table_of(Wait)
@@ -44,7 +44,6 @@ class SettlingMany:
             select(
                 waits,
                 runs.c.state.label("run_state"),
-                runs.c.hold.label("run_hold"),
                 runs.c.wake_address.label("run_wake_address"),
             )
             .join(runs, runs.c.id == waits.c.run_id)
@@ -66,7 +65,7 @@ class SettlingMany:
         self._ready = told(ready, database)
 
     async def locked(self, connection: AsyncConnection, wait_ids: Iterable[str]) -> dict[str, Row[Any]]:
-        """These waits by id, with ``run_state``, ``run_hold`` and ``run_wake_address``; both rows are locked."""
+        """These waits by id, with ``run_state`` and ``run_wake_address``; both rows are locked."""
         found = await connection.execute(self._with_run, {"waits": listed(wait_ids, self._db)})
         return {row.id: row for row in found}
 
@@ -99,5 +98,5 @@ def is_open(wait: Row[Any]) -> bool:
 
 
 def to_wake(wait: Row[Any]) -> tuple[bool, str | None]:
-    """Whether its run has to be woken when it settles, and where an attempt that paused in its process listens."""
-    return wait.run_state == RunState.PARKED, wait.run_wake_address if wait.run_hold == Hold.PAUSE else None
+    """Whether its run has to be woken when it settles, and where the process listens that has it, or takes it up."""
+    return wait.run_state == RunState.PARKED, wait.run_wake_address

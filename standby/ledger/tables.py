@@ -72,7 +72,7 @@ class Run(_Base, table=True):
     hold: str | None = None  # states.Hold, while parked
     holder: str | None = None  # runs.Holder of the attempt that works on it, or pauses in its process
     lease_expires_at: datetime | None = _instant(nullable=True)
-    wake_address: str | None = None  # where the attempt that holds it hears of a settled wait
+    wake_address: str | None = None  # where who holds it, or will take it up, hears of a settled wait
     result: str | None = _text(nullable=True)  # JSON
     error: str | None = _text(nullable=True)
     confirmed: bool = False  # Prefect has been seen to know its end

@@ -171,7 +171,7 @@ class Project:
             "server": "prefect_server",
             "bank": "sandbox_bank",
             "gateway": "standby gateway",
-            "worker": "worker start",
+            "worker": "standby host",
         }
         found = {}
         for process in parent.children():

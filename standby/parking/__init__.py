@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -53,7 +54,7 @@ RECHECK_SECONDS = 2.0
 
 
 @asynccontextmanager
-async def _prefect(run_id: str) -> AsyncIterator[PrefectClient]:
+async def prefect_for(run_id: str) -> AsyncIterator[PrefectClient]:
     """Prefect, on behalf of a run that is about to wait.
 
     The client has tried for about a minute when it gives up. That must not fail the run: the attempt ends (``Abort``)
@@ -71,7 +72,7 @@ async def _prefect(run_id: str) -> AsyncIterator[PrefectClient]:
 
 async def start_awaited(run: AgentRun, group: Group) -> None:
     """Start the agents that the group waits for. Raises ``UsageError`` when there is no such deployment."""
-    async with _prefect(run.id) as client:
+    async with prefect_for(run.id) as client:
         reach("child.starting")
         await start_children(run.ledger, group.waits, client)
         reach("child.started")
@@ -79,7 +80,7 @@ async def start_awaited(run: AgentRun, group: Group) -> None:
 
 async def scheduled_after(run_id: UUID, when: datetime) -> bool:
     """Whether the run has been scheduled since then, as Retry does."""
-    async with _prefect(str(run_id)) as client:
+    async with prefect_for(str(run_id)) as client:
         states = await client.read_flow_run_states(run_id)
     return any(state.type is StateType.SCHEDULED and state.timestamp > when for state in states)
 
@@ -92,9 +93,7 @@ async def wake_parents(run: AgentRun) -> None:
             return
         async with get_client() as client:
             for parent in parents:
-                if parent.wake_address is not None:
-                    call(parent.wake_address)
-                else:
+                if parent.wake_address is None or not call(parent.wake_address):
                     await wake(client, parent.id)
     except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError) as error:
         log.warning("The runs that waited for run %s could not be woken now, the keeper will: %s", run.id, error)
@@ -111,35 +110,43 @@ def form_wait(group: Group) -> Any | None:
 
 async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
     """Park with nothing left in memory: the state on the server is Suspended, and this attempt ends (``Pause``)."""
-    wait = form_wait(group)
-    pause_key = f"{_opening(wait or group.waits[0])}-{run.attempt}"
-    keyset = keyset_from_base_key(f"suspended-{pause_key}")
-    async with _prefect(run.id) as client:
-        if wait is not None:
-            await _save_form(client, run.id, keyset, wait)
-        _tell_log(group)
-        state: State[Any] = Suspended(pause_key=pause_key)
-        if wait is not None:
-            state.state_details.run_input_keyset = {str(name): key for name, key in keyset.items()}
-        reach("wait.suspending")
-        try:
-            state = await propose_state(client, state, flow_run_id=UUID(run.id))
-        except Pause as already:
-            state = already.state or state
-        except Abort as refused:
-            raise UsageError(
-                f"Run {run.id} cannot be suspended: {refused} Deploy the agent, or mark it @agent(hold='pause')."
-            ) from refused
-        if state.type in (StateType.CANCELLED, StateType.CANCELLING):
-            raise Abort("The run was cancelled while it was about to wait.")
-        reach("wait.suspended")
-        parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND)
+    async with prefect_for(run.id) as client:
+        tell_log(group)
+        state = await show_suspended(client, run, group, run.attempt)
+        address = run.hosting.address if run.hosting is not None else None
+        parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND, address)
         if parked is None:
             run.stop()
         reach("wait.parked")
-        if parked is RunState.READY:
+        if parked is RunState.READY and not (address is not None and call(address)):
             await wake(client, run.id)
     raise Pause(state=state)
+
+
+async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, attempt: int) -> State[Any]:
+    """Have Prefect show the run as Suspended, with the form of what it waits for. Raises ``Abort`` if it was cancelled
+    there, and ``UsageError`` if it cannot be suspended."""
+    wait = form_wait(group)
+    pause_key = f"{_opening(wait or group.waits[0])}-{attempt}"
+    keyset = keyset_from_base_key(f"suspended-{pause_key}")
+    if wait is not None:
+        await _save_form(client, run.id, keyset, wait)
+    state: State[Any] = Suspended(pause_key=pause_key)
+    if wait is not None:
+        state.state_details.run_input_keyset = {str(name): key for name, key in keyset.items()}
+    reach("wait.suspending")
+    try:
+        state = await propose_state(client, state, flow_run_id=UUID(run.id))
+    except Pause as already:
+        state = already.state or state
+    except Abort as refused:
+        raise UsageError(
+            f"Run {run.id} cannot be suspended: {refused} Deploy the agent, or mark it @agent(hold='pause')."
+        ) from refused
+    if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+        raise Abort("The run was cancelled while it was about to wait.")
+    reach("wait.suspended")
+    return state
 
 
 async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
@@ -148,7 +155,7 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
     pause_key = f"{_opening(wait or group.waits[0])}-{run.attempt}-{count}"
     keyset = keyset_from_base_key(f"paused-{pause_key}")
     async with (
-        _prefect(run.id) as client,
+        prefect_for(run.id) as client,
         Listener.open() as listener,
         run.ledger.notifications.to(lambda ready: listener.hear() if ready in (run.id, None) else None),
     ):
@@ -158,7 +165,7 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
             run.stop()
         since = clock.utcnow()
         reach("wait.parked")
-        _tell_log(group)
+        tell_log(group)
         paused = asyncio.create_task(_prefect_pause(pause_key, wait is not None))
         settled = asyncio.create_task(_until_settled(client, run, key, listener))
         try:
@@ -229,7 +236,7 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
 
     Untrusted: it is checked with the wait's type, and what does not fit leaves the wait open and is written down.
     """
-    async with _prefect(run.id) as client:
+    async with prefect_for(run.id) as client:
         for wait in group.waits:
             for response in await _responses(client, wait, Hold(wait.held or run.hold)):
                 await _take(run, wait, waits[wait.member], response)
@@ -242,6 +249,12 @@ async def answer_in_prefect(client: PrefectClient, wait: Any, hold: Hold = Hold.
         with suppress(ValueError, KeyError, TypeError):
             return _answer_of(response, wait)
     return None
+
+
+def is_paused_by_somebody(state: State[Any]) -> bool:
+    """Whether it was not the run that has parked: somebody pressed Pause in Prefect."""
+    key = state.state_details.pause_key
+    return state.type is StateType.PAUSED and (key is None or _OUR_KEY.fullmatch(key) is None)
 
 
 def _opening(wait: Any) -> str:
@@ -319,7 +332,7 @@ async def cancel(client: PrefectClient, run_id: str, message: str) -> State | No
     return (await client.read_flow_run(UUID(run_id))).state
 
 
-def _tell_log(group: Group) -> None:
+def tell_log(group: Group) -> None:
     """One line in the run's log for each thing it waits for."""
     for wait in group.waits:
         if wait.state == WaitState.OPEN:
@@ -402,6 +415,10 @@ def _default_in_words(wait: Any) -> str:
             value = "yes" if value else "no"
         told.append(f"{field.get('title', name)}: {value if isinstance(value, str) else json.dumps(value)}")
     return as_text("; ".join(told) or "the form as it stands")
+
+
+_OUR_KEY = re.compile(r"[0-9a-f]{32}(-\d+)+")
+"""The pause keys of runs that park: a wait's id, its opening, the attempt, and how often that has paused."""
 
 
 class _SavedForm(RunInput):

@@ -1,0 +1,92 @@
+"""``standby host``: hosts the agents of a work pool, in one process or several."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from standby import settings
+from standby.errors import UsageError
+from standby.terminal import open_ledger, out, perform
+
+
+def host(
+    pool: Annotated[str, typer.Option(help="The work pool whose agents it runs.")] = "agents",
+    name: Annotated[str | None, typer.Option(help="Its name in Prefect; by default the machine's.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Agents that run at once in a process. Parked ones do not count.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many processes; one more for each core pays.")] = 1,
+    health_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of GET /health; with several processes the first's."),
+    ] = None,
+) -> None:
+    """Run agents beside each other, and keep those that wait warm. SIGTERM lets them go to their next checkpoint.
+
+    It is the Prefect worker `prefect worker start --type standby`, and takes its settings.
+    """
+    name = name or f"host {socket.gethostname()}"
+    if processes > 1:
+        perform(_several(pool, name, limit, processes, health_port))
+    else:
+        perform(_one(pool, name, limit, health_port))
+
+
+async def _one(pool: str, name: str, limit: int | None, health_port: int | None) -> int:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from standby.host.health import PORT_VARIABLE
+    from standby.host.logs import log_to_stderr
+    from standby.host.worker import HostWorker
+
+    async with open_ledger() as (ledger, place):
+        if place.api_url is None:
+            raise ConnectionError("No Prefect server is known. Set PREFECT_API_URL, or start `standby up`.")
+        if settings.told_ledger_url() is None and "PREFECT_API_URL" not in os.environ:
+            os.environ["STANDBY_LEDGER_URL"] = place.ledger_url  # attempts in processes of their own find it, too
+        if health_port is not None:
+            os.environ[PORT_VARIABLE] = str(health_port)
+        shown = ledger.database.shown
+    log_to_stderr()
+    with temporary_settings({PREFECT_API_URL: place.api_url}):
+        out.print(f"Hosting the agents of {pool} for {place.api_url}, ledger {shown}. Ctrl-C stops.")
+        await HostWorker(work_pool_name=pool, name=name, limit=limit).start(printer=lambda *_: None)
+    return 0
+
+
+async def _several(pool: str, name: str, limit: int | None, processes: int, health_port: int | None) -> int:
+    """Start them, start again what dies, and stop them."""
+    from standby.up.processes import Child
+
+    logs = settings.home() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    children: list[Child] = []
+    try:
+        for one in range(processes):
+            argv = [sys.executable, "-m", "standby", "host", "--pool", pool, "--name", f"{name} {one + 1}"]
+            argv += ["--limit", str(limit)] if limit is not None else []
+            if health_port is not None:
+                if health_port + one > 65535:
+                    raise UsageError(f"--health-port {health_port} leaves no ports for {processes} processes.")
+                argv += ["--health-port", str(health_port + one)]
+            child = Child(
+                f"host {one + 1}", argv, dict(os.environ), logs / f"host-{one + 1}.log",
+                report=out.print, on_start=lambda: None,
+            )  # fmt: skip
+            children.append(child)
+            await child.start()
+        out.print(f"{processes} processes host the agents of {pool}. Their logs: {logs}/host-*.log. Ctrl-C stops.")
+        await stop.wait()
+    finally:
+        await asyncio.gather(*(child.stop() for child in children))
+    return 0

@@ -1,0 +1,93 @@
+"""A Prefect client for one attempt in a host: the host's connection, and the run's state changes in their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas import OrchestrationResult
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import SetStateStatus, StateAcceptDetails
+from prefect.context import AsyncClientContext, ContextModel
+from prefect.types._datetime import now
+
+from standby.parking.following import Following
+
+R = TypeVar("R")
+
+
+class RunClient(PrefectClient):
+    """What an attempt has as its client. Made by ``of``; opening and closing it does nothing, for it is the host's.
+
+    ``known``: the run as it was just read, given out once instead of reading it again. ``ahead``: the ledger has
+    claimed the run, so the attempt does not wait for Prefect to show it as Running; ``follow`` is called instead.
+    """
+
+    run_id: str
+    known: FlowRun | None
+    following: Following
+    follow: Callable[[], None] | None
+
+    @classmethod
+    def of(
+        cls,
+        client: PrefectClient,
+        following: Following,
+        flow_run: FlowRun,
+        follow: Callable[[], None] | None = None,
+    ) -> RunClient:
+        # The constructor would make a connection pool and a TLS context of its own: a megabyte for each attempt.
+        made = cls.__new__(cls)
+        made.__dict__.update(client.__dict__)
+        made.run_id, made.known, made.following, made.follow = str(flow_run.id), flow_run, following, follow
+        return made
+
+    async def __aenter__(self) -> RunClient:
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        return None
+
+    async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
+        known, self.known = self.known, None
+        if known is not None and known.id == flow_run_id:
+            return known
+        return await super().read_flow_run(flow_run_id)
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID | str, state: State[Any], force: bool = False
+    ) -> OrchestrationResult[Any]:
+        if str(flow_run_id) != self.run_id:
+            return await super().set_flow_run_state(flow_run_id, state, force)
+        follow, self.follow = self.follow, None
+        if follow is not None and state.is_running():
+            state.timestamp = now("UTC")
+            follow()
+            return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
+
+        async def set_state() -> OrchestrationResult[Any]:
+            return await PrefectClient.set_flow_run_state(self, flow_run_id, state, force)
+
+        return await self._in_turn(set_state)
+
+    async def create_flow_run_input(self, flow_run_id: UUID, key: str, value: str, sender: str | None = None) -> None:
+        await self._in_turn(lambda: PrefectClient.create_flow_run_input(self, flow_run_id, key, value, sender))
+
+    async def delete_flow_run_input(self, flow_run_id: UUID, key: str) -> None:
+        await self._in_turn(lambda: PrefectClient.delete_flow_run_input(self, flow_run_id, key))
+
+    async def _in_turn(self, write: Callable[[], Awaitable[R]]) -> R:
+        """Writes are made as the server bears them, and again when it does not."""
+        # Shielded: what is under way is not undone by who no longer waits for it.
+        result: R = await asyncio.shield(self.following.later(self.run_id, write))
+        return result
+
+
+class RunClientContext(AsyncClientContext):
+    """Makes a ``RunClient`` the client that Prefect finds in an attempt's context."""
+
+    def __init__(self, client: RunClient) -> None:
+        ContextModel.__init__(self, client=client)

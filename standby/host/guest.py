@@ -1,0 +1,211 @@
+"""One attempt in a host: what the host is to it (``runs.Hosting``), from its begin to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
+
+from standby.errors import UsageError
+from standby.host.client import RunClient, RunClientContext
+from standby.host.engine import HostedEngine
+from standby.ledger.runs import Claim
+from standby.ledger.waits import Group
+from standby.parking import show_suspended
+from standby.runs import AgentRun, Woken, current_hosting
+
+if TYPE_CHECKING:
+    from standby.host.host import Host
+
+log = logging.getLogger("standby.host")
+
+LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Seconds before each look whether Prefect has the run scheduled: it tells of that before it is so."""
+
+
+class Phase(StrEnum):
+    BEGINNING = "beginning"
+    RUNNING = "running"
+    WARM = "warm"
+    WAKING = "waking"  # it may go on, and waits for its turn
+    OVER = "over"
+
+
+class Guest:
+    """``claimed``: the claim of a run that the ledger has READY; None for one that Prefect has scheduled."""
+
+    def __init__(self, host: Host, flow_run: FlowRun, flow: Flow[..., Any], claimed: Claim | None = None) -> None:
+        self.host, self.id, self.name, self.flow = host, str(flow_run.id), flow_run.name, flow
+        self.claimed = claimed
+        self.address = f"{host.address}#{self.id}"
+        self.phase = Phase.BEGINNING
+        self.run: AgentRun | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled = False  # in Prefect
+        self.shown_states: set[UUID | None] = set()  # that this attempt has set in Prefect itself
+        self._flow_run: FlowRun | None = flow_run
+        self._engine: HostedEngine | None = None
+        self._client: RunClient | None = None
+        self._woken = asyncio.Event()
+        self._why = Woken.SETTLED
+        self._unfit: UsageError | None = None
+        self._suspended: asyncio.Future[State[Any]] | None = None
+
+    async def attend(self) -> None:
+        """The attempt, from its begin to its end. Never raises but when it is cancelled."""
+        flow_run, self._flow_run = self._flow_run, None
+        assert flow_run is not None
+        ahead = partial(self._running, flow_run.state) if self.claimed is not None else None
+        self._client = RunClient.of(self.host.client, self.host.following, flow_run, ahead)
+        current_hosting.set(self)
+        context = RunClientContext(self._client)
+        try:
+            with context:
+                self._engine = HostedEngine(self.flow, flow_run, self._client)
+                del flow_run
+                await self._engine.execute()
+        except Pause:
+            log.info("Run %s is parked.", self.name)
+        except Abort as stop:
+            log.info("%s", stop)
+        except Exception as error:
+            log.exception("Run %s could not be executed: %s", self.name, error)
+        finally:
+            self.phase = Phase.OVER
+
+    # What the run asks of its host.
+
+    def begins(self, run: AgentRun) -> None:
+        self.run, self.claimed = run, None
+        self.phase = Phase.RUNNING
+
+    async def linger_seconds(self, waits: list[Any]) -> float | None:
+        if self.flow.timeout_seconds is not None:
+            return 0  # its clock would go on
+        return await self.host.warmth.linger_seconds(self, waits)
+
+    def bill(self, key: str, *, let_go: bool) -> None:
+        self.host.warmth.bill(self, key, let_go=let_go)
+
+    def parks(self, group: Group) -> None:
+        run, client = self.run, self._client
+        assert run is not None
+        assert client is not None
+        self._woken.clear()
+        self.phase = Phase.WARM
+        self.host.slots.leave(self.id)
+        attempt = run.attempt
+
+        async def show() -> State[Any]:
+            return await show_suspended(self.host.plain, run, group, attempt)
+
+        self._suspended = self.host.following.later(self.id, show, parks=True)
+        self._suspended.add_done_callback(self._is_shown)
+
+    def _is_shown(self, suspended: asyncio.Future[State[Any]]) -> None:
+        if suspended.cancelled():
+            return
+        error = suspended.exception()
+        if isinstance(error, UsageError):
+            self._unfit = error
+            self._woken.set()
+        elif isinstance(error, Abort):
+            self.host.cancel_soon(self.id)
+        elif error is not None:
+            log.error("Prefect could not be told that run %s is parked: %s", self.name, error)
+        else:
+            self.shown_states.add(suspended.result().id)
+
+    async def until_woken(self, seconds: float | None) -> Woken:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return Woken.EVICTED
+        if self._unfit is not None:
+            raise self._unfit
+        why, self._why = self._why, Woken.SETTLED
+        self._woken.clear()
+        if why is not Woken.EVICTED:
+            self.phase = Phase.WAKING
+            await self.host.slots.enter(self.id)
+        return why
+
+    def lingers_on(self) -> None:
+        """It was called and has nothing to do."""
+        self.phase = Phase.WARM
+        self.host.slots.leave(self.id)
+
+    async def is_resumed(self) -> bool:
+        for pause in LOOKS:
+            await asyncio.sleep(pause)
+            try:
+                state = (await self.host.plain.read_flow_run(UUID(self.id))).state
+            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+                log.warning("Whether run %s was resumed cannot be seen: %s", self.name, error)
+                continue
+            if state is not None and state.type is StateType.SCHEDULED:
+                return True
+        return False
+
+    async def shown(self) -> State[Any] | None:
+        await self.host.following.drained(self.id)
+        if self._suspended is None or self._suspended.cancelled() or self._suspended.exception() is not None:
+            return None
+        return self._suspended.result()
+
+    def goes_on(self) -> None:
+        self.phase = Phase.RUNNING
+        self._suspended = None
+        if not self.host.following.goes_on(self.id):
+            self._running()
+
+    # What others ask of it.
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is not parked, or Prefect does not show it as it is."""
+        return self.phase is not Phase.WARM or self._suspended is None or not self._suspended.done()
+
+    def nudge(self, why: Woken) -> None:
+        """It lingers, and may go on or has to go."""
+        if self.phase is not Phase.WARM:
+            return
+        if not self._woken.is_set() or why is Woken.RESUMED:
+            self._why = why
+        self._woken.set()
+
+    def suspended_by_somebody(self, state: State[Any]) -> None:
+        """Prefect says that the run was suspended; if this attempt did not do it, it stops at its next task."""
+        if self.phase is Phase.RUNNING and self._engine is not None and state.id not in self.shown_states:
+            self._engine.suspension_requested(state)
+
+    def cancel(self) -> None:
+        """It was cancelled in Prefect."""
+        self.cancelled = True
+        if self.task is not None:
+            self.task.cancel("cancelled in Prefect")
+
+    def leave(self) -> None:
+        """The host ends, or the run is another's: the attempt ends where it is, and writes nothing more."""
+        if self.run is not None:
+            self.run.host_ends = True
+        if self.task is not None and not self.task.done():
+            self.task.cancel("its host ends")
+
+    async def call_hooks_of(self, state: State[Any]) -> None:
+        """Call the flow's own hooks for this state."""
+        if self._engine is not None and self._engine.flow_run is not None:
+            await self._engine.call_hooks(state)
+
+    def _running(self, just_read: State[Any] | None = None) -> None:
+        """Prefect is to follow: the run is Running. Whoever has cancelled it there meanwhile is not overruled."""
+        self.host.show_running(self.id, just_read=just_read)

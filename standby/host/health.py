@@ -1,0 +1,83 @@
+"""Whether a host is well, over HTTP: ``GET /health`` on the port of ``STANDBY_HOST_HEALTH_PORT``.
+
+200 while its lease is kept and Prefect is not too far behind, else 503; in either case how it stands, as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from standby.errors import UsageError
+from standby.host.guest import Phase
+from standby.parking.following import LATE_SECONDS
+
+if TYPE_CHECKING:
+    from standby.host.host import Host
+
+PORT_VARIABLE = "STANDBY_HOST_HEALTH_PORT"
+WORKER_PORT = 8080
+"""Where Prefect's own workers serve theirs, with ``--with-healthcheck``."""
+
+PATIENCE_SECONDS = 5.0
+"""How long a caller may take to say what it wants."""
+
+
+class Health:
+    def __init__(self, host: Host, place: str, port: int) -> None:
+        self._host, self._place, self.port = host, place, port
+        self._server: asyncio.Server | None = None
+
+    @classmethod
+    def wanted(cls, host: Host, with_healthcheck: bool) -> Health | None:
+        """The endpoint that the environment, or Prefect's option, asks for."""
+        told = os.environ.get(PORT_VARIABLE)
+        if told and not told.isdecimal():
+            raise UsageError(f"{PORT_VARIABLE} is a port, not {told!r}.")
+        if told:
+            return cls(host, "127.0.0.1", int(told))
+        return cls(host, "0.0.0.0", WORKER_PORT) if with_healthcheck else None
+
+    async def __aenter__(self) -> Health:
+        self._server = await asyncio.start_server(self._answer, self._place, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                line = await reader.readline()
+                known = line.split(b" ")[1:2] == [b"/health"]
+                about = report(self._host)
+                status = "404 Not Found" if not known else "200 OK" if about["well"] else "503 Service Unavailable"
+                body = json.dumps(about if known else {"detail": "GET /health"}).encode()
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
+                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                    + body
+                )
+                await writer.drain()
+        writer.close()
+
+
+def report(host: Host) -> dict[str, Any]:
+    """How the host stands. ``lag_seconds``: how far Prefect is behind the ledger, ``behind``: by how many changes."""
+    phases = Counter(guest.phase for guest in host.guests.values())
+    return {
+        "well": host.open and host.leased and host.following.lag < LATE_SECONDS,
+        "running": phases[Phase.RUNNING] + phases[Phase.BEGINNING],
+        "warm": phases[Phase.WARM],
+        "waiting_for_a_turn": host.slots.waiting + host.wanted,
+        "behind": host.following.behind,
+        "lag_seconds": round(host.following.lag, 3),
+        "address": host.address,
+    }

@@ -1,0 +1,172 @@
+"""Where an attempt runs: beside others in the host, or in a process of its own.
+
+In the host runs what is an agent, has its code in the host's working folder, and asks for nothing that one process can
+give only once: environment variables, another folder, a command, pull steps that fetch code. All else has a process
+of its own, and there these settings mean what they always mean. Code is loaded once for each version of a deployment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from prefect import Flow
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.asyncutils import run_sync_in_worker_thread
+
+from standby.errors import UsageError
+from standby.flows import is_agent
+from standby.host.configuration import HostConfiguration, Isolation
+
+log = logging.getLogger("standby.host")
+
+DEPLOYMENT_SECONDS = 1.0
+"""How long a deployment that was read counts as today's."""
+
+SET_FOLDER = "prefect.deployments.steps.set_working_directory"
+
+
+class Placement(NamedTuple):
+    """``flow`` to run here; None for a process of its own, and then ``why``."""
+
+    flow: Flow[..., Any] | None
+    why: str = ""
+
+
+class Placing:
+    """``pool`` gives the work pool as it is now."""
+
+    def __init__(self, client: PrefectClient, pool: Callable[[], WorkPool]) -> None:
+        self._client, self._pool = client, pool
+        self._folder = Path.cwd().resolve()
+        self._deployments: dict[UUID, tuple[float, asyncio.Future[DeploymentResponse]]] = {}
+        self._code: dict[UUID, tuple[str, asyncio.Future[Placement]]] = {}
+        self._loading = asyncio.Lock()
+
+    async def of(self, flow_run: FlowRun) -> Placement:
+        """Where an attempt of this run goes.
+
+        Raises ``UsageError`` when its deployment says ``isolation: shared`` and that cannot be, and what loading its
+        code raises.
+        """
+        assert flow_run.deployment_id is not None
+        deployment = await self._deployment(flow_run.deployment_id)
+        version = _version_of(deployment)
+        wanted = {**(deployment.job_variables or {}), **(flow_run.job_variables or {})}
+        isolation = _isolation(wanted.pop("isolation", None) or Isolation.AUTO)
+        configuration: HostConfiguration = await HostConfiguration.from_template_and_values(
+            base_job_template=self._pool().base_job_template, values=wanted, client=self._client
+        )
+        if isolation is Isolation.AUTO:  # else it is the deployment's word, also in a pool of another type
+            isolation = configuration.isolation
+        why = self._why_apart(deployment, configuration)
+        if isolation is Isolation.PROCESS:
+            return Placement(None, why or "its deployment says so")
+        if not why:
+            placement = await self._loaded(deployment, version)
+            why = placement.why
+        if why and isolation is Isolation.SHARED:
+            raise UsageError(
+                f"Deployment {deployment.name!r} says isolation: shared, but {why}. Take that away, or the isolation."
+            )
+        return Placement(None, why) if why else placement
+
+    def forget_deployments(self) -> None:
+        """Ask for each again when it is next needed."""
+        self._deployments.clear()
+
+    async def _deployment(self, deployment_id: UUID) -> DeploymentResponse:
+        """Asked for once by all that begin at the same time."""
+        at, found = self._deployments.get(deployment_id, (0.0, None))
+        if found is None or monotonic() - at > DEPLOYMENT_SECONDS or (found.done() and found.exception()):
+            found = asyncio.ensure_future(self._client.read_deployment(deployment_id))
+            self._deployments[deployment_id] = (monotonic(), found)
+        return await asyncio.shield(found)
+
+    def _why_apart(self, deployment: DeploymentResponse, configuration: HostConfiguration) -> str:
+        """Why it needs a process of its own; empty if it does not, as far as can be told without its code."""
+        other = sorted(name for name, value in configuration.env.items() if os.environ.get(name) != value)
+        folder = self._folder_of(deployment)
+        if other:
+            return f"it sets environment variables that this host does not have: {', '.join(other)}"
+        if configuration.working_dir is not None and configuration.working_dir.resolve() != self._folder:
+            return f"its working folder is {configuration.working_dir}, this host's is {self._folder}"
+        if configuration.command_of_its_own:
+            return f"it has a command: {configuration.command}"
+        if deployment.storage_document_id is not None or folder is None:
+            return "its code is fetched from elsewhere"
+        if folder != self._folder:
+            return f"its code is in {folder}, this host works in {self._folder}"
+        if deployment.entrypoint is None or ":" not in deployment.entrypoint:
+            return "its entrypoint is no file"
+        if deployment.global_concurrency_limit is not None:
+            return "its concurrency is limited"
+        return ""
+
+    def _folder_of(self, deployment: DeploymentResponse) -> Path | None:
+        """Where its code is on this machine; None where it has to be fetched."""
+        folder = deployment.path or "."
+        for step in deployment.pull_steps or []:
+            [(name, options)] = step.items()
+            if name != SET_FOLDER:
+                return None
+            folder = options["directory"]
+        return Path(folder).resolve()
+
+    async def _loaded(self, deployment: DeploymentResponse, version: str) -> Placement:
+        known, found = self._code.get(deployment.id, ("", None))
+        if found is None or known != version or (found.done() and (found.cancelled() or found.exception())):
+            found = asyncio.ensure_future(self._load(deployment, anew=found is not None))
+            self._code[deployment.id] = (version, found)
+        return await asyncio.shield(found)
+
+    async def _load(self, deployment: DeploymentResponse, *, anew: bool) -> Placement:
+        async with self._loading:
+            if str(self._folder) not in sys.path:
+                sys.path.insert(0, str(self._folder))
+            if anew:
+                log.info("Deployment %s has changed: its code is loaded anew.", deployment.name)
+                self._forget_modules()
+            entrypoint = str(self._folder / (deployment.entrypoint or ""))
+            flow = await run_sync_in_worker_thread(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
+        return Placement(flow) if is_agent(flow) else Placement(None, "it is no agent")
+
+    def _forget_modules(self) -> None:
+        """Modules of the project's own. Runs that are under way keep what they have."""
+        installed = Path(sys.prefix).resolve()
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if file is None or name == "__main__" or name.partition(".")[0] == "standby":
+                continue
+            path = Path(file).resolve()
+            if path.is_relative_to(self._folder) and not path.is_relative_to(installed):
+                del sys.modules[name]
+
+
+def _isolation(said: Any) -> Isolation:
+    try:
+        return Isolation(said)
+    except ValueError:
+        raise UsageError(f"isolation is auto, shared or process, not {said!r}. Correct the deployment.") from None
+
+
+def _version_of(deployment: DeploymentResponse) -> str:
+    """What its code depends on. The file's time is part of it: a stock worker, too, runs what is there."""
+    file = Path(deployment.path or ".") / (deployment.entrypoint or "").rpartition(":")[0]
+    try:
+        changed = file.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    told = (deployment.entrypoint, deployment.path, deployment.pull_steps, deployment.version, changed)
+    return json.dumps([*told, str(deployment.version_id)], default=str)

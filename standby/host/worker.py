@@ -1,0 +1,302 @@
+"""The Prefect worker ``standby``: a host for the agents of a work pool.
+
+``prefect worker start --pool agents --type standby``, or ``standby host``. What is scheduled comes from Prefect, by
+events and a slow poll; what is parked and settled comes from the ledger. What cannot share the host's process is run
+as a process worker runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import httpx
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
+from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.context import AsyncClientContext
+from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
+from prefect.states import Crashed, Failed, Pending
+from prefect.utilities.engine import propose_state
+from prefect.workers.base import BaseWorker
+from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
+
+from standby.checkpoints import load_store, shared_ledger
+from standby.connect import open_prefect
+from standby.errors import UsageError
+from standby.host.configuration import HostConfiguration, HostVariables
+from standby.host.health import Health
+from standby.host.hearing import hear
+from standby.host.host import Host
+from standby.host.placing import Placing
+from standby.host.watch import Watch
+from standby.projection import BATCH
+
+log = logging.getLogger("standby.host")
+
+POLL_SECONDS = 30.0
+"""How often the host asks Prefect for scheduled runs that it has not heard of."""
+
+AGAIN_SECONDS = (0.0, 0.05, 0.15, 0.4, 1.0)
+"""When a host asks for a run that it was told of: Prefect tells of it before it can be asked for."""
+
+GRACE_SECONDS = 10.0
+"""How long a host that is told to stop lets agents go on to their next checkpoint: ``STANDBY_HOST_GRACE``."""
+
+
+class HostWorker(ProcessWorker):
+    type = "standby"
+    job_configuration: builtins.type[ProcessJobConfiguration] = HostConfiguration
+    job_configuration_variables: builtins.type[ProcessVariables] | None = HostVariables  # type: ignore[assignment]
+    _description = "Run agents beside each other in one process, and keep those that wait warm in it."
+    _display_name = "Standby"
+
+    def __init__(self, *args: Any, limit: int | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.agents_at_once = limit
+        self.host: Host | None = None
+        self._sought: set[str] = set()  # runs that Prefect has told of, and that were not seen scheduled yet
+        self._seek = asyncio.Event()
+        self._stop = asyncio.Event()
+
+    # The runner of a process worker is for what is submitted to it from Python.
+
+    async def __aenter__(self) -> HostWorker:
+        await BaseWorker.__aenter__(self)
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await BaseWorker.__aexit__(self, *exc_info)
+
+    async def _setup_cancellation_observer(self) -> None:
+        """The host's own websocket tells of cancellations, too."""
+
+    def _record_work_pool_snapshot(self, work_pool: WorkPool) -> None:
+        # A pool for process workers will do: the same agents may run under either.
+        kind, work_pool.type = work_pool.type, self.type if work_pool.type == "process" else work_pool.type
+        super()._record_work_pool_snapshot(work_pool)
+        assert self._work_pool is not None
+        self._work_pool.type = kind
+
+    async def start(
+        self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
+    ) -> None:
+        """Host until the process is told to stop, then drain. ``run_once``: what is scheduled now, to its rest."""
+        with self._signals():
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self)
+                self.host = host = await stack.enter_async_context(await self._opened(stack))
+                if (health := Health.wanted(host, with_healthcheck)) is not None:
+                    await stack.enter_async_context(health)
+                self._started_event = await self._emit_worker_started_event()
+                printer(f"Worker {self.name!r} started!")
+                loops = [asyncio.create_task(loop) for loop in self._loops(host, run_once)]
+                stop = asyncio.create_task(self._stop.wait())
+                try:
+                    await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in (stop, *loops):
+                        task.cancel()
+                    failed = await asyncio.gather(*loops, return_exceptions=True)
+                    await host.leave(_grace())
+                for error in failed:
+                    if isinstance(error, Exception):
+                        raise error
+        printer(f"Worker {self.name!r} stopped!")
+
+    def stop(self) -> None:
+        """Drain and end."""
+        self._stop.set()
+
+    async def _opened(self, stack: AsyncExitStack) -> Host:
+        """The host, with the shared client in the context of all its attempts."""
+        api_url = str(self.client.api_url)
+        context = await stack.enter_async_context(AsyncClientContext())
+        client = context.client
+        url = (await load_store(api_url)).resolved_url()
+        ledger = await stack.enter_async_context(shared_ledger(url))
+        return Host(
+            ledger,
+            url,
+            client,
+            Placing(client, lambda: self.work_pool),
+            deployments=self._deployments,
+            open_client=lambda: open_prefect(api_url),
+            limit=self.agents_at_once,
+        )
+
+    async def _deployments(self) -> set[str]:
+        found: set[str] = set()
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
+        while True:
+            some = await self.client.read_deployments(work_pool_filter=pool, limit=BATCH, offset=len(found))
+            found |= {str(deployment.id) for deployment in some}
+            if len(some) < BATCH:
+                return found
+
+    def _loops(self, host: Host, run_once: bool) -> list[Any]:
+        if run_once:
+            return [self._once(host)]
+        watch = Watch(host)
+        return [
+            hear(str(self.client.api_url), self.work_pool.id, self._heard, self._look_soon),
+            self._poll(),
+            self._sync(host),
+            watch.run(),
+        ]
+
+    async def _once(self, host: Host) -> None:
+        await self.get_and_submit_flow_runs()
+        while self._submitting_flow_run_ids or any(guest.busy for guest in host.guests.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    async def _sync(self, host: Host) -> None:
+        while True:
+            await asyncio.sleep(self.heartbeat_interval_seconds)
+            try:
+                await self._sync_and_initialize()
+                await host.refresh()
+            except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+                log.warning("The work pool cannot be seen for now: %s", error)
+
+    # What is scheduled.
+
+    def _heard(self, run_id: str, state: State[Any]) -> None:
+        assert self.host is not None
+        if not self.host.hear_of_state(run_id, state) and state.type is StateType.SCHEDULED:
+            self._sought.add(run_id)
+            self._seek.set()
+
+    def _look_soon(self) -> None:
+        self._seek.set()
+
+    async def _poll(self) -> None:
+        while True:
+            for pause in AGAIN_SECONDS:
+                await asyncio.sleep(pause)
+                try:
+                    await self.get_and_submit_flow_runs()
+                except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+                    log.warning("Scheduled runs cannot be seen for now: %s", error)
+                if not self._sought:
+                    break
+            self._sought.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._seek.wait()
+            self._seek.clear()
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        host = self.host
+        assert host is not None
+        begun = []
+        for entry in flow_run_response:
+            flow_run, run_id = entry.flow_run, str(entry.flow_run.id)
+            self._sought.discard(run_id)
+            if run_id in host.guests:
+                if flow_run.state is not None:
+                    host.hear_of_state(run_id, flow_run.state)
+                continue
+            if flow_run.id in self._submitting_flow_run_ids:
+                continue
+            if not host.slots.free:
+                break
+            await host.slots.enter(run_id)
+            self._submitting_flow_run_ids.add(flow_run.id)
+            assert self._runs_task_group is not None
+            self._runs_task_group.start_soon(self._submit_run, flow_run)
+            begun.append(flow_run)
+        return begun
+
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        """Begin an attempt here, or in a process of its own."""
+        host = self.host
+        assert host is not None
+        begun = False
+        try:
+            placement = await host.placing.of(flow_run)
+            if placement.flow is None:
+                log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
+                await super()._submit_run(flow_run)
+                return
+            if await self._propose_pending_state(flow_run) and host.open:
+                host.begin(flow_run, placement.flow)
+                begun = True
+        except (httpx.HTTPError, PrefectHTTPStatusError, Pause) as error:
+            log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
+        except Exception as error:
+            log.exception("Run %s cannot be begun.", flow_run.name)
+            await self._not_begun(flow_run, error)
+        finally:
+            self._submitting_flow_run_ids.discard(flow_run.id)
+            if not begun:
+                host.slots.leave(str(flow_run.id))
+
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        """Whether Prefect gives the run to this host; asked as often as a busy server takes."""
+        assert self.host is not None
+
+        async def propose() -> State[Any]:
+            return await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+
+        proposed: asyncio.Future[State[Any]] = self.host.following.later(str(flow_run.id), propose)
+        await asyncio.wait([proposed])
+        if proposed.cancelled():
+            return False  # the host ends
+        if isinstance(error := proposed.exception(), Abort | Pause):
+            log.info("Run %s is not begun here: %s", flow_run.name, error)
+            return False
+        return proposed.result().is_pending()
+
+    async def _not_begun(self, flow_run: FlowRun, error: Exception) -> None:
+        """What cannot be is refused; anything else is as if a process had died at its start, and is tried again."""
+        self.get_flow_run_logger(flow_run).error("The run could not be begun: %s", error)
+        refused = isinstance(error, UsageError)
+        message = str(error) if refused else f"The run could not be begun: {type(error).__name__}: {error}"
+        with suppress(Abort, Pause, httpx.HTTPError, PrefectHTTPStatusError):
+            await propose_state(self.client, (Failed if refused else Crashed)(message=message), flow_run_id=flow_run.id)
+
+    def _signals(self) -> Any:
+        """SIGTERM and SIGINT let the host drain, a second one ends it."""
+        return _StopSignals(self._stop)
+
+
+class _StopSignals:
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+            try:
+                loop.add_signal_handler(number, self._told, number)
+            except (NotImplementedError, RuntimeError, ValueError):
+                continue  # not in the main thread: who runs the loop stops the worker
+            self._before[number] = before
+
+    def _told(self, number: int) -> None:
+        if self._stop.is_set():
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._stop.set()
+
+    def __exit__(self, *_: Any) -> None:
+        loop = asyncio.get_running_loop()
+        for number, before in self._before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, before)
+
+
+def _grace() -> float:
+    told = os.environ.get("STANDBY_HOST_GRACE")
+    try:
+        return max(0.0, float(told)) if told else GRACE_SECONDS
+    except ValueError:
+        raise UsageError(f"STANDBY_HOST_GRACE is a number of seconds, not {told!r}.") from None

@@ -1,0 +1,191 @@
+"""Statements on runs that a host has: parked warm in its memory, or cold and taken up by it when their wait settles.
+
+A run that is parked warm has ``holder`` and no lease of its own: it hangs on the host's (``leases``). Whoever claims
+it first, the attempt that lingers or any other, goes on; the attempt number fences the loser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Row, literal, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from standby import clock
+from standby.ledger.database import Database
+from standby.ledger.locks import locked_run, take, taken_by
+from standby.ledger.runs import Claim
+from standby.ledger.tables import Lease, Run, table_of
+from standby.states import Hold, RunState
+
+runs = table_of(Run)
+leases = table_of(Lease)
+
+PARKED = (RunState.PARKED, RunState.READY)
+
+LEASES = "host/"
+"""How the names of hosts' leases begin; what follows is the host's wake address."""
+
+
+class Hosted:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def claim_warm(
+        self, run_id: str, attempt: int, holder: str, lease: timedelta, *, stray: bool = False
+    ) -> int | None:
+        """The attempt that lingers goes on, under a new number; ``stray``: even if it has no answer yet.
+
+        0 when it has none and lingers on. None when the run is another's, or has ended.
+        """
+        wanted = PARKED if stray else (RunState.READY,)
+        mine = (runs.c.id == run_id, runs.c.attempt == attempt, runs.c.hold == Hold.WARM)
+        # One statement, for an answer waits for it.
+        taken = update(runs).where(*mine, runs.c.state.in_(wanted)).values(taken_by(holder, lease, attempt + 1))
+        if await self._db.write(taken):
+            return attempt + 1
+        still = await self._db.read(select(runs.c.id).where(*mine, runs.c.state.in_(PARKED)))
+        return 0 if still else None
+
+    async def claim_ready(
+        self, run_id: str, deployments: Container[str], holder: str, lease: timedelta
+    ) -> tuple[Claim, Row[Any]] | None:
+        """A host takes up a cold run, of one of these deployments, whose wait has settled; its row as it was. None when
+        there is nothing to take."""
+        async with self._db.transaction() as connection:
+            run = await locked_run(connection, run_id)
+            if run is None or run.state != RunState.READY or run.holder is not None or run.wake_address is None:
+                return None
+            if run.deployment_id not in deployments:
+                return None
+            return Claim(await take(connection, run, holder, lease), RunState.READY, None), run
+
+    async def give_back(self, run_id: str, attempt: int, holder: str) -> bool:
+        """A host that has claimed a run, or worked on it, leaves it to whom Prefect gives it. False when fenced."""
+        return bool(
+            await self._db.write(
+                update(runs)
+                .where(
+                    runs.c.id == run_id,
+                    runs.c.attempt == attempt,
+                    runs.c.holder == holder,
+                    runs.c.state == RunState.RUNNING,
+                )
+                .values(
+                    state=RunState.READY,
+                    attempt=attempt + 1,
+                    holder=None,
+                    lease_expires_at=None,
+                    hold=None,
+                    wake_address=None,
+                    ready_at=clock.utcnow(),
+                )
+            )
+        )
+
+    async def evict(self, run_id: str, attempt: int, address: str | None) -> bool:
+        """Nothing of the run is kept in memory any more. False when it is not parked warm by this attempt, or READY."""
+        return bool(
+            await self._db.write(
+                update(runs)
+                .where(
+                    runs.c.id == run_id,
+                    runs.c.attempt == attempt,
+                    runs.c.hold == Hold.WARM,
+                    runs.c.state == RunState.PARKED,
+                )
+                .values(hold=Hold.SUSPEND, holder=None, wake_address=address)
+            )
+        )
+
+    async def abandon(self, holder: str) -> int:
+        """All that is parked warm in this host, which is gone or goes, is parked cold from here on. How many."""
+        return await self._db.write(
+            update(runs)
+            .where(runs.c.holder == holder, runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED))
+            .values(hold=Hold.SUSPEND, holder=None, wake_address=None, attempt=runs.c.attempt + 1)
+        )
+
+    async def warm_in(self, holder: str) -> dict[str, int]:
+        """What is parked warm in this host by the ledger: attempt numbers by run."""
+        rows = await self._db.read(
+            select(runs.c.id, runs.c.attempt).where(
+                runs.c.holder == holder, runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED)
+            )
+        )
+        return {row.id: row.attempt for row in rows}
+
+    async def warm_and_ready(self, holder: str) -> list[str]:
+        """What is parked warm in this host and has its answer."""
+        rows = await self._db.read(
+            select(runs.c.id).where(runs.c.state == RunState.READY, runs.c.holder == holder, runs.c.hold == Hold.WARM)
+        )
+        return [row.id for row in rows]
+
+    async def warm_holders(self) -> list[tuple[str, bool]]:
+        """The hosts that runs are parked warm in, and whether the lease of each is alive."""
+        alive = (
+            select(leases.c.name)
+            .where(leases.c.name.startswith(LEASES), leases.c.holder == runs.c.holder)
+            .where(leases.c.expires_at > clock.utcnow())
+            .exists()
+        )
+        rows = await self._db.read(
+            select(runs.c.holder, alive.label("alive"))
+            .where(runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED), runs.c.holder.is_not(None))
+            .distinct()
+        )
+        return [(row.holder, bool(row.alive)) for row in rows]
+
+    async def adopt(self, deployments: Iterable[str], address: str) -> int:
+        """Have cold runs of these deployments that no living host would take up come to this one. How many."""
+        living = await self._db.read(
+            select(leases.c.name).where(leases.c.name.startswith(LEASES), leases.c.expires_at > clock.utcnow())
+        )
+        others = [
+            runs.c.wake_address.startswith(f"{row.name.removeprefix(LEASES)}#", autoescape=True) for row in living
+        ]
+        return await self._db.write(
+            update(runs)
+            .where(
+                runs.c.state.in_(PARKED),
+                runs.c.holder.is_(None),
+                self._of(deployments),
+                or_(runs.c.wake_address.is_(None), ~or_(*others) if others else runs.c.id.is_not(None)),
+            )
+            .values(wake_address=literal(f"{address}#") + runs.c.id)
+        )
+
+    async def disown(self, address: str) -> int:
+        """Cold runs that would have come to this host are woken through Prefect from here on. How many."""
+        return await self._db.write(
+            update(runs)
+            .where(runs.c.holder.is_(None), runs.c.wake_address.startswith(f"{address}#", autoescape=True))
+            .values(wake_address=None)
+        )
+
+    async def to_take_up(self, deployments: Iterable[str], limit: int = 1_000) -> list[str]:
+        """Runs of these deployments that a host should take up, the one that waits longest first."""
+        rows = await self._db.read(
+            select(runs.c.id)
+            .where(
+                runs.c.state == RunState.READY,
+                runs.c.holder.is_(None),
+                runs.c.wake_address.is_not(None),
+                self._of(deployments),
+            )
+            .order_by(runs.c.ready_at)
+            .limit(limit)
+        )
+        return [row.id for row in rows]
+
+    async def orphans(self, deployments: Iterable[str]) -> list[Row[Any]]:
+        """Runs of these deployments that an attempt works on, or did."""
+        return await self._db.read(
+            select(runs).where(runs.c.state == RunState.RUNNING, runs.c.holder.is_not(None), self._of(deployments))
+        )
+
+    def _of(self, deployments: Iterable[str]) -> ColumnElement[bool]:
+        return runs.c.deployment_id.in_(list(deployments))

@@ -1,0 +1,90 @@
+"""Parking warm: the run is parked like any other, and its coroutine stays in the host's memory for a while.
+
+The ledger has the run parked before Prefect hears of it, and running again before Prefect hears of that: Prefect
+follows. To everybody else a run that is parked warm is a parked run. Whoever claims it first goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from prefect.exceptions import Pause
+
+from standby import holder, settings
+from standby.errors import LedgerUnavailable, UsageError
+from standby.faults import reach
+from standby.ledger.waits import Group
+from standby.parking import suspend, tell_log
+from standby.runs import AgentRun, Hosting, Woken
+from standby.states import Hold, RunState
+
+log = logging.getLogger("standby.parking")
+
+LEDGER_AWAY_SECONDS = 0.5
+"""How long an attempt that lingers waits before it asks a ledger again that could not be reached."""
+
+
+async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> bool:
+    """Park warm, and return when the run goes on here: whether it was resumed in Prefect, where an answer may be.
+
+    Raises ``Pause`` when it does not stay in memory any longer, and ``Fenced`` when the run is another's.
+    """
+    seconds = await hosting.linger_seconds(group.waits)
+    if seconds is not None and seconds <= 0:
+        await suspend(run, key, group)
+    tell_log(group)
+    parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.WARM, hosting.address)
+    if parked is None:
+        run.stop()
+    run.lingering = True
+    reach("wait.parked")
+    hosting.parks(group)
+    try:
+        woken = Woken.SETTLED if parked is RunState.READY else await hosting.until_woken(seconds)
+        while not (attempt := await _goes_on(run, hosting, woken)):
+            if woken is Woken.EVICTED:
+                seconds = None  # it was not evicted, for it is READY
+            hosting.lingers_on()
+            woken = await hosting.until_woken(seconds)
+    except UsageError:
+        # Prefect will not have it suspended, and the agent is told so.
+        run.attempt = (
+            await run.ledger.hosted.claim_warm(run.id, run.attempt, holder.this_process(), settings.LEASE, stray=True)
+            or run.attempt
+        )
+        raise
+    except Pause:
+        hosting.bill(key, let_go=True)
+        raise
+    finally:
+        run.lingering = False
+    run.attempt = attempt
+    reach("wait.woken")
+    hosting.goes_on()
+    hosting.bill(key, let_go=False)
+    return woken is Woken.RESUMED
+
+
+async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> int:
+    """The number of the attempt that goes on; 0 when it lingers on."""
+    while True:
+        try:
+            if woken is Woken.EVICTED:
+                state = await hosting.shown()
+                if await run.ledger.hosted.evict(run.id, run.attempt, hosting.address):
+                    raise Pause(state=state)
+            stray = woken is Woken.RESUMED
+            if stray and not await hosting.is_resumed():
+                return 0
+            attempt = await run.ledger.hosted.claim_warm(
+                run.id, run.attempt, holder.this_process(), settings.LEASE, stray=stray
+            )
+        except LedgerUnavailable as error:
+            log.warning("Run %s lingers on: %s", run.id, error)
+            await asyncio.sleep(LEDGER_AWAY_SECONDS)
+            continue
+        if attempt is None:
+            run.stop()
+        assert attempt is not None
+        return attempt

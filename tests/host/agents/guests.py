@@ -1,0 +1,59 @@
+"""Agents for the host's tests. What they do is written down outside (``tests.support.outside``)."""
+
+import asyncio
+import time
+
+from prefect import flow
+
+from standby import Signal, agent, idempotency_key, step, wait_for
+from tests.support import outside
+
+
+@step
+async def visit(what: str) -> str:
+    outside.act(what, idempotency_key())
+    return what
+
+
+@step(visible=False)
+async def quick(number: int) -> int:
+    return number + 1
+
+
+@agent
+async def visitor(rounds: int = 1, steps: int = 0) -> int:
+    """Waits ``rounds`` times for a number, and does something visible after each."""
+    total = 0
+    for _ in range(steps):
+        total = await quick(total)
+    await visit("came")
+    for number in range(rounds):
+        total += await wait_for(Signal(f"round-{number}", key=_me(), of=int))
+        await visit(f"round {number}")
+    return total
+
+
+@agent
+async def worker(steps: int = 1000) -> int:
+    """Works on without end, step by step, and each takes a moment."""
+    for number in range(steps):
+        await quick(number)
+        await asyncio.sleep(0.01)
+    return steps
+
+
+@agent
+async def hog(seconds: float) -> None:
+    await quick(0)
+    time.sleep(seconds)  # noqa: ASYNC251
+
+
+@flow
+async def plain() -> None:
+    """No agent."""
+
+
+def _me() -> str:
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id)

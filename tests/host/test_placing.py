@@ -1,0 +1,89 @@
+"""What runs beside others in the host, and what has a process of its own because only so it means what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import PrefectHTTPStatusError
+
+from tests.host.conftest import AGENTS, Inn, Run
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:unclosed (<socket\.|transport <_SelectorSocketTransport):ResourceWarning"),
+    pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True),
+]
+
+CLONE = {"prefect.deployments.steps.git_clone": {"repository": "https://example.org/agents.git"}}
+SET_FOLDER = "prefect.deployments.steps.set_working_directory"
+
+
+async def test_what_one_process_can_give_only_once_has_a_process_of_its_own(inn: Inn, tmp_path: Path) -> None:
+    """Stock job variables keep their meaning."""
+    shared: list[dict[str, Any]] = [
+        {},
+        {"pull_steps": [{SET_FOLDER: {"directory": str(AGENTS)}}]},
+        {"job_variables": {"working_dir": str(AGENTS), "env": {}}},
+    ]
+    apart: list[tuple[dict[str, Any], str]] = [
+        ({"job_variables": {"env": {"REGION": "north"}}}, "environment variables that this host does not have: REGION"),
+        ({"job_variables": {"working_dir": str(tmp_path)}}, "its working folder is"),
+        ({"job_variables": {"command": "nice python -m prefect.engine"}}, "it has a command"),
+        ({"job_variables": {"isolation": "process"}}, "its deployment says so"),
+        ({"pull_steps": [CLONE]}, "its code is fetched from elsewhere"),
+        ({"path": str(tmp_path)}, "its code is in"),
+        ({"entrypoint": "guests.py:plain"}, "it is no agent"),
+        ({"concurrency_limit": 1}, "its concurrency is limited"),
+    ]
+    for options in shared:
+        assert (await placement(inn, **options)).flow is not None, options
+    for options, why in apart:
+        found = await placement(inn, **options)
+        assert found.flow is None, options
+        assert why in found.why
+
+
+async def test_code_is_loaded_once_for_each_version_of_a_deployment(inn: Inn) -> None:
+    first = await placement(inn)
+    assert (await placement(inn)).flow is first.flow
+    inn.host.placing.forget_deployments()
+    await inn.client._client.patch(f"/deployments/{await inn.deploy('visitor')}", json={"version": "2"})
+    second = await placement(inn)
+    assert second.flow is not None
+    assert second.flow is not first.flow
+    assert second.flow.fn.__module__ == "guests"
+
+
+async def test_a_deployment_that_insists_on_sharing_and_cannot_is_refused_with_the_reason(inn: Inn) -> None:
+    deployment = await inn.deploy("visitor", job_variables={"isolation": "shared", "env": {"REGION": "north"}})
+    flow_run = await inn.client.create_flow_run_from_deployment(deployment)
+    run = Run(inn, str(flow_run.id))
+    state = await run.is_shown(StateType.FAILED)
+    assert "isolation: shared" in (state.message or "")
+    assert "REGION" in (state.message or "")
+
+
+async def placement(inn: Inn, **options: Any) -> Any:
+    flow_run = await inn.client.create_flow_run_from_deployment(
+        await inn.deploy(re.sub(".*:", "", options.get("entrypoint", "visitor")), **options), state=_later()
+    )
+    return await inn.host.placing.of(flow_run)
+
+
+def _later() -> Any:
+    from datetime import timedelta
+
+    from prefect.states import Scheduled
+
+    from standby import clock
+
+    return Scheduled(scheduled_time=clock.utcnow() + timedelta(days=1))
+
+
+async def test_an_unknown_isolation_is_refused(inn: Inn) -> None:
+    """By Prefect already, which has the host's own variables in the work pool."""
+    with pytest.raises(PrefectHTTPStatusError, match="none"):
+        await placement(inn, job_variables={"isolation": "none"})
