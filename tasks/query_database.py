@@ -30,8 +30,8 @@ LARGEST_ON_THE_WAY = 100_000
 """Bytes of each value and row that SQLite works with; a query that comes upon a larger one fails."""
 LONGEST_PATTERN = 100
 """Bytes of what LIKE and GLOB compare with: pattern times value is what one call costs, and none can be interrupted."""
-LOOKS = 10
-"""Instructions of SQLite between two looks at the clock."""
+LOOKS = 100
+"""Instructions of SQLite between two looks at the clock; it looks only where it jumps, which loops do."""
 LATE = 1.0
 """Seconds that SQLite may stop too late, before nobody waits for it any more."""
 LONGEST_QUERY = 20_000
