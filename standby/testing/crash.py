@@ -13,7 +13,8 @@ wait is about to be written; ``wait.opened`` it is written; ``wait.suspending`` 
 Those around an agent that is started: ``child.starting`` its wait is open; ``child.created`` Prefect has its run;
 ``child.started`` the ledger knows which. And those of a door, such as a gateway: ``signal.delivering`` a signal is
 about to be written, ``signal.delivered`` it is written, and nobody was woken, started or told yet; ``start.created``
-Prefect has the run that it starts, and the ledger does not know which.
+Prefect has the run that it starts, and the ledger does not know which. In a host: ``wait.woken`` a run that was held
+warm has claimed itself, and its answer is not taken in yet.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ POINTS = (
 )  # fmt: skip
 CHILD_POINTS = ("child.starting", "child.created", "child.started")
 DOOR_POINTS = ("signal.delivering", "signal.delivered", "start.created")
-ALL_POINTS = POINTS + CHILD_POINTS + DOOR_POINTS
+HOST_POINTS = ("wait.woken",)
+ALL_POINTS = POINTS + CHILD_POINTS + DOOR_POINTS + HOST_POINTS
 
 
 def arm(where: str) -> None:

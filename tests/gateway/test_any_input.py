@@ -30,10 +30,6 @@ OPERATIONS = {
     "POST /webhooks/{source}", "GET /answer/{token}", "POST /answer/{token}",
 }  # fmt: skip
 
-# Hypothesis warns when the state of `random` changes while it draws. Threads that Prefect keeps for the life of the
-# process, since an earlier test, use it; what is drawn here does not.
-pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
-
 TAKE_ANYTHING = {"GET /health", "GET /answer/{token}"}
 """Operations that nothing fails to fit."""
 
