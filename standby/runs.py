@@ -373,10 +373,6 @@ class AgentRun:
         self.fenced = True
         raise Fenced(self.id, self.attempt)
 
-    async def renew(self, ledger: Ledger) -> bool:
-        """Called in the pulse's thread, with a ledger of its own."""
-        return await ledger.runs.renew(self.id, self.attempt, settings.LEASE)
-
     def fence(self) -> None:
         """Called from the pulse's thread when the lease is another attempt's: stop the agent where it is."""
 

@@ -63,7 +63,7 @@ class Guest:
         """The attempt, from its begin to its end. Never raises but when it is cancelled."""
         flow_run, self._flow_run = self._flow_run, None
         assert flow_run is not None
-        ahead = partial(self._running, flow_run.state) if self.claimed is not None else None
+        ahead = partial(self._running, self.claimed.attempt) if self.claimed is not None else None
         self._client = RunClient.of(self.host.client, self.host.following, flow_run, ahead)
         current_hosting.set(self)
         context = RunClientContext(self._client)
@@ -165,8 +165,9 @@ class Guest:
     def goes_on(self) -> None:
         self.phase = Phase.RUNNING
         self._suspended = None
+        assert self.run is not None
         if not self.host.following.goes_on(self.id):
-            self._running()
+            self._running(self.run.attempt)
 
     # What others ask of it.
 
@@ -206,6 +207,6 @@ class Guest:
         if self._engine is not None and self._engine.flow_run is not None:
             await self._engine.call_hooks(state)
 
-    def _running(self, just_read: State[Any] | None = None) -> None:
+    def _running(self, attempt: int) -> None:
         """Prefect is to follow: the run is Running. Whoever has cancelled it there meanwhile is not overruled."""
-        self.host.show_running(self.id, just_read=just_read)
+        self.host.show_running(self.id, attempt)

@@ -21,7 +21,7 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Cancelled, Running
+from prefect.states import Cancelled, Cancelling, Running
 
 from standby import holder, settings
 from standby.errors import LedgerUnavailable, UsageError
@@ -91,6 +91,9 @@ class Host:
             keep,
         )
         self._context = contextvars.copy_context()
+        self.seek: Callable[[str], None] = lambda run_id: None  # has Prefect asked for the run, which it may have scheduled
+        self._beginning: set[str] = set()  # on their way to a guest, of whichever origin
+        self._asked_again: set[str] = set()  # of these, those that the other origin gave, too
         self._wanted: OrderedDict[str, None] = OrderedDict()  # cold runs to take up, in the order they were heard of
         self._something = asyncio.Event()
         self._taking = asyncio.Semaphore(TAKE_UP_AT_ONCE)
@@ -118,11 +121,11 @@ class Host:
             self._lease = lease = HostLease(self.address, self.holder, lost=self.compare_soon)
             await lease.renew(self.ledger)
             stack.push_async_callback(lease.give_up, self.ledger)
-            stack.enter_context(pulse.holding(self._ledger_url, lease))
+            stack.enter_context(pulse.keeping(self._ledger_url, lease))
             self.open = True
             await self.take_back()
             await stack.enter_async_context(self.ledger.notifications.to(self.hear))
-            for loop in (self._take_up_loop(), self._look_loop(), self.warmth.watch()):
+            for loop in (lease.beats(), self._take_up_loop(), self._look_loop(), self.warmth.watch()):
                 self._start(loop)
             if self._keep:
                 self._start(Keeper(self.ledger, self._open_client).run())
@@ -224,6 +227,9 @@ class Host:
             for run_id in await self.ledger.hosted.warm_and_ready(self.holder):
                 if (guest := self.guests.get(run_id)) is not None:
                     guest.nudge(Woken.SETTLED)
+                elif run_id not in self._beginning:
+                    log.warning("Run %s is parked warm in this host by the ledger, and is not here: it is cold.", run_id)
+                    await self.ledger.hosted.abandon_one(run_id, self.holder, f"{self.address}#{run_id}")
             self._want(await self.ledger.hosted.to_take_up(self.deployments))
         except LedgerUnavailable as error:
             log.warning("%s", error)
@@ -272,13 +278,36 @@ class Host:
                 task = self._start(self._take_up(run_id))
                 task.add_done_callback(lambda _: self._taking.release())
 
+    def enters(self, run_id: str) -> bool:
+        """Whether the caller is to begin the run, and call ``entered`` afterwards: it has no guest, and nobody else is
+        about to begin it. The ledger and Prefect may both give the same run."""
+        if run_id in self.guests:
+            return False
+        if run_id in self._beginning:
+            self._asked_again.add(run_id)
+            return False
+        self._beginning.add(run_id)
+        return True
+
+    def entered(self, run_id: str, *, begun: bool) -> None:
+        """The run was begun or will not be: who was turned away meanwhile is then asked once more."""
+        self._beginning.discard(run_id)
+        again = run_id in self._asked_again
+        self._asked_again.discard(run_id)
+        if not begun and again and self.open:
+            self._want([run_id])
+            self.seek(run_id)
+
     async def _take_up(self, run_id: str) -> None:
         """Claim a cold run in the ledger and begin an attempt here."""
-        await self.slots.enter(run_id)
+        if not self.enters(run_id):
+            return
         taken: tuple[Claim, Any] | None = None
-        begun = False
+        begun = within = False
         try:
-            if run_id in self.guests or not self.open:
+            await self.slots.enter(run_id)
+            within = True
+            if not self.open:
                 return
             taken = await self.ledger.hosted.claim_ready(run_id, self.deployments, self.holder, settings.LEASE)
             if taken is None:
@@ -287,11 +316,11 @@ class Host:
             if _is_over(flow_run.state):
                 return
             placement = await self.placing.of(flow_run)
-            if placement.flow is not None:
+            if placement.flow is None:
+                log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
+            elif self.open:
                 self.begin(flow_run, placement.flow, taken[0])
                 begun = True
-                return
-            log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
         except LedgerUnavailable as error:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
         except ObjectNotFound:
@@ -301,11 +330,11 @@ class Host:
         except Exception:
             log.exception("Run %s could not be taken up here.", run_id)
         finally:
-            if not begun:
-                if run_id not in self.guests:
-                    self.slots.leave(run_id)
-                if taken is not None:
-                    await self._give_back(run_id, taken[0].attempt)
+            if within and not begun:
+                self.slots.leave(run_id)
+            self.entered(run_id, begun=begun)
+            if not begun and taken is not None:
+                await self._give_back(run_id, taken[0].attempt)
 
     async def _give_back(self, run_id: str, attempt: int) -> None:
         """Have the run taken up by whoever Prefect gives it to."""
@@ -342,18 +371,21 @@ class Host:
         self._returns.add(task)
         task.add_done_callback(self._returns.discard)
 
-    def show_running(self, run_id: str, *, just_read: State[Any] | None = None) -> None:
-        """Have Prefect show the run as Running, unless somebody has ended it there. ``just_read``: its state there."""
+    def show_running(self, run_id: str, attempt: int) -> None:
+        """Have Prefect show the run as Running, unless somebody has ended it there, or it is not this attempt's now."""
 
         async def show() -> None:
             try:
-                state = just_read or (await self.plain.read_flow_run(UUID(run_id))).state
+                state = (await self.plain.read_flow_run(UUID(run_id))).state
             except ObjectNotFound:
                 return
             if state is not None and _is_over(state):
                 self._start(self._end(run_id, state))
             elif state is None or not state.is_running():
-                await self.plain.set_flow_run_state(UUID(run_id), Running())
+                # Prefect would let a run that was cancelled go on; the ledger ends it, and its number goes up.
+                row = await self.ledger.runs.get(run_id)
+                if row is not None and row.attempt == attempt:
+                    await self.plain.set_flow_run_state(UUID(run_id), Running())
 
         self.following.later(run_id, show)
 
@@ -366,7 +398,8 @@ class Host:
         try:
             row = await self.ledger.runs.get(run_id)
             guest = self.guests.get(run_id)
-            if guest is None and (row is None or row.state not in (RunState.PARKED, RunState.READY)):
+            ours = row is not None and (row.holder == self.holder or row.state in (RunState.PARKED, RunState.READY))
+            if guest is None and not ours:
                 return
             ended = _ENDED.get(state.type, RunState.CANCELLED)
             await self.ledger.runs.end_from_outside(run_id, ended, f"{state.name} in Prefect: {state.message or ''}")
@@ -374,12 +407,17 @@ class Host:
                 guest.cancel()
                 if guest.task is not None and guest.task is not asyncio.current_task():
                     await asyncio.wait([guest.task])
-                await guest.call_hooks_of(Cancelled())
-            now = (await self.plain.read_flow_run(UUID(run_id))).state
-            if ended is RunState.CANCELLED and now is not None and now.type is not StateType.CANCELLED:
-                await self.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
+                await guest.call_hooks_of(Cancelling() if ended is RunState.CANCELLED else state)
+            if ended is RunState.CANCELLED:
+                # After all that was on its way to Prefect: also where that has shown the run as Running once more.
+                self.following.later(run_id, lambda: self._show_cancelled(run_id))
         except (LedgerUnavailable, UsageError, httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
             log.warning("The end of run %s in Prefect is followed by the keeper: %s", run_id, error)
+
+    async def _show_cancelled(self, run_id: str) -> None:
+        now = (await self.plain.read_flow_run(UUID(run_id))).state
+        if now is not None and now.type is not StateType.CANCELLED:
+            await self.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
 
     def _start(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work, context=self._context.copy())

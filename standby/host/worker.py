@@ -121,7 +121,7 @@ class HostWorker(ProcessWorker):
         client = context.client
         url = (await load_store(api_url)).resolved_url()
         ledger = await stack.enter_async_context(shared_ledger(url))
-        return Host(
+        host = Host(
             ledger,
             url,
             client,
@@ -130,6 +130,8 @@ class HostWorker(ProcessWorker):
             open_client=lambda: open_prefect(api_url),
             limit=self.agents_at_once,
         )
+        host.seek = self._seek_run
+        return host
 
     async def _deployments(self) -> set[str]:
         found: set[str] = set()
@@ -170,8 +172,11 @@ class HostWorker(ProcessWorker):
     def _heard(self, run_id: str, state: State[Any]) -> None:
         assert self.host is not None
         if not self.host.hear_of_state(run_id, state) and state.type is StateType.SCHEDULED:
-            self._sought.add(run_id)
-            self._seek.set()
+            self._seek_run(run_id)
+
+    def _seek_run(self, run_id: str) -> None:
+        self._sought.add(run_id)
+        self._seek.set()
 
     def _look_soon(self) -> None:
         self._seek.set()
@@ -207,7 +212,9 @@ class HostWorker(ProcessWorker):
                 continue
             if not host.slots.free:
                 break
-            await host.slots.enter(run_id)
+            if not host.enters(run_id):
+                continue
+            await host.slots.enter(run_id)  # at once, for one is free
             self._submitting_flow_run_ids.add(flow_run.id)
             assert self._runs_task_group is not None
             self._runs_task_group.start_soon(self._submit_run, flow_run)
@@ -237,6 +244,7 @@ class HostWorker(ProcessWorker):
             self._submitting_flow_run_ids.discard(flow_run.id)
             if not begun:
                 host.slots.leave(str(flow_run.id))
+            host.entered(str(flow_run.id), begun=begun)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """Whether Prefect gives the run to this host; asked as often as a busy server takes."""

@@ -26,7 +26,7 @@ leases = table_of(Lease)
 PARKED = (RunState.PARKED, RunState.READY)
 
 LEASES = "host/"
-"""How the names of hosts' leases begin; what follows is the host's wake address."""
+"""How the names of hosts' leases begin; what follows is the host's wake address, and what tells it from another's."""
 
 
 class Hosted:
@@ -108,6 +108,18 @@ class Hosted:
             .values(hold=Hold.SUSPEND, holder=None, wake_address=None, attempt=runs.c.attempt + 1)
         )
 
+    async def abandon_one(self, run_id: str, holder: str, address: str) -> bool:
+        """Nothing of this run is in the memory of its host, which lives, after all: it is cold, and comes back to it."""
+        return bool(
+            await self._db.write(
+                update(runs)
+                .where(
+                    runs.c.id == run_id, runs.c.holder == holder, runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED)
+                )
+                .values(hold=Hold.SUSPEND, holder=None, wake_address=address, attempt=runs.c.attempt + 1)
+            )
+        )
+
     async def warm_in(self, holder: str) -> dict[str, int]:
         """What is parked warm in this host by the ledger: attempt numbers by run."""
         rows = await self._db.read(
@@ -145,7 +157,8 @@ class Hosted:
             select(leases.c.name).where(leases.c.name.startswith(LEASES), leases.c.expires_at > clock.utcnow())
         )
         others = [
-            runs.c.wake_address.startswith(f"{row.name.removeprefix(LEASES)}#", autoescape=True) for row in living
+            runs.c.wake_address.startswith(f"{row.name.removeprefix(LEASES).partition('/')[0]}#", autoescape=True)
+            for row in living
         ]
         return await self._db.write(
             update(runs)
