@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 from uuid import UUID
@@ -36,7 +36,7 @@ from standby.ledger.runs import Claim
 from standby.parking import wake
 from standby.parking.following import Following
 from standby.pulse import pulse
-from standby.runs import Woken
+from standby.runs import AgentRun, Woken
 from standby.states import RunState
 from standby.wakeups import Ear
 
@@ -91,7 +91,8 @@ class Host:
             keep,
         )
         self._context = contextvars.copy_context()
-        self.seek: Callable[[str], None] = lambda run_id: None  # has Prefect asked for the run, which it may have scheduled
+        # Looks whether Prefect has the run scheduled.
+        self.seek: Callable[[str], None] = lambda run_id: None
         self._beginning: set[str] = set()  # on their way to a guest, of whichever origin
         self._asked_again: set[str] = set()  # of these, those that the other origin gave, too
         self._wanted: OrderedDict[str, None] = OrderedDict()  # cold runs to take up, in the order they were heard of
@@ -164,8 +165,7 @@ class Host:
             await self.ledger.hosted.abandon(self.holder)
         running = [guest for guest in self.guests.values() if guest.task is not None]
         for guest in running:
-            if guest.run is not None:
-                guest.run.host_ends = True
+            guest.leave_soon()
             if guest.phase in (Phase.WARM, Phase.WAKING):
                 guest.leave()
         tasks = [guest.task for guest in running if guest.task is not None]
@@ -177,6 +177,8 @@ class Host:
         await asyncio.sleep(0)  # what they leave is given back when they are seen to be over
         with suppress(TimeoutError):
             async with asyncio.timeout(FINAL_SECONDS):
+                while self._beginning:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
                 await asyncio.gather(*self._returns)
                 await self.following.drained()
 
@@ -208,8 +210,8 @@ class Host:
             return state.type is not StateType.SCHEDULED
         if state.type is StateType.SCHEDULED:
             guest.nudge(Woken.RESUMED)
-        elif state.type is StateType.PAUSED:
-            guest.suspended_by_somebody(state)
+        elif state.type is StateType.PAUSED and guest.phase is Phase.RUNNING:
+            self._start(guest.suspended_by_somebody())
         return True
 
     def compare_soon(self) -> None:
@@ -228,7 +230,7 @@ class Host:
                 if (guest := self.guests.get(run_id)) is not None:
                     guest.nudge(Woken.SETTLED)
                 elif run_id not in self._beginning:
-                    log.warning("Run %s is parked warm in this host by the ledger, and is not here: it is cold.", run_id)
+                    log.warning("Run %s is said to be warm in this host, and is not here.", run_id)
                     await self.ledger.hosted.abandon_one(run_id, self.holder, f"{self.address}#{run_id}")
             self._want(await self.ledger.hosted.to_take_up(self.deployments))
         except LedgerUnavailable as error:
@@ -336,9 +338,18 @@ class Host:
             if not begun and taken is not None:
                 await self._give_back(run_id, taken[0].attempt)
 
-    async def _give_back(self, run_id: str, attempt: int) -> None:
-        """Have the run taken up by whoever Prefect gives it to."""
+    async def give_up(self, run_id: str) -> None:
+        """Have a run that Prefect has given to this host, and that has not reached the ledger, given to another."""
         try:
+            await wake(self.plain, run_id, presumed_dead=True)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("Run %s is woken by the keeper: %s", run_id, error)
+
+    async def _give_back(self, run_id: str, attempt: int, run: AgentRun | None = None) -> None:
+        """Have the run taken up by whoever Prefect gives it to, unless a thread of ``run`` acts on for it here."""
+        try:
+            if run is not None:
+                await run.no_thread_acts()
             if await self.ledger.hosted.give_back(run_id, attempt, self.holder):
                 await wake(self.plain, run_id, presumed_dead=True)
         except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError) as error:
@@ -362,12 +373,17 @@ class Host:
             del self.guests[guest.id]
         self.slots.leave(guest.id)
         if guest.run is not None and guest.run.host_ends and not guest.cancelled:
-            self._return(guest.id, guest.run.attempt)
+            self._return(self._give_back(guest.id, guest.run.attempt, guest.run))
         elif guest.claimed is not None:  # it did not get as far as the ledger
-            self._return(guest.id, guest.claimed.attempt)
+            self._return(self._give_back(guest.id, guest.claimed.attempt))
+        elif guest.run is None and guest.leaving and not guest.cancelled:
+            self._return(self.give_up(guest.id))
+        elif guest.missed_a_call:
+            self._want([guest.id])
+            self.seek(guest.id)
 
-    def _return(self, run_id: str, attempt: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._give_back(run_id, attempt), context=self._context.copy())
+    def _return(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._returns.add(task)
         task.add_done_callback(self._returns.discard)
 

@@ -63,6 +63,7 @@ class HostWorker(ProcessWorker):
         self.host: Host | None = None
         self._sought: set[str] = set()  # runs that Prefect has told of, and that were not seen scheduled yet
         self._seek = asyncio.Event()
+        self._apart: set[str] = set()  # runs that have a process of their own
         self._stop = asyncio.Event()
 
     # The runner of a process worker is for what is submitted to it from Python.
@@ -232,9 +233,12 @@ class HostWorker(ProcessWorker):
                 log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
                 await super()._submit_run(flow_run)
                 return
-            if await self._propose_pending_state(flow_run) and host.open:
-                host.begin(flow_run, placement.flow)
-                begun = True
+            if await self._propose_pending_state(flow_run):
+                if host.open:
+                    host.begin(flow_run, placement.flow)
+                    begun = True
+                else:
+                    await host.give_up(str(flow_run.id))
         except (httpx.HTTPError, PrefectHTTPStatusError, Pause) as error:
             log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
         except Exception as error:
@@ -242,9 +246,20 @@ class HostWorker(ProcessWorker):
             await self._not_begun(flow_run, error)
         finally:
             self._submitting_flow_run_ids.discard(flow_run.id)
-            if not begun:
+            if not begun and str(flow_run.id) not in self._apart:
                 host.slots.leave(str(flow_run.id))
             host.entered(str(flow_run.id), begun=begun)
+
+    async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
+        """The process of a run that has one of its own, from its start to its end: so long it has its slot."""
+        assert self.host is not None
+        run_id = str(flow_run.id)
+        self._apart.add(run_id)
+        try:
+            return await super()._submit_run_and_capture_errors(flow_run, task_status)
+        finally:
+            self._apart.discard(run_id)
+            self.host.slots.leave(run_id)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """Whether Prefect gives the run to this host; asked as often as a busy server takes."""

@@ -109,13 +109,11 @@ class Hosted:
         )
 
     async def abandon_one(self, run_id: str, holder: str, address: str) -> bool:
-        """Nothing of this run is in the memory of its host, which lives, after all: it is cold, and comes back to it."""
+        """This run is not in the memory of its host, which lives: it is cold, and comes back to it."""
         return bool(
             await self._db.write(
                 update(runs)
-                .where(
-                    runs.c.id == run_id, runs.c.holder == holder, runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED)
-                )
+                .where(runs.c.id == run_id, runs.c.holder == holder, runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED))
                 .values(hold=Hold.SUSPEND, holder=None, wake_address=address, attempt=runs.c.attempt + 1)
             )
         )
