@@ -94,6 +94,7 @@ class Host:
         # Looks whether Prefect has the run scheduled.
         self.seek: Callable[[str], None] = lambda run_id: None
         self._beginning: set[str] = set()  # on their way to a guest, of whichever origin
+        self._apart: set[str] = set()  # deployments whose runs have processes of their own
         self._asked_again: set[str] = set()  # of these, those that the other origin gave, too
         self._wanted: OrderedDict[str, None] = OrderedDict()  # cold runs to take up, in the order they were heard of
         self._something = asyncio.Event()
@@ -238,7 +239,7 @@ class Host:
 
     async def refresh(self) -> None:
         """New deployments of the pool, and what other hosts have left."""
-        self.deployments = await self._deployments()
+        self.deployments = await self._deployments() - self._apart
         await self.ledger.hosted.adopt(self.deployments, self.address)
         await self._compare()
 
@@ -320,6 +321,7 @@ class Host:
             placement = await self.placing.of(flow_run)
             if placement.flow is None:
                 log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
+                await self._does_without(str(flow_run.deployment_id))
             elif self.open:
                 self.begin(flow_run, placement.flow, taken[0])
                 begun = True
@@ -345,6 +347,12 @@ class Host:
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             log.warning("Run %s is woken by the keeper: %s", run_id, error)
 
+    async def _does_without(self, deployment: str) -> None:
+        """What runs apart is not for the host to take up, until one of its runs is begun here after all."""
+        self._apart.add(deployment)
+        self.deployments.discard(deployment)
+        await self.ledger.hosted.disown(self.address, deployment)
+
     async def _give_back(self, run_id: str, attempt: int, run: AgentRun | None = None) -> None:
         """Have the run taken up by whoever Prefect gives it to, unless a thread of ``run`` acts on for it here."""
         try:
@@ -360,6 +368,7 @@ class Host:
     def begin(self, flow_run: FlowRun, flow: Flow[..., Any], claimed: Claim | None = None) -> Guest:
         """Begin an attempt here; its slot is taken."""
         guest = Guest(self, flow_run, flow, claimed)
+        self._apart.discard(str(flow_run.deployment_id))
         self.deployments.add(str(flow_run.deployment_id))  # it may be newer than the last look
         self.guests[guest.id] = guest
         guest.task = asyncio.get_running_loop().create_task(

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, literal, or_, select, update
+from sqlalchemy import Row, literal, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from standby import clock
@@ -169,11 +169,16 @@ class Hosted:
             .values(wake_address=literal(f"{address}#") + runs.c.id)
         )
 
-    async def disown(self, address: str) -> int:
-        """Cold runs that would have come to this host are woken through Prefect from here on. How many."""
+    async def disown(self, address: str, deployment: str | None = None) -> int:
+        """Cold runs that would have come to this host, or those of one deployment, are woken through Prefect from here
+        on. How many."""
         return await self._db.write(
             update(runs)
-            .where(runs.c.holder.is_(None), runs.c.wake_address.startswith(f"{address}#", autoescape=True))
+            .where(
+                runs.c.holder.is_(None),
+                runs.c.wake_address.startswith(f"{address}#", autoescape=True),
+                self._of([deployment]) if deployment is not None else true(),
+            )
             .values(wake_address=None)
         )
 

@@ -217,6 +217,8 @@ class Following:
                     await asyncio.sleep(uniform(pause / 2, pause))
                     pause = min(pause * 2, BACKOFF_SECONDS[1])
                     continue
+                if not tries:
+                    log.error("Prefect cannot be told of run %s, and is not told again: %s", run_id, error)
                 if not change.done.done():
                     change.done.set_exception(error)
                     change.done.exception()  # nobody may ask for it
