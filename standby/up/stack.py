@@ -30,8 +30,8 @@ from standby.up.config import Config, read_config
 from standby.up.processes import Child, command, signal_group, stop_leftover
 
 HOST = "127.0.0.1"
-SERVER_SECONDS = 180.0
-"""How long the Prefect server may take to answer after it was started."""
+ANSWERS_SECONDS = 180.0
+"""How long the Prefect server may take to answer after it was started; the gateway, too."""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -117,14 +117,16 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     for name, text in config.processes.items():
         await start(name, text)
     console.print(f"Starting the Prefect server on {stack.ui_url} ...")
-    await _answers(server, children, stack.api_url)
+    await _answers("Prefect server", server, children, f"{stack.api_url}/health")
+    # It is ready while the rest is set up.
+    gateway = await start("gateway", f"python -m standby gateway --port {gateway_port}")
     if config.bootstrap is not None:
         console.print("Setting up the work pool, blocks and deployments ...")
         await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
-    await start("gateway", f"python -m standby gateway --port {gateway_port}")
     await _quick_attempts(stack.api_url, config.pool)
     await start("worker", f"python -m standby host --pool {config.pool} --name standby")
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
+    await _answers("gateway", gateway, children, f"http://{HOST}:{gateway_port}/health")
     return stack
 
 
@@ -182,26 +184,26 @@ async def _keeper(ledger: Ledger, api_url: str) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _answers(server: Child, children: list[Child], api_url: str) -> None:
-    """Wait until the server is healthy.
+async def _answers(name: str, server: Child, children: list[Child], url: str) -> None:
+    """Wait until the server is healthy, at ``url``.
 
     Raises ``UsageError`` with the end of its log when it will not be, or when any of the children stops meanwhile.
     """
     async with httpx.AsyncClient() as client:
         try:
-            async with asyncio.timeout(SERVER_SECONDS):
+            async with asyncio.timeout(ANSWERS_SECONDS):
                 while True:
                     for one in children:
                         if one.ended or one.restarts:
                             raise UsageError(f"The {one.name} stopped at once. It said:\n{one.tail()}")
                     try:
-                        if (await client.get(f"{api_url}/health", timeout=2)).status_code == 200:
+                        if (await client.get(url, timeout=2)).status_code == 200:
                             return
                     except httpx.HTTPError:
                         pass
                     await asyncio.sleep(0.2)
         except TimeoutError as error:
-            raise UsageError(f"The Prefect server does not answer. The end of its log:\n{server.tail()}") from error
+            raise UsageError(f"The {name} does not answer. The end of its log:\n{server.tail()}") from error
 
 
 async def _to_the_end(name: str, argv: list[str], env: dict[str, str], log_file: Path) -> str:

@@ -53,10 +53,10 @@ REPORT = json.dumps(
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ledger]:
+async def ledger(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ledger]:
     """The ledger that the terminal finds; no Prefect server is known."""
-    monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
-    opened = await Ledger.connect(f"sqlite:///{tmp_path / 'home' / 'ledger.db'}")
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path))
+    opened = await Ledger.connect(sqlite_url)
     yield opened
     await opened.close()
 
