@@ -50,6 +50,7 @@ class Guest:
         self.run: AgentRun | None = None
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False  # in Prefect
+        self.shown_states: set[UUID | None] = set()  # that this attempt has set in Prefect itself
         self._flow_run: FlowRun | None = flow_run
         self._engine: HostedEngine | None = None
         self._client: RunClient | None = None
@@ -57,7 +58,7 @@ class Guest:
         self._why = Woken.SETTLED
         self._called: Woken | None = None  # while it was not parked, or about to go
         self.leaving = False
-        self.left_parked = False  # it ended parked, or without knowing how the run goes on
+        self.left_parked = self.fenced = False  # how it ended
         self._unfit: UsageError | None = None
         self._suspended: asyncio.Future[State[Any]] | None = None
 
@@ -78,7 +79,7 @@ class Guest:
             self.left_parked = True
             log.info("Run %s is parked.", self.name)
         except Abort as stop:
-            self.left_parked = isinstance(stop, Fenced)
+            self.fenced = isinstance(stop, Fenced)
             log.info("%s", stop)
         except Exception as error:
             log.exception("Run %s could not be executed: %s", self.name, error)
@@ -127,6 +128,8 @@ class Guest:
             self.host.cancel_soon(self.id)
         elif error is not None:
             log.error("Prefect could not be told that run %s is parked: %s", self.name, error)
+        else:
+            self.shown_states.add(suspended.result().id)
 
     async def until_woken(self, seconds: float | None) -> Woken:
         try:
@@ -213,13 +216,15 @@ class Guest:
     @property
     def missed_a_call(self) -> bool:
         """Whether it has ended and somebody has to look how its run goes on."""
-        return self.left_parked and (self._called is not None or self._woken.is_set())
+        return self.fenced or (self.left_parked and (self._called is not None or self._woken.is_set()))
 
-    async def suspended_by_somebody(self) -> None:
+    async def suspended_by_somebody(self, told: UUID | None = None) -> None:
         """Prefect has told that the run was suspended: if it is, and not by the run, it stops at its next task.
 
-        What is told may be late, and about a park that the run has since come back from.
+        What is told may be late, and about a park that the run has since come back from. ``told``: the state's id.
         """
+        if told in self.shown_states:
+            return
         try:
             state = (await self.host.plain.read_flow_run(UUID(self.id))).state
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:

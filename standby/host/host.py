@@ -212,7 +212,7 @@ class Host:
         if state.type is StateType.SCHEDULED:
             guest.nudge(Woken.RESUMED)
         elif state.type is StateType.PAUSED and guest.phase is Phase.RUNNING:
-            self._start(guest.suspended_by_somebody())
+            self._start(guest.suspended_by_somebody(state.id))
         return True
 
     def compare_soon(self) -> None:
@@ -338,7 +338,7 @@ class Host:
                 self.slots.leave(run_id)
             self.entered(run_id, begun=begun)
             if not begun and taken is not None:
-                await self._give_back(run_id, taken[0].attempt)
+                self._return(self._give_back(run_id, taken[0].attempt))
 
     async def give_up(self, run_id: str) -> None:
         """Have a run that Prefect has given to this host, and that has not reached the ledger, given to another."""
@@ -432,7 +432,8 @@ class Host:
                 guest.cancel()
                 if guest.task is not None and guest.task is not asyncio.current_task():
                     await asyncio.wait([guest.task])
-                await guest.call_hooks_of(Cancelling() if ended is RunState.CANCELLED else state)
+                if ended is RunState.CANCELLED:
+                    await guest.call_hooks_of(Cancelling())
             if ended is RunState.CANCELLED:
                 # After all that was on its way to Prefect: also where that has shown the run as Running once more.
                 self.following.later(run_id, lambda: self._show_cancelled(run_id))

@@ -59,8 +59,7 @@ async def host(ledger: Ledger, ledger_url: str) -> AsyncIterator[Host]:
     made.deployments = await deployments()
     yield made
     made.open = False
-    for task in [*made._tasks, *made._returns]:
-        task.cancel()
+    await asyncio.gather(*made._tasks, *made._returns)
     await made.warmth.close()
     await made.following.close()
 
