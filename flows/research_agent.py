@@ -7,7 +7,7 @@ from standby import agent, now, run_here
 from standby.agents import AgentScope, run_agent
 from tasks.endpoint_model import model_or_script, renewal
 from tasks.research import Research, research_task, researcher
-from tasks.research_scope import scope_of
+from tasks.research_scope import Bounds, scope_of
 from tasks.research_script import research_script
 
 
@@ -18,19 +18,21 @@ async def research_agent(
     scope: str = "research",
     workspace: str = "default",
     model: str = "default",
-    within: AgentScope | None = None,
+    within: Bounds | None = None,
 ) -> Research:
     """Find out what the goal asks for. With ``send_to`` the brief is written, and sent to that party, once approved.
 
-    ``scope``, ``workspace`` and ``model`` name blocks. ``within``: a wider scope that this one stays inside of, as an
-    agent gives along that starts this one.
+    ``scope``, ``workspace`` and ``model`` name blocks. ``within``: what an agent that starts this one gives along: a
+    wider scope that this one stays inside of, and the workspace, which then counts instead of its own.
     """
+    if within is not None:
+        workspace = within.workspace
     today = (await now()).date()
     mind = await model_or_script(model, research_script(goal, today, send_to))
 
     async def allowed() -> AgentScope:
         own = await scope_of(scope)
-        return own if within is None else within.narrowed(own)
+        return own if within is None else within.scope.narrowed(own)
 
     task = research_task(goal, today, send_to)
     done = await run_agent(researcher(mind, workspace), task, scope=allowed, recheck=renewal(mind))

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from typing import Any, ClassVar
 
-from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.abstract import NotificationBlock, NotificationError
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectNotFound
 from pydantic import Field
 
 from standby import settings
@@ -32,6 +34,7 @@ from standby.waits import command_for
 log = logging.getLogger("standby.notices")
 
 CHANNELS_NAME = "default"
+_CHANNELS = f"notification-channels/{CHANNELS_NAME}"
 EVERYBODY = "*"
 
 SEND_SECONDS = 30.0
@@ -44,6 +47,9 @@ KEPT_SECONDS = 15.0
 """How long the block is used before it is looked up again."""
 
 EVIDENCE_CHARS = 2000
+
+_APPRISE_STATUS = re.compile(r"\berror=([1-5][0-9]{2})\b")
+"""As the library of Prefect's own notification blocks logs it."""
 
 
 class NotificationChannels(Block):
@@ -110,8 +116,8 @@ class Notifier:
             except LedgerUnavailable:
                 raise
             except Exception as error:  # whatever a channel's library raises
-                log.warning("Notice of wait %s was not sent and is tried again: %s", notice.wait_id, _said(error))
-                await self._ledger.notices.failed(notice, _said(error))
+                log.warning("Notice of wait %s was not sent and is tried again: %s", notice.wait_id, said_of(error))
+                await self._ledger.notices.failed(notice, said_of(error))
             else:
                 await self._ledger.notices.done(notice.id, why_not)
         except LedgerUnavailable as error:
@@ -152,7 +158,7 @@ class Notifier:
             if isinstance(error, LedgerUnavailable):
                 raise error
         if failed:
-            raise NotTaken("; ".join(f"{slug}: {_said(error)}" for slug, error in failed.items()))
+            raise NotTaken("; ".join(f"{slug}: {said_of(error)}" for slug, error in failed.items()))
         return None
 
     async def _link(self, wait: Any, notice: Any) -> str | None:
@@ -183,13 +189,18 @@ class Notifier:
 async def send_through(slug: str, subject: str, body: str, client: PrefectClient) -> None:
     """Send a message through the notification block ``type/name``.
 
-    Raises what its channel raises, ``ValueError`` if there is no such block, ``UsageError`` if it notifies nobody.
+    Raises what its channel raises, and ``UsageError`` if there is no such block, or it notifies nobody.
     """
     import prefect.blocks.notifications  # noqa: F401  # its types are known by their names then
 
-    block: Any = await Block.aload(slug, client=client)
+    try:
+        block: Any = await Block.aload(slug, client=client)
+    except ValueError as error:
+        if not isinstance(error.__cause__, ObjectNotFound):
+            raise
+        raise UsageError(f"There is no block {slug}: save it, or name another in {_CHANNELS}.") from None
     if not isinstance(block, NotificationBlock):
-        raise UsageError(f"The block {slug} notifies nobody: name another in notification-channels/{CHANNELS_NAME}.")
+        raise UsageError(f"The block {slug} notifies nobody: name another in {_CHANNELS}.")
     # Raised then, and not only logged.
     with block.raise_on_failure():
         send = getattr(block, "anotify", block.notify)
@@ -222,5 +233,14 @@ def message(wait: Any, kind: str, ui_url: str | None, link: str | None = None) -
     return " ".join(wait.reason.split())[:200], "\n\n".join(parts)
 
 
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, NotTaken) else f"{type(error).__name__}: {error}"
+def said_of(error: BaseException) -> str:
+    """Why a message was not sent, as it may be kept and shown: of what others raise the type and the HTTP status.
+
+    What a channel's library says may quote the channel's address, which for a webhook is a secret.
+    """
+    if isinstance(error, NotTaken | UsageError):
+        return str(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, NotificationError) and (noted := _APPRISE_STATUS.search(error.log)):
+        status = int(noted[1])
+    return f"{type(error).__name__}, HTTP status {status}" if isinstance(status, int) else type(error).__name__

@@ -1,7 +1,7 @@
 """Tool: fetch a page from the web, from hosts on a list, and read its text.
 
-Each redirect is checked like the first address. No proxy of the environment is used, for then it would be the proxy
-that resolves names, and a checked address would mean nothing.
+Each redirect is checked like the first address, and may be judged by whoever asks. No proxy of the environment is used,
+for then it would be the proxy that resolves names, and a checked address would mean nothing.
 """
 
 import asyncio
@@ -46,6 +46,7 @@ async def fetch_page(
     url: str,
     *,
     hosts: Sequence[str],
+    may: Callable[[str], bool] = lambda hop: True,
     most_bytes: int = 2_000_000,
     most_characters: int = 30_000,
     seconds: float = 20.0,
@@ -56,13 +57,14 @@ async def fetch_page(
 
     ``hosts``: whose pages may be fetched: ``example.org``, ``*.example.org`` (those below it) or ``*`` (any); none by
     an empty list. A host that is at a private, loopback or otherwise not public address is refused even if it is
-    listed. ``most_bytes``: how much is read of the answer, packed and again unpacked; ``most_characters``: how much of
-    its text is returned. ``seconds``: for all of it, redirects included.
+    listed. ``may``: asked about the address that each redirect leads to; where it says False, the page has failed and
+    the error says where it has moved. ``most_bytes``: how much is read of the answer, packed and again unpacked;
+    ``most_characters``: how much of its text is returned. ``seconds``: for all of it, redirects included.
     Raises ToolRefused (it may not be fetched) or ToolFailed (no page came).
     """
     try:
         async with asyncio.timeout(seconds), client(seconds) as session:
-            return await _follow(session, url, hosts, most_bytes, most_characters, resolve)
+            return await _follow(session, url, hosts, may, most_bytes, most_characters, resolve)
     except TimeoutError:
         raise ToolFailed(url, f"no page within {seconds:g} seconds", "Try again later, or another source.") from None
     except httpx.TimeoutException:
@@ -73,7 +75,13 @@ async def fetch_page(
 
 
 async def _follow(
-    session: httpx.AsyncClient, url: str, hosts: Sequence[str], most_bytes: int, most_characters: int, resolve: Resolve
+    session: httpx.AsyncClient,
+    url: str,
+    hosts: Sequence[str],
+    may: Callable[[str], bool],
+    most_bytes: int,
+    most_characters: int,
+    resolve: Resolve,
 ) -> Page:
     target = url
     for _ in range(MOST_REDIRECTS + 1):
@@ -88,17 +96,30 @@ async def _follow(
         )
         response = await session.send(request, stream=True, follow_redirects=False)
         try:
-            if response.is_redirect:
-                target = str(parsed.join(response.headers["Location"]))
+            if response.has_redirect_location:
+                hop = _location(response, parsed)
+                if not may(hop):
+                    raise ToolFailed(
+                        target, f"it has moved to {hop}, where it may not be followed", "Ask for that address itself."
+                    )
+                target = hop
                 continue
             if response.status_code != 200:
                 raise ToolFailed(target, f"the answer was {response.status_code}", "Take another source.")
             return await _read(response, str(parsed), most_bytes, most_characters)
-        except httpx.InvalidURL as error:
-            raise ToolFailed(target, f"it leads to what is no address ({error})", "Take another source.") from None
         finally:
             await response.aclose()
     raise ToolFailed(url, f"it redirects more than {MOST_REDIRECTS} times", "Take another source.")
+
+
+def _location(response: httpx.Response, asked: httpx.URL) -> str:
+    """Where a redirect leads."""
+    try:
+        return str(asked.join(response.headers["Location"]))
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ToolFailed(
+            str(asked), f"it leads to what is no address ({error})"[:LONGEST_URL], "Take another source."
+        ) from None
 
 
 def _allowed(url: str, hosts: Sequence[str]) -> httpx.URL:

@@ -26,11 +26,19 @@ LONGEST_VALUE = 4000
 """Characters of one value; of longer ones the beginning is returned."""
 LARGEST_ROW = 200_000
 """Characters of a row; a query with a larger one fails."""
+LARGEST_ON_THE_WAY = 100_000
+"""Bytes of each value and row that SQLite works with; a query that comes upon a larger one fails."""
+LONGEST_PATTERN = 100
+"""Bytes of what LIKE and GLOB compare with: pattern times value is what one call costs, and none can be interrupted."""
+LOOKS = 100
+"""Instructions of SQLite between two looks at the clock; it looks only where it jumps, which loops do."""
+LATE = 1.0
+"""Seconds that SQLite may stop too late, before nobody waits for it any more."""
 LONGEST_QUERY = 20_000
 
 _MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_FUNCTION}
 _MAY_NOT_CALL = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
-_SUPERUSER = "SELECT bool_or(rolsuper) FROM pg_roles WHERE rolname IN (current_user, session_user)"
+_SUPERUSER = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolsuper AND pg_has_role(session_user, oid, 'MEMBER'))"
 
 
 class Rows(BaseModel):
@@ -56,7 +64,7 @@ async def query_database(
     sql = sql.strip().rstrip("; \t\n")
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/"):
-        columns, found = await asyncio.to_thread(_ask_sqlite, sql, Path(rest[1:]), most_rows + 1, seconds)
+        columns, found = await _in_thread(sql, Path(rest[1:]), most_rows + 1, seconds)
     elif scheme in ("postgresql", "postgres"):
         columns, found = await _ask_postgres(sql, url, most_rows + 1, seconds)
     else:
@@ -73,15 +81,25 @@ async def query_database(
     return Rows(columns=columns, rows=rows, cut=cut)
 
 
+async def _in_thread(sql: str, file: Path, most: int, seconds: float) -> tuple[list[str], list[Any]]:
+    """SQLite stops by itself. Should it be late, nobody waits for it."""
+    try:
+        async with asyncio.timeout(seconds + LATE):
+            return await asyncio.to_thread(_ask_sqlite, sql, file, most, seconds)
+    except TimeoutError:
+        raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.") from None
+
+
 def _ask_sqlite(sql: str, file: Path, most: int, seconds: float) -> tuple[list[str], list[Any]]:
     ends = time.monotonic() + seconds
     try:
         with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=seconds)) as database:
             # No value, no row, and nothing that is put together on the way, grows beyond this.
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_ROW)
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_ON_THE_WAY)
+            database.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LONGEST_PATTERN)
             database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
             database.set_authorizer(_authorize)
-            database.set_progress_handler(lambda: time.monotonic() > ends, 10_000)
+            database.set_progress_handler(lambda: time.monotonic() > ends, LOOKS)
             cursor = database.execute(sql)
             if cursor.description is None:
                 raise ToolRefused(sql, "it is not a query", "Give one SELECT.")
@@ -131,15 +149,20 @@ async def _connect(url: str, seconds: float) -> Any:
     }
     try:
         return await asyncpg.connect(url, timeout=seconds, server_settings=settings)
+    # What they say is not repeated: they quote from the address, and of one that is oddly written perhaps the password.
+    except (ValueError, OverflowError):
+        raise ToolFailed("the database", "its address cannot be read", "Do without it, and say so.") from None
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
-        raise ToolFailed("the database", f"it cannot be reached ({error})", "Do without it, and say so.") from None
+        said = type(error).__name__
+        raise ToolFailed("the database", f"it cannot be reached ({said})", "Do without it, and say so.") from None
 
 
 async def _in_transaction(database: Any, sql: str, most: int) -> tuple[list[str], list[list[Any]]]:
     if await database.fetchval(_SUPERUSER):
         raise ToolRefused(
             "the database",
-            "the role in its address is a superuser, which may do more than read whatever the transaction says",
+            "the role in its address is a superuser, or a member of one, and may do more than read whatever the "
+            "transaction says",
             "Give the tool a role that may only read.",
         )
     await database.execute("BEGIN READ ONLY")

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from prefect.exceptions import ObjectNotFound
+from pydantic import BaseModel, ConfigDict
 
 from blocks.agent_scope import AgentScope as ScopeBlock
 from blocks.agent_scope import scope_named
@@ -14,6 +15,17 @@ FREE = ("search_documents", "read_document", "query_database", "fetch_page", "as
 ASKED = ("write_file", "send_message", "start_agent")
 PARTY, PATIENCE = "editor", timedelta(days=5)
 """Who is asked, and how long they have. No answer is a no."""
+
+
+class Bounds(BaseModel):
+    """What an agent that starts another gives along, and the other stays inside of: what is left of its own ``scope``,
+    and its ``workspace``. Each without the other would let the other agent reach further.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: AgentScope
+    workspace: str
 
 
 def research_scope() -> ScopeBlock:

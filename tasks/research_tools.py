@@ -14,7 +14,8 @@ from pydantic_ai.exceptions import ToolFailed
 from blocks.loading import load_or_default
 from blocks.workspace import Workspace
 from standby import step
-from standby.agents import current_scope, waits
+from standby.agents import Permission, current_scope, waits
+from standby.agents.permissions import ruling
 from tasks import fetch_page as web
 from tasks import query_database as database
 from tasks import search_documents as documents
@@ -22,6 +23,7 @@ from tasks import send_message as messages
 from tasks import start_agent as agents
 from tasks import write_file as files
 from tasks.errors import ToolError
+from tasks.research_scope import Bounds
 
 T = TypeVar("T")
 
@@ -41,7 +43,13 @@ def research_tools(workspace: str = "default") -> list[Callable[..., Awaitable[A
         Args:
             url: The page's whole address, with https://.
         """
-        return await _told(web.fetch_page(url, hosts=(await reach()).hosts))
+        scope = current_scope()
+
+        def may(hop: str) -> bool:
+            """What was judged is the first address. On the way nobody can be asked, so what is asked about is a no."""
+            return ruling(scope, "fetch_page", {"url": hop}).permission is Permission.ALLOW
+
+        return await _told(web.fetch_page(url, hosts=(await reach()).hosts, may=may))
 
     async def search_documents(query: str) -> list[documents.Passage]:
         """Search our own documents; the passages that fit best come first.
@@ -97,9 +105,9 @@ def research_tools(workspace: str = "default") -> list[Callable[..., Awaitable[A
             deployment: Which agent, such as research-agent/research.
             goal: What it is to find out, with all it needs to know.
         """
-        scope = current_scope().model_dump(mode="json")
+        within = Bounds(scope=current_scope(), workspace=workspace).model_dump(mode="json")
         return await _told(
-            agents.start_agent(deployment, {"goal": goal, "within": scope}, deployments=(await reach()).agents)
+            agents.start_agent(deployment, {"goal": goal, "within": within}, deployments=(await reach()).agents)
         )
 
     return [

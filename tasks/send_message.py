@@ -9,7 +9,7 @@ from prefect import get_client
 from pydantic import BaseModel
 
 from blocks.loading import load_or_default
-from standby.notices import CHANNELS_NAME, EVERYBODY, NotificationChannels, send_through
+from standby.notices import CHANNELS_NAME, EVERYBODY, NotificationChannels, said_of, send_through
 from tasks.errors import ToolFailed, ToolRefused
 
 LONGEST_SUBJECT = 200
@@ -48,6 +48,5 @@ async def send_message(to: str, subject: str, body: str, *, seconds: float = 30.
         except TimeoutError:
             raise ToolFailed(f"message to {to}", f"{slug} did not take it within {seconds:g} seconds") from None
         except Exception as error:  # whatever a channel's library raises
-            said = f"{type(error).__name__}: {error}"[:300]
-            raise ToolFailed(f"message to {to}", f"{slug} did not take it ({said})") from None
+            raise ToolFailed(f"message to {to}", f"{slug} did not take it ({said_of(error)})") from None
     return Sent(to=to, through=through)

@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import uuid4
 
+import httpx
 import pytest
-from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.abstract import NotificationBlock, NotificationError
 from prefect.client.orchestration import PrefectClient
 from prefect.context import SettingsContext
 
@@ -16,13 +17,14 @@ from standby import Approval, Policy, clock
 from standby.keeper import Keeper
 from standby.ledger.notices import SENDING
 from standby.links import read, secret_of
-from standby.notices import NotificationChannels, Notifier, message
+from standby.notices import NotificationChannels, Notifier, message, said_of
 from tests.fundamentals.conftest import Desk
 from tests.ledger import acts
 from tests.support.waiting import wait_until
 
 TWO = Policy(quorum=2)
 GATEWAY = "https://agents.example/standby"
+SECRET = "https://hooks.example/T0/its-secret"
 sent: list[tuple[str, str | None, str]] = []
 down: set[str] = set()
 
@@ -37,7 +39,7 @@ class Pigeon(NotificationBlock):
     async def notify(self, body: str, subject: str | None = None) -> None:
         if self.to in down:
             await asyncio.sleep(0)
-            raise ConnectionError("the pigeon did not fly")
+            raise ConnectionError(f"the pigeon did not fly to {SECRET}")
         sent.append((self.to, subject, body))
 
 
@@ -89,7 +91,9 @@ async def test_each_party_is_told_once_through_its_channel(desk: Desk, notifier:
         assert part in body
 
 
-async def test_a_channel_that_is_down_delays_nobody_and_gets_it_later(desk: Desk, notifier: Notifier) -> None:
+async def test_a_channel_that_is_down_delays_nobody_and_gets_it_later(
+    desk: Desk, notifier: Notifier, caplog: pytest.LogCaptureFixture
+) -> None:
     down.add("finance")
     wait = await opened(desk, "a", "finance")
     await opened(desk, "b", None)
@@ -101,9 +105,20 @@ async def test_a_channel_that_is_down_delays_nobody_and_gets_it_later(desk: Desk
 
     await wait_until(b_is_told, 30)
     [notice] = await desk.ledger.notices.of_wait(wait.id)
-    assert "the pigeon did not fly" in notice.note
+    assert notice.note == "pigeon/finance: ConnectionError", "what it says may be a secret"
+    assert SECRET not in caplog.text
     assert notice.next_try_at > notice.created_at
     assert notice.done_at is None
+
+
+def test_of_what_a_channel_raises_the_type_and_the_status_are_told() -> None:
+    request = httpx.Request("POST", SECRET)
+    refused = httpx.HTTPStatusError(f"404 for {SECRET}", request=request, response=httpx.Response(404, request=request))
+    noted = NotificationError(f"Failed to send to {SECRET}: Forbidden, error=403.")
+    told = [said_of(error) for error in (refused, noted, NotificationError(SECRET), ValueError(SECRET))]
+    assert told == [
+        "HTTPStatusError, HTTP status 404", "NotificationError, HTTP status 403", "NotificationError", "ValueError",
+    ]  # fmt: skip
 
 
 async def test_a_channel_that_is_down_has_no_other_told_again(
@@ -122,7 +137,7 @@ async def test_a_channel_that_is_down_has_no_other_told_again(
     assert [to for to, _, _ in sent] == ["zoe"]
     [notice] = await desk.ledger.notices.of_wait(wait.id)
     assert (notice.tries, notice.done_at) == (3, None)
-    assert all(f"pigeon/{name}: ConnectionError: the pigeon did not fly" in notice.note for name in down)
+    assert set(notice.note.split("; ")) == {f"pigeon/{name}: ConnectionError" for name in down}
     assert "zoe" not in notice.note
     down.clear()
     await all_done(desk, notifier, [wait])

@@ -51,7 +51,7 @@ class Process:
                 except httpx.TransportError:
                     return False
 
-            await wait_until(answers, 60, every=0.1, shows=self.log.read_text)
+            await wait_until(answers, 120, every=0.1, shows=self.log.read_text)
         return self
 
     def close(self) -> None:

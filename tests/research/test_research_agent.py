@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 from prefect.context import SettingsContext
+from prefect.exceptions import ParameterTypeError
 from pydantic_ai import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
 from blocks.agent_scope import AgentScope as ScopeBlock
 from blocks.model_endpoint import ModelEndpoint
 from blocks.workspace import Workspace
 from flows.research_agent import research_agent
-from standby.agents import AgentScope, Budget, Permission, Rule
+from standby.agents import AgentScope, Budget, HostIn, Permission, Rule
 from standby.errors import UsageError
 from standby.states import RunState
-from tasks.research_scope import research_scope
+from tasks.research_scope import Bounds, research_scope
 from tasks.research_script import NAME, NOTE
 from tests.fundamentals.conftest import Desk, Run
 from tests.research.conftest import KEY, Blocks
@@ -141,13 +142,27 @@ async def test_a_page_that_gives_orders_gets_nothing_done(
     assert "run_shell" not in str(chat.asked[1].tools)
 
 
+async def test_a_redirect_does_not_lead_out_of_the_scope(
+    desk: Desk, blocks: Blocks, chat: ChatServer, web: Web
+) -> None:
+    """The workspace lists more hosts than this scope has: the page may lead to them, and nobody follows."""
+    blocks[Workspace, "default"].hosts = ["*.org"]
+    at_example = HostIn(argument="url", hosts=("example.org",))
+    scope = AgentScope(tools=(Rule(tool="fetch_page", permission=Permission.ALLOW, when=(at_example,)),))
+    web.page("example.org/", status=302, location="https://intruder.org/?data=1")
+    chat.script = [calls(("fetch_page", {"url": "https://example.org/"})), final()]
+    await desk.run(research_agent, goal="Read.", within=Bounds(scope=scope, workspace="default"))
+    assert "has moved to https://intruder.org/?data=1" in chat.asked[1].results[0]
+    assert len(web.connected) == 1
+
+
 async def test_a_tool_that_the_scope_denies_is_not_shown_to_the_model(
     desk: Desk, blocks: Blocks, chat: ChatServer, sent: Sent
 ) -> None:
     """Whoever starts the agent may hold it tighter: by a wider scope that it stays inside of."""
     only = AgentScope(tools=(Rule(tool="search_documents", permission=Permission.ALLOW),))
     chat.script = [calls(("send_message", {"to": "readers", "subject": "s", "body": "b"})), final()]
-    await desk.run(research_agent, goal="ferry", within=only)
+    await desk.run(research_agent, goal="ferry", within=Bounds(scope=only, workspace="default"))
     assert [tool for tool in chat.asked[0].tools if tool != "final_result"] == ["search_documents"]
     assert sent == []
 
@@ -157,13 +172,15 @@ async def test_a_part_of_the_work_goes_to_an_agent_that_may_do_no_more(
 ) -> None:
     flow_id = await desk.client.create_flow_from_name("part-of-it")
     await desk.client.create_deployment(flow_id, "research", enforce_parameter_schema=False)
-    blocks[Workspace, "default"].agents = ["part-of-it/research"]
+    blocks[Workspace, "team"] = Workspace(agents=["part-of-it/research"])
     chat.script = [calls(("start_agent", {"deployment": "part-of-it/research", "goal": "Only ferries."})), final()]
-    run = await desk.start(research_agent, goal="Everything.")
+    run = await desk.start(research_agent, goal="Everything.", workspace="team")
     await run.answer({"approved": True})
     child = await waiting_for_child(run)
     flow_run = await desk.client.read_flow_run(child.child_run_id)
-    within = AgentScope.model_validate(flow_run.parameters["within"])
+    bounds = Bounds.model_validate(flow_run.parameters["within"])
+    within = bounds.scope
+    assert bounds.workspace == "team"
     assert flow_run.parameters["goal"] == "Only ferries."
     assert within.budget.steps is not None
     assert within.budget.steps < 80, "what the parent has spent is gone for the child"
@@ -171,6 +188,29 @@ async def test_a_part_of_the_work_goes_to_an_agent_that_may_do_no_more(
     await desk.ledger.children.ended_elsewhere(child.child_run_id, RunState.COMPLETED, '{"brief": "It sails."}', None)
     await run.result()
     assert "It sails." in chat.asked[1].results[0]
+
+
+async def test_an_agent_that_is_started_reaches_what_its_starter_does_and_not_what_its_deployment_names(
+    desk: Desk, blocks: Blocks, chat: ChatServer, web: Web, tmp_path: Path
+) -> None:
+    """Its deployment may be given another workspace: by a person, who starts it. An agent gives along its own."""
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    (wide / "salaries.md").write_text("The salaries of all.")
+    blocks[Workspace, "wide"] = Workspace(hosts=["*"], documents_folder=str(wide))
+    web.page("intruder.example/", "hello")
+    look = calls(("search_documents", {"query": "salaries"}), ("fetch_page", {"url": "https://intruder.example/"}))
+    chat.script = [look, final(), look, final()]
+    within = Bounds(scope=research_scope().scope(), workspace="default")
+    await desk.run(research_agent, goal="Look.", workspace="wide", within=within)
+    documents, page = chat.asked[1].results
+    assert "salaries" not in documents
+    assert "not on the list" in page
+    assert web.connected == []
+    await desk.run(research_agent, goal="Look.", workspace="wide")
+    assert "salaries" in chat.asked[3].results[0], "started by a person it looks where its deployment says"
+    with pytest.raises(ParameterTypeError, match="workspace"):
+        await desk.run(research_agent, goal="Look.", within={"scope": within.scope.model_dump(mode="json")})
 
 
 async def waiting_for_child(run: Run) -> Any:
@@ -247,7 +287,7 @@ async def test_a_flood_of_calls_is_stopped_by_the_budget_before_the_first_of_the
         calls(("search_documents", "{not json"), ("search_documents", {"query": 7}), ("no_such_tool", {})),
         calls(*[("search_documents", {"query": "ferry"})] * 50),
     ]
-    done = await desk.run(research_agent, goal="ferry", within=within)
+    done = await desk.run(research_agent, goal="ferry", within=Bounds(scope=within, workspace="default"))
     assert (done.brief, done.stopped) == (None, "tool_calls")
     assert "50 more are asked for" in done.why
     assert len(chat.asked) == 2

@@ -127,6 +127,36 @@ async def test_each_redirect_is_checked(web: Web, target: str, why: str) -> None
     assert web.connected == [PUBLIC]
 
 
+async def test_a_redirect_goes_no_further_than_whoever_asks_lets_it_and_says_where_it_leads(web: Web) -> None:
+    web.page("example.org/old", status=302, location="/new")
+    web.page("example.org/new", status=302, location="http://other.example/now?a=1")
+    judged: list[str] = []
+
+    def may(hop: str) -> bool:
+        judged.append(hop)
+        return hop.startswith("https:")
+
+    with pytest.raises(ToolFailed, match=r"has moved to http://other\.example/now\?a=1, where it may not be followed"):
+        await web.fetch("https://example.org/old", "*", may=may)
+    assert judged == ["https://example.org/new", "http://other.example/now?a=1"], "the first was judged before"
+    assert web.connected == [PUBLIC] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "why"),
+    [
+        (301, {}, "the answer was 301"),
+        (300, {}, "the answer was 300"),
+        (304, {"location": "/b"}, "the answer was 304"),
+        (302, {"location": "http://example.org:x/"}, "[Ii]nvalid|no address"),
+    ],
+)
+async def test_a_redirect_that_leads_nowhere_is_said(web: Web, status: int, headers: dict[str, str], why: str) -> None:
+    web.page("example.org/", status=status, **headers)
+    with pytest.raises(ToolFailed, match=why):
+        await web.fetch("https://example.org/", "*")
+
+
 async def test_redirects_are_followed_and_counted(web: Web) -> None:
     for number in range(6):
         web.page(f"example.org/{number}", status=301, location=f"/{number + 1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -125,6 +126,13 @@ async def test_a_superuser_is_not_used(postgres_url: str) -> None:
         await query_database("SELECT 1 AS one", url=postgres_url)
 
 
+async def test_nor_a_role_that_may_become_one(postgres: str, postgres_url: str) -> None:
+    superuser, role = urlsplit(postgres_url).username, urlsplit(postgres).username
+    await on_server(postgres_url, f"ALTER ROLE {role} NOINHERIT", f'GRANT "{superuser}" TO {role}')
+    with pytest.raises(ToolRefused, match="a superuser, or a member of one"):
+        await query_database("SELECT 1 AS one", url=postgres)
+
+
 ENDLESS = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
     "postgresql": "SELECT count(*) FROM generate_series(1, 1000000000000) AS n",
@@ -143,6 +151,28 @@ async def test_a_value_that_is_too_large_fails_by_name(sqlite: str, postgres: st
         await query_database("SELECT repeat('x', 10000000) AS x", url=postgres)
     long = await query_database("SELECT hex(zeroblob(4000)) AS x", url=sqlite)
     assert (len(str(long.rows[0][0])), long.cut) == (4000, True)
+
+
+async def test_a_pattern_that_would_be_compared_for_minutes_is_refused(sqlite: str) -> None:
+    """One comparison is one instruction, which no clock interrupts."""
+    for pattern in ("'%' || hex(zeroblob(1000))", "replace(hex(zeroblob(1000)), '0', '%0')"):
+        with pytest.raises(ToolFailed, match="pattern too complex"):
+            await query_database(f"SELECT hex(zeroblob(40000)) LIKE {pattern} AS found", url=sqlite)
+    with pytest.raises(ToolFailed, match="too big"):
+        await query_database("SELECT length(hex(zeroblob(60000))) AS n", url=sqlite)
+    found = await query_database("SELECT item FROM orders WHERE item LIKE '%am%' AND item GLOB 'l*'", url=sqlite)
+    assert found.rows == [["lamp"]]
+
+
+async def test_nobody_waits_for_a_query_that_does_not_stop(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr("tasks.query_database._ask_sqlite", lambda *_: let_go.wait(30))
+    monkeypatch.setattr("tasks.query_database.LATE", 0.0)
+    try:
+        with pytest.raises(ToolFailed, match=r"longer than 0\.1 seconds"):
+            await query_database("SELECT 1", url=sqlite, seconds=0.1)
+    finally:
+        let_go.set()
 
 
 async def test_what_json_does_not_have_comes_as_text(sqlite: str, postgres: str) -> None:
@@ -166,6 +196,22 @@ async def test_an_address_that_leads_nowhere_is_said_without_its_password(tmp_pa
             await query_database("SELECT 1", url=url)
         assert "hidden" not in str(caught.value)
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hid/den@h/d", "postgresql://u:hi[dden]@127.0.0.1:1/d", "postgresql://u:hi#dden@h/d",
+        "postgresql://u:p@127.0.0.1:hidden/d", "postgresql://u:p@127.0.0.1:99999/d?application_name=hidden",
+        "postgresql://u:p@127.0.0.1:1/d?target_session_attrs=hidden", f"postgresql://u:p@{'hidden' * 20}/d",
+    ],
+    ids=range(7),
+)  # fmt: skip
+async def test_an_address_that_is_oddly_written_is_not_quoted(url: str) -> None:
+    with pytest.raises(ToolFailed) as caught:
+        await query_database("SELECT 1 AS one", url=url)
+    assert caught.value.reason == "its address cannot be read"
+    assert all(part not in str(caught.value) for part in ("hid", "den"))
 
 
 async def test_a_role_that_is_not_let_in_is_no_fault_of_the_query(postgres_url: str) -> None:
