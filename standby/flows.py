@@ -139,6 +139,17 @@ async def _run(
             raise CheckpointUnreadable(flow_run.id, "the run's result", summary(error)) from error
 
 
+def _stop_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
+    """The stop signal that a branch of the agent has met: a TaskGroup raises it among what the others raised."""
+    found, _ = group.split((Fenced, Left, Pause))
+    while found is not None:
+        [first, *_] = found.exceptions
+        if not isinstance(first, BaseExceptionGroup):
+            return first
+        found = first
+    return None
+
+
 async def _attempt(
     run: AgentRun, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], codec: Codec[Any]
 ) -> tuple[str, Any]:
@@ -148,6 +159,10 @@ async def _attempt(
         codec.check(what)
         try:
             value = await function(*args, **kwargs)
+        except BaseExceptionGroup as group:
+            if (stop := _stop_in(group)) is not None:
+                raise stop from None
+            raise
         finally:
             run.over = True
         run.check_all_met()

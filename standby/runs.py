@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
@@ -37,6 +37,7 @@ from standby.ledger.checkpoints import Entry
 from standby.parts import counted, current_part
 from standby.pulse import pulse
 from standby.states import CheckpointKind, CheckpointState, Hold, RunState
+from standby.threads import in_thread
 from standby.values import Codec
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("standby.runs")
 
 E = TypeVar("E", bound=Exception)
+R = TypeVar("R")
 
 CUT_OFF = '"cut off"'
 """What stands in the journal for a step that a cancellation cut off, and that the agent did without."""
@@ -112,8 +114,11 @@ class Hosting(Protocol):
     async def is_resumed(self) -> bool:
         """Whether Prefect has the run scheduled."""
 
-    async def shown(self) -> State[Any] | None:
-        """Return when Prefect shows the run as it is; the state it is suspended in there."""
+    async def enters(self) -> None:
+        """Return when it is the run's turn to go on."""
+
+    async def shown(self) -> State[Any] | Woken | None:
+        """Return when Prefect shows the run as it is: the state it is suspended in there; or why it is called first."""
 
     def goes_on(self) -> None:
         """The run goes on: Prefect is to follow."""
@@ -195,6 +200,8 @@ class AgentRun:
         self._loop = asyncio.get_running_loop()
         self.hosting: Hosting | None = None
         self.lingering = False  # parked warm: the host's lease stands for its own
+        self._threads = 0  # that act for it
+        self._no_thread = asyncio.Event()
         self.host_ends = False  # its host ends: it goes no further than its next checkpoint
         self.at = ""  # key of the step or wait that was asked for last
         self.fenced = False
@@ -210,6 +217,29 @@ class AgentRun:
                 await work()
             except Exception as error:
                 log.warning("The %s of run %s was not written: %s", name, self.id, error or type(error).__name__)
+
+    async def in_thread(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Call it in a thread, which acts on to its end also when the caller is cancelled meanwhile."""
+        called = in_thread(fn, *args, **kwargs)
+        self._threads += 1
+
+        def ends(_: Any) -> None:
+            with suppress(RuntimeError):  # the loop is over
+                self._loop.call_soon_threadsafe(self._thread_ends)
+
+        called.add_done_callback(ends)
+        return await asyncio.wrap_future(called)
+
+    def _thread_ends(self) -> None:
+        self._threads -= 1
+        if not self._threads:
+            self._no_thread.set()
+
+    async def no_thread_acts(self) -> None:
+        """Return when no thread acts for this run any more."""
+        while self._threads:
+            self._no_thread.clear()
+            await self._no_thread.wait()
 
     def hold_for(self, asked: Asked | None) -> Hold:
         """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
@@ -380,10 +410,6 @@ class AgentRun:
         """A fenced write was refused: raise ``Fenced``."""
         self.fenced = True
         raise Fenced(self.id, self.attempt)
-
-    async def renew(self, ledger: Ledger) -> bool:
-        """Called in the pulse's thread, with a ledger of its own."""
-        return await ledger.runs.renew(self.id, self.attempt, settings.LEASE)
 
     def fence(self) -> None:
         """Called from the pulse's thread when the lease is another attempt's: stop the agent where it is."""

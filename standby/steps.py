@@ -269,7 +269,10 @@ class Step(Generic[P, R]):
     async def _invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _is_async(self.fn):
             return await self.fn(*args, **kwargs)
-        return await asyncio.to_thread(self.fn, *args, **kwargs)
+        run = current_run.get()
+        if run is None:
+            return await asyncio.to_thread(self.fn, *args, **kwargs)
+        return await run.in_thread(self.fn, *args, **kwargs)
 
     def _decode(self, run: AgentRun, key: str, text: str) -> R:
         try:

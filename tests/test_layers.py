@@ -26,7 +26,7 @@ runs
 pulse checkpoints parts
 ledger
 patience waker stillness
-policy moments values holder faults settings hold outlook clock states errors testing
+policy moments values holder threads faults settings hold outlook clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}
 PACKAGE = Path(__file__).parents[1] / "standby"

@@ -19,8 +19,8 @@ from standby.host.client import RunClient, RunClientContext
 from standby.host.engine import HostedEngine
 from standby.ledger.runs import Claim
 from standby.ledger.waits import Group
-from standby.parking import show_suspended
-from standby.runs import AgentRun, Woken, current_hosting
+from standby.parking import is_paused_by_somebody, show_suspended
+from standby.runs import AgentRun, Fenced, Woken, current_hosting
 
 if TYPE_CHECKING:
     from standby.host.host import Host
@@ -56,6 +56,9 @@ class Guest:
         self._client: RunClient | None = None
         self._woken = asyncio.Event()
         self._why = Woken.SETTLED
+        self._called: Woken | None = None  # while it was not parked, or about to go
+        self.leaving = False
+        self.left_parked = self.fenced = False  # how it ended
         self._unfit: UsageError | None = None
         self._suspended: asyncio.Future[State[Any]] | None = None
 
@@ -63,7 +66,7 @@ class Guest:
         """The attempt, from its begin to its end. Never raises but when it is cancelled."""
         flow_run, self._flow_run = self._flow_run, None
         assert flow_run is not None
-        ahead = partial(self._running, flow_run.state) if self.claimed is not None else None
+        ahead = partial(self._running, self.claimed.attempt) if self.claimed is not None else None
         self._client = RunClient.of(self.host.client, self.host.following, flow_run, ahead)
         current_hosting.set(self)
         context = RunClientContext(self._client)
@@ -73,8 +76,10 @@ class Guest:
                 del flow_run
                 await self._engine.execute()
         except Pause:
+            self.left_parked = True
             log.info("Run %s is parked.", self.name)
         except Abort as stop:
+            self.fenced = isinstance(stop, Fenced)
             log.info("%s", stop)
         except Exception as error:
             log.exception("Run %s could not be executed: %s", self.name, error)
@@ -85,6 +90,7 @@ class Guest:
 
     def begins(self, run: AgentRun) -> None:
         self.run, self.claimed = run, None
+        run.host_ends = self.leaving
         self.phase = Phase.RUNNING
 
     async def linger_seconds(self, waits: list[Any]) -> float | None:
@@ -100,8 +106,9 @@ class Guest:
         assert run is not None
         assert client is not None
         self._woken.clear()
-        self.phase = Phase.WARM
-        self.host.slots.leave(self.id)
+        if self._called is Woken.RESUMED:  # Prefect did not show it as parked yet: it was resumed from something before
+            self._called = None
+        self._rests()
         attempt = run.attempt
 
         async def show() -> State[Any]:
@@ -135,14 +142,23 @@ class Guest:
         why, self._why = self._why, Woken.SETTLED
         self._woken.clear()
         if why is not Woken.EVICTED:
-            self.phase = Phase.WAKING
-            await self.host.slots.enter(self.id)
+            await self.enters()
         return why
 
+    async def enters(self) -> None:
+        self.phase = Phase.WAKING
+        await self.host.slots.enter(self.id)
+
     def lingers_on(self) -> None:
-        """It was called and has nothing to do."""
+        self._rests()
+
+    def _rests(self) -> None:
+        """It is parked warm, and what it was called for meanwhile is heard now."""
         self.phase = Phase.WARM
         self.host.slots.leave(self.id)
+        called, self._called = self._called, None
+        if called is not None:
+            self.nudge(called)
 
     async def is_resumed(self) -> bool:
         for pause in LOOKS:
@@ -156,7 +172,18 @@ class Guest:
                 return True
         return False
 
-    async def shown(self) -> State[Any] | None:
+    async def shown(self) -> State[Any] | Woken | None:
+        drained = asyncio.ensure_future(self.host.following.drained(self.id))
+        called = asyncio.ensure_future(self._woken.wait())
+        try:
+            await asyncio.wait([drained, called], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            drained.cancel()
+            called.cancel()
+        if self._woken.is_set() and self._why is not Woken.EVICTED:
+            why, self._why = self._why, Woken.SETTLED
+            self._woken.clear()
+            return why
         await self.host.following.drained(self.id)
         if self._suspended is None or self._suspended.cancelled() or self._suspended.exception() is not None:
             return None
@@ -164,9 +191,10 @@ class Guest:
 
     def goes_on(self) -> None:
         self.phase = Phase.RUNNING
-        self._suspended = None
+        self._suspended = self._called = None  # what it was called for it has seen
+        assert self.run is not None
         if not self.host.following.goes_on(self.id):
-            self._running()
+            self._running(self.run.attempt)
 
     # What others ask of it.
 
@@ -178,14 +206,33 @@ class Guest:
     def nudge(self, why: Woken) -> None:
         """It lingers, and may go on or has to go."""
         if self.phase is not Phase.WARM:
+            if why is not Woken.EVICTED and self._called is not Woken.RESUMED and self.phase is not Phase.BEGINNING:
+                self._called = why
             return
-        if not self._woken.is_set() or why is Woken.RESUMED:
+        if not self._woken.is_set() or why is Woken.RESUMED or self._why is Woken.EVICTED:
             self._why = why
         self._woken.set()
 
-    def suspended_by_somebody(self, state: State[Any]) -> None:
-        """Prefect says that the run was suspended; if this attempt did not do it, it stops at its next task."""
-        if self.phase is Phase.RUNNING and self._engine is not None and state.id not in self.shown_states:
+    @property
+    def missed_a_call(self) -> bool:
+        """Whether it has ended and somebody has to look how its run goes on."""
+        return self.fenced or (self.left_parked and (self._called is not None or self._woken.is_set()))
+
+    async def suspended_by_somebody(self, told: UUID | None = None) -> None:
+        """Prefect has told that the run was suspended: if it is, and not by the run, it stops at its next task.
+
+        What is told may be late, and about a park that the run has since come back from. ``told``: the state's id.
+        """
+        if told in self.shown_states:
+            return
+        try:
+            state = (await self.host.plain.read_flow_run(UUID(self.id))).state
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("Whether somebody has suspended run %s cannot be seen: %s", self.name, error)
+            return
+        if state is None or not is_paused_by_somebody(state):
+            return
+        if self.phase is Phase.RUNNING and self._engine is not None:
             self._engine.suspension_requested(state)
 
     def cancel(self) -> None:
@@ -194,10 +241,15 @@ class Guest:
         if self.task is not None:
             self.task.cancel("cancelled in Prefect")
 
-    def leave(self) -> None:
-        """The host ends, or the run is another's: the attempt ends where it is, and writes nothing more."""
+    def leave_soon(self) -> None:
+        """The host ends: the attempt goes no further than its next checkpoint."""
+        self.leaving = True
         if self.run is not None:
             self.run.host_ends = True
+
+    def leave(self) -> None:
+        """The host ends, or the run is another's: the attempt ends where it is, and writes nothing more."""
+        self.leave_soon()
         if self.task is not None and not self.task.done():
             self.task.cancel("its host ends")
 
@@ -206,6 +258,6 @@ class Guest:
         if self._engine is not None and self._engine.flow_run is not None:
             await self._engine.call_hooks(state)
 
-    def _running(self, just_read: State[Any] | None = None) -> None:
+    def _running(self, attempt: int) -> None:
         """Prefect is to follow: the run is Running. Whoever has cancelled it there meanwhile is not overruled."""
-        self.host.show_running(self.id, just_read=just_read)
+        self.host.show_running(self.id, attempt)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from standby.errors import UsageError
 from standby.host.guest import Phase
-from standby.parking.following import LATE_SECONDS
 
 if TYPE_CHECKING:
     from standby.host.host import Host
@@ -73,7 +72,7 @@ def report(host: Host) -> dict[str, Any]:
     """How the host stands. ``lag_seconds``: how far Prefect is behind the ledger, ``behind``: by how many changes."""
     phases = Counter(guest.phase for guest in host.guests.values())
     return {
-        "well": host.open and host.leased and host.following.lag < LATE_SECONDS,
+        "well": host.open and host.leased and not host.following.is_late,
         "running": phases[Phase.RUNNING] + phases[Phase.BEGINNING],
         "warm": phases[Phase.WARM],
         "waiting_for_a_turn": host.slots.waiting + host.wanted,

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Cancelled, Running
+from prefect.states import Cancelled, Cancelling, Running
 
 from standby import holder, settings
 from standby.errors import LedgerUnavailable, UsageError
@@ -36,7 +36,7 @@ from standby.ledger.runs import Claim
 from standby.parking import wake
 from standby.parking.following import Following
 from standby.pulse import pulse
-from standby.runs import Woken
+from standby.runs import AgentRun, Woken
 from standby.states import RunState
 from standby.wakeups import Ear
 
@@ -91,6 +91,11 @@ class Host:
             keep,
         )
         self._context = contextvars.copy_context()
+        # Looks whether Prefect has the run scheduled.
+        self.seek: Callable[[str], None] = lambda run_id: None
+        self._beginning: set[str] = set()  # on their way to a guest, of whichever origin
+        self._apart: set[str] = set()  # deployments whose runs have processes of their own
+        self._asked_again: set[str] = set()  # of these, those that the other origin gave, too
         self._wanted: OrderedDict[str, None] = OrderedDict()  # cold runs to take up, in the order they were heard of
         self._something = asyncio.Event()
         self._taking = asyncio.Semaphore(TAKE_UP_AT_ONCE)
@@ -118,11 +123,11 @@ class Host:
             self._lease = lease = HostLease(self.address, self.holder, lost=self.compare_soon)
             await lease.renew(self.ledger)
             stack.push_async_callback(lease.give_up, self.ledger)
-            stack.enter_context(pulse.holding(self._ledger_url, lease))
+            stack.enter_context(pulse.keeping(self._ledger_url, lease))
             self.open = True
             await self.take_back()
             await stack.enter_async_context(self.ledger.notifications.to(self.hear))
-            for loop in (self._take_up_loop(), self._look_loop(), self.warmth.watch()):
+            for loop in (lease.beats(), self._take_up_loop(), self._look_loop(), self.warmth.watch()):
                 self._start(loop)
             if self._keep:
                 self._start(Keeper(self.ledger, self._open_client).run())
@@ -161,8 +166,7 @@ class Host:
             await self.ledger.hosted.abandon(self.holder)
         running = [guest for guest in self.guests.values() if guest.task is not None]
         for guest in running:
-            if guest.run is not None:
-                guest.run.host_ends = True
+            guest.leave_soon()
             if guest.phase in (Phase.WARM, Phase.WAKING):
                 guest.leave()
         tasks = [guest.task for guest in running if guest.task is not None]
@@ -174,6 +178,8 @@ class Host:
         await asyncio.sleep(0)  # what they leave is given back when they are seen to be over
         with suppress(TimeoutError):
             async with asyncio.timeout(FINAL_SECONDS):
+                while self._beginning:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
                 await asyncio.gather(*self._returns)
                 await self.following.drained()
 
@@ -205,8 +211,8 @@ class Host:
             return state.type is not StateType.SCHEDULED
         if state.type is StateType.SCHEDULED:
             guest.nudge(Woken.RESUMED)
-        elif state.type is StateType.PAUSED:
-            guest.suspended_by_somebody(state)
+        elif state.type is StateType.PAUSED and guest.phase is Phase.RUNNING:
+            self._start(guest.suspended_by_somebody(state.id))
         return True
 
     def compare_soon(self) -> None:
@@ -224,13 +230,16 @@ class Host:
             for run_id in await self.ledger.hosted.warm_and_ready(self.holder):
                 if (guest := self.guests.get(run_id)) is not None:
                     guest.nudge(Woken.SETTLED)
+                elif run_id not in self._beginning:
+                    log.warning("Run %s is said to be warm in this host, and is not here.", run_id)
+                    await self.ledger.hosted.abandon_one(run_id, self.holder, f"{self.address}#{run_id}")
             self._want(await self.ledger.hosted.to_take_up(self.deployments))
         except LedgerUnavailable as error:
             log.warning("%s", error)
 
     async def refresh(self) -> None:
         """New deployments of the pool, and what other hosts have left."""
-        self.deployments = await self._deployments()
+        self.deployments = await self._deployments() - self._apart
         await self.ledger.hosted.adopt(self.deployments, self.address)
         await self._compare()
 
@@ -272,13 +281,36 @@ class Host:
                 task = self._start(self._take_up(run_id))
                 task.add_done_callback(lambda _: self._taking.release())
 
+    def enters(self, run_id: str) -> bool:
+        """Whether the caller is to begin the run, and call ``entered`` afterwards: it has no guest, and nobody else is
+        about to begin it. The ledger and Prefect may both give the same run."""
+        if run_id in self.guests:
+            return False
+        if run_id in self._beginning:
+            self._asked_again.add(run_id)
+            return False
+        self._beginning.add(run_id)
+        return True
+
+    def entered(self, run_id: str, *, begun: bool) -> None:
+        """The run was begun or will not be: who was turned away meanwhile is then asked once more."""
+        self._beginning.discard(run_id)
+        again = run_id in self._asked_again
+        self._asked_again.discard(run_id)
+        if not begun and again and self.open:
+            self._want([run_id])
+            self.seek(run_id)
+
     async def _take_up(self, run_id: str) -> None:
         """Claim a cold run in the ledger and begin an attempt here."""
-        await self.slots.enter(run_id)
+        if not self.enters(run_id):
+            return
         taken: tuple[Claim, Any] | None = None
-        begun = False
+        begun = within = False
         try:
-            if run_id in self.guests or not self.open:
+            await self.slots.enter(run_id)
+            within = True
+            if not self.open:
                 return
             taken = await self.ledger.hosted.claim_ready(run_id, self.deployments, self.holder, settings.LEASE)
             if taken is None:
@@ -287,11 +319,12 @@ class Host:
             if _is_over(flow_run.state):
                 return
             placement = await self.placing.of(flow_run)
-            if placement.flow is not None:
+            if placement.flow is None:
+                log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
+                await self._does_without(str(flow_run.deployment_id))
+            elif self.open:
                 self.begin(flow_run, placement.flow, taken[0])
                 begun = True
-                return
-            log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
         except LedgerUnavailable as error:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
         except ObjectNotFound:
@@ -301,15 +334,30 @@ class Host:
         except Exception:
             log.exception("Run %s could not be taken up here.", run_id)
         finally:
-            if not begun:
-                if run_id not in self.guests:
-                    self.slots.leave(run_id)
-                if taken is not None:
-                    await self._give_back(run_id, taken[0].attempt)
+            if within and not begun:
+                self.slots.leave(run_id)
+            self.entered(run_id, begun=begun)
+            if not begun and taken is not None:
+                self._return(self._give_back(run_id, taken[0].attempt))
 
-    async def _give_back(self, run_id: str, attempt: int) -> None:
-        """Have the run taken up by whoever Prefect gives it to."""
+    async def give_up(self, run_id: str) -> None:
+        """Have a run that Prefect has given to this host, and that has not reached the ledger, given to another."""
         try:
+            await wake(self.plain, run_id, presumed_dead=True)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("Run %s is woken by the keeper: %s", run_id, error)
+
+    async def _does_without(self, deployment: str) -> None:
+        """What runs apart is not for the host to take up, until one of its runs is begun here after all."""
+        self._apart.add(deployment)
+        self.deployments.discard(deployment)
+        await self.ledger.hosted.disown(self.address, deployment)
+
+    async def _give_back(self, run_id: str, attempt: int, run: AgentRun | None = None) -> None:
+        """Have the run taken up by whoever Prefect gives it to, unless a thread of ``run`` acts on for it here."""
+        try:
+            if run is not None:
+                await run.no_thread_acts()
             if await self.ledger.hosted.give_back(run_id, attempt, self.holder):
                 await wake(self.plain, run_id, presumed_dead=True)
         except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError) as error:
@@ -320,6 +368,7 @@ class Host:
     def begin(self, flow_run: FlowRun, flow: Flow[..., Any], claimed: Claim | None = None) -> Guest:
         """Begin an attempt here; its slot is taken."""
         guest = Guest(self, flow_run, flow, claimed)
+        self._apart.discard(str(flow_run.deployment_id))
         self.deployments.add(str(flow_run.deployment_id))  # it may be newer than the last look
         self.guests[guest.id] = guest
         guest.task = asyncio.get_running_loop().create_task(
@@ -333,27 +382,35 @@ class Host:
             del self.guests[guest.id]
         self.slots.leave(guest.id)
         if guest.run is not None and guest.run.host_ends and not guest.cancelled:
-            self._return(guest.id, guest.run.attempt)
+            self._return(self._give_back(guest.id, guest.run.attempt, guest.run))
         elif guest.claimed is not None:  # it did not get as far as the ledger
-            self._return(guest.id, guest.claimed.attempt)
+            self._return(self._give_back(guest.id, guest.claimed.attempt))
+        elif guest.run is None and guest.leaving and not guest.cancelled:
+            self._return(self.give_up(guest.id))
+        elif guest.missed_a_call:
+            self._want([guest.id])
+            self.seek(guest.id)
 
-    def _return(self, run_id: str, attempt: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._give_back(run_id, attempt), context=self._context.copy())
+    def _return(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._returns.add(task)
         task.add_done_callback(self._returns.discard)
 
-    def show_running(self, run_id: str, *, just_read: State[Any] | None = None) -> None:
-        """Have Prefect show the run as Running, unless somebody has ended it there. ``just_read``: its state there."""
+    def show_running(self, run_id: str, attempt: int) -> None:
+        """Have Prefect show the run as Running, unless somebody has ended it there, or it is not this attempt's now."""
 
         async def show() -> None:
             try:
-                state = just_read or (await self.plain.read_flow_run(UUID(run_id))).state
+                state = (await self.plain.read_flow_run(UUID(run_id))).state
             except ObjectNotFound:
                 return
             if state is not None and _is_over(state):
                 self._start(self._end(run_id, state))
             elif state is None or not state.is_running():
-                await self.plain.set_flow_run_state(UUID(run_id), Running())
+                # Prefect would let a run that was cancelled go on; the ledger ends it, and its number goes up.
+                row = await self.ledger.runs.get(run_id)
+                if row is not None and row.attempt == attempt:
+                    await self.plain.set_flow_run_state(UUID(run_id), Running())
 
         self.following.later(run_id, show)
 
@@ -366,7 +423,8 @@ class Host:
         try:
             row = await self.ledger.runs.get(run_id)
             guest = self.guests.get(run_id)
-            if guest is None and (row is None or row.state not in (RunState.PARKED, RunState.READY)):
+            ours = row is not None and (row.holder == self.holder or row.state in (RunState.PARKED, RunState.READY))
+            if guest is None and not ours:
                 return
             ended = _ENDED.get(state.type, RunState.CANCELLED)
             await self.ledger.runs.end_from_outside(run_id, ended, f"{state.name} in Prefect: {state.message or ''}")
@@ -374,12 +432,18 @@ class Host:
                 guest.cancel()
                 if guest.task is not None and guest.task is not asyncio.current_task():
                     await asyncio.wait([guest.task])
-                await guest.call_hooks_of(Cancelled())
-            now = (await self.plain.read_flow_run(UUID(run_id))).state
-            if ended is RunState.CANCELLED and now is not None and now.type is not StateType.CANCELLED:
-                await self.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
+                if ended is RunState.CANCELLED:
+                    await guest.call_hooks_of(Cancelling())
+            if ended is RunState.CANCELLED:
+                # After all that was on its way to Prefect: also where that has shown the run as Running once more.
+                self.following.later(run_id, lambda: self._show_cancelled(run_id))
         except (LedgerUnavailable, UsageError, httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
             log.warning("The end of run %s in Prefect is followed by the keeper: %s", run_id, error)
+
+    async def _show_cancelled(self, run_id: str) -> None:
+        now = (await self.plain.read_flow_run(UUID(run_id))).state
+        if now is not None and now.type is not StateType.CANCELLED:
+            await self.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
 
     def _start(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work, context=self._context.copy())

@@ -6,27 +6,46 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
+from uuid import uuid4
 
 from standby import settings
 from standby.errors import LedgerUnavailable
 from standby.ledger import Ledger
 from standby.ledger.hosted import LEASES
 
+BEAT_SECONDS = 1.0
+"""How often the event loop says that it goes round."""
+
 
 class HostLease:
-    """``lost`` is called in the event loop that made it when the lease ran out, because the process stood still."""
+    """``lost`` is called in the event loop that made it when the lease ran out, because the process stood still.
+
+    The thread renews it only while the loop goes round: a loop that stands still wakes nobody, and what is parked in it
+    has to be woken elsewhere.
+    """
 
     def __init__(self, address: str, holder: str, *, lost: Callable[[], None]) -> None:
-        self.id, self.attempt, self.lingering = address, 0, False
-        self._name, self._holder, self._lost = f"{LEASES}{address}", holder, lost
+        self.id = address
+        # Hosts of two machines may have one loopback address.
+        self._name, self._holder, self._lost = f"{LEASES}{address}/{uuid4().hex[:8]}", holder, lost
         self._loop = asyncio.get_running_loop()
+        self._beat = monotonic()
         self.renewed: float | None = None
 
+    async def beats(self) -> None:
+        """Run in the host's event loop, until cancelled."""
+        while True:
+            self._beat = monotonic()
+            await asyncio.sleep(BEAT_SECONDS)
+
     async def renew(self, ledger: Ledger) -> bool:
-        before, now = self.renewed, monotonic()
-        await ledger.leases.take(self._name, self._holder, settings.LEASE)
-        self.renewed = monotonic()
-        return before is None or now - before < settings.LEASE.total_seconds()
+        before, now, length = self.renewed, monotonic(), settings.LEASE.total_seconds()
+        if now - self._beat > length:
+            return True  # lost when the loop goes round again, and can do something about it
+        taken = await ledger.leases.take(self._name, self._holder, settings.LEASE)
+        if taken:
+            self.renewed = monotonic()
+        return taken and (before is None or now - before < length)
 
     @property
     def alive(self) -> bool:

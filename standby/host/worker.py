@@ -63,6 +63,7 @@ class HostWorker(ProcessWorker):
         self.host: Host | None = None
         self._sought: set[str] = set()  # runs that Prefect has told of, and that were not seen scheduled yet
         self._seek = asyncio.Event()
+        self._apart: set[str] = set()  # runs that have a process of their own
         self._stop = asyncio.Event()
 
     # The runner of a process worker is for what is submitted to it from Python.
@@ -121,7 +122,7 @@ class HostWorker(ProcessWorker):
         client = context.client
         url = (await load_store(api_url)).resolved_url()
         ledger = await stack.enter_async_context(shared_ledger(url))
-        return Host(
+        host = Host(
             ledger,
             url,
             client,
@@ -130,6 +131,8 @@ class HostWorker(ProcessWorker):
             open_client=lambda: open_prefect(api_url),
             limit=self.agents_at_once,
         )
+        host.seek = self._seek_run
+        return host
 
     async def _deployments(self) -> set[str]:
         found: set[str] = set()
@@ -170,8 +173,11 @@ class HostWorker(ProcessWorker):
     def _heard(self, run_id: str, state: State[Any]) -> None:
         assert self.host is not None
         if not self.host.hear_of_state(run_id, state) and state.type is StateType.SCHEDULED:
-            self._sought.add(run_id)
-            self._seek.set()
+            self._seek_run(run_id)
+
+    def _seek_run(self, run_id: str) -> None:
+        self._sought.add(run_id)
+        self._seek.set()
 
     def _look_soon(self) -> None:
         self._seek.set()
@@ -207,7 +213,9 @@ class HostWorker(ProcessWorker):
                 continue
             if not host.slots.free:
                 break
-            await host.slots.enter(run_id)
+            if not host.enters(run_id):
+                continue
+            await host.slots.enter(run_id)  # at once, for one is free
             self._submitting_flow_run_ids.add(flow_run.id)
             assert self._runs_task_group is not None
             self._runs_task_group.start_soon(self._submit_run, flow_run)
@@ -225,9 +233,12 @@ class HostWorker(ProcessWorker):
                 log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
                 await super()._submit_run(flow_run)
                 return
-            if await self._propose_pending_state(flow_run) and host.open:
-                host.begin(flow_run, placement.flow)
-                begun = True
+            if await self._propose_pending_state(flow_run):
+                if host.open:
+                    host.begin(flow_run, placement.flow)
+                    begun = True
+                else:
+                    await host.give_up(str(flow_run.id))
         except (httpx.HTTPError, PrefectHTTPStatusError, Pause) as error:
             log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
         except Exception as error:
@@ -235,8 +246,20 @@ class HostWorker(ProcessWorker):
             await self._not_begun(flow_run, error)
         finally:
             self._submitting_flow_run_ids.discard(flow_run.id)
-            if not begun:
+            if not begun and str(flow_run.id) not in self._apart:
                 host.slots.leave(str(flow_run.id))
+            host.entered(str(flow_run.id), begun=begun)
+
+    async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
+        """The process of a run that has one of its own, from its start to its end: so long it has its slot."""
+        assert self.host is not None
+        run_id = str(flow_run.id)
+        self._apart.add(run_id)
+        try:
+            return await super()._submit_run_and_capture_errors(flow_run, task_status)
+        finally:
+            self._apart.discard(run_id)
+            self.host.slots.leave(run_id)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """Whether Prefect gives the run to this host; asked as often as a busy server takes."""

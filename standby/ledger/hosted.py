@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, literal, or_, select, update
+from sqlalchemy import Row, literal, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from standby import clock
@@ -26,7 +26,7 @@ leases = table_of(Lease)
 PARKED = (RunState.PARKED, RunState.READY)
 
 LEASES = "host/"
-"""How the names of hosts' leases begin; what follows is the host's wake address."""
+"""How the names of hosts' leases begin; what follows is the host's wake address, and what tells it from another's."""
 
 
 class Hosted:
@@ -108,6 +108,16 @@ class Hosted:
             .values(hold=Hold.SUSPEND, holder=None, wake_address=None, attempt=runs.c.attempt + 1)
         )
 
+    async def abandon_one(self, run_id: str, holder: str, address: str) -> bool:
+        """This run is not in the memory of its host, which lives: it is cold, and comes back to it."""
+        return bool(
+            await self._db.write(
+                update(runs)
+                .where(runs.c.id == run_id, runs.c.holder == holder, runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED))
+                .values(hold=Hold.SUSPEND, holder=None, wake_address=address, attempt=runs.c.attempt + 1)
+            )
+        )
+
     async def warm_in(self, holder: str) -> dict[str, int]:
         """What is parked warm in this host by the ledger: attempt numbers by run."""
         rows = await self._db.read(
@@ -145,7 +155,8 @@ class Hosted:
             select(leases.c.name).where(leases.c.name.startswith(LEASES), leases.c.expires_at > clock.utcnow())
         )
         others = [
-            runs.c.wake_address.startswith(f"{row.name.removeprefix(LEASES)}#", autoescape=True) for row in living
+            runs.c.wake_address.startswith(f"{row.name.removeprefix(LEASES).partition('/')[0]}#", autoescape=True)
+            for row in living
         ]
         return await self._db.write(
             update(runs)
@@ -158,11 +169,16 @@ class Hosted:
             .values(wake_address=literal(f"{address}#") + runs.c.id)
         )
 
-    async def disown(self, address: str) -> int:
-        """Cold runs that would have come to this host are woken through Prefect from here on. How many."""
+    async def disown(self, address: str, deployment: str | None = None) -> int:
+        """Cold runs that would have come to this host, or those of one deployment, are woken through Prefect from here
+        on. How many."""
         return await self._db.write(
             update(runs)
-            .where(runs.c.holder.is_(None), runs.c.wake_address.startswith(f"{address}#", autoescape=True))
+            .where(
+                runs.c.holder.is_(None),
+                runs.c.wake_address.startswith(f"{address}#", autoescape=True),
+                self._of([deployment]) if deployment is not None else true(),
+            )
             .values(wake_address=None)
         )
 

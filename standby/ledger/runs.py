@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, and_, case, literal, null, or_, select, update
+from sqlalchemy import Row, and_, case, literal, null, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -97,14 +97,20 @@ class Runs:
 
     async def renew(self, run_id: str, attempt: int, lease: timedelta) -> bool:
         """Keep the lease, if the attempt has not let it go. False when the run is another attempt's."""
+        return (await self.renew_all([(run_id, attempt)], lease)).get(run_id) == attempt
+
+    async def renew_all(self, attempts: Collection[tuple[str, int]], lease: timedelta) -> dict[str, int]:
+        """Keep the leases of these attempts, as ``renew`` does, with one statement; the attempt each run is at now."""
         kept = case(
             (runs.c.holder.is_(None), null()), else_=literal(clock.utcnow() + lease, runs.c.lease_expires_at.type)
         )
-        return bool(
-            await self._db.write(
-                update(runs).where(runs.c.id == run_id, runs.c.attempt == attempt).values(lease_expires_at=kept)
-            )
+        mine = tuple_(runs.c.id, runs.c.attempt).in_(list(attempts))
+        if await self._db.write(update(runs).where(mine).values(lease_expires_at=kept)) == len(attempts):
+            return dict(attempts)
+        rows = await self._db.read(
+            select(runs.c.id, runs.c.attempt).where(runs.c.id.in_([run_id for run_id, _ in attempts]))
         )
+        return {row.id: row.attempt for row in rows}
 
     async def park(
         self, run_id: str, attempt: int, group_key: str, hold: Hold, wake_address: str | None = None

@@ -1,8 +1,9 @@
 """Prefect follows the ledger: what a host changes in Prefect, in order for each run, at the rate the server bears.
 
 A server that is too busy (429, 503; on SQLite "database is locked") or away is asked again, with jitter and ever more
-slowly, and by fewer at once. Nothing is given up: while this process lives it is behind at worst, and ``lag`` says by
-how much. If it dies the keeper brings Prefect in line with the ledger.
+slowly, and by fewer at once. While this process lives it is behind at worst, and ``lag`` says by how much; only a
+change that the server cannot take (another 5xx) is given up after ``TRIES``. If the process dies the keeper brings
+Prefect in line with the ledger.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from standby.errors import LedgerUnavailable
+
 log = logging.getLogger("standby.parking")
 
 AT_ONCE = 8
@@ -36,11 +39,23 @@ LATE_SECONDS = 30.0
 """From this lag on the host takes up nothing new until Prefect has caught up."""
 
 
+TRIES = 12
+"""How often a change is sent that the server answers with an error of its own, within half a minute."""
+
+AWAY = (429, 502, 503, 504)
+"""Answers of a server that is too busy or away, whatever it was asked."""
+
+
 def is_busy(error: Exception) -> bool:
-    """Whether the server is away or too busy, so that the same call may succeed later."""
+    """Whether the same call may succeed later."""
+    return is_away(error) or (isinstance(error, PrefectHTTPStatusError) and error.response.status_code >= 500)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the server, or the ledger, is away or too busy, so that it says nothing about this call."""
     if isinstance(error, PrefectHTTPStatusError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, httpx.TransportError)
+        return error.response.status_code in AWAY
+    return isinstance(error, httpx.TransportError | LedgerUnavailable)
 
 
 class Gate:
@@ -85,6 +100,7 @@ class _Change:
     done: asyncio.Future[Any]
     parks: bool = False
     since: float = field(default_factory=monotonic)
+    refused: float | None = None  # since when
 
 
 class Following:
@@ -96,6 +112,7 @@ class Following:
         self._runs: dict[str, deque[_Change]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[_Change] = set()
+        self._taken = 0.0  # when the server last took a change
         # Prefect's client would wait for seconds before it asks a second time.
         self._context = contextvars.copy_context()
         self._settings = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})  # kept: the context is never left
@@ -135,9 +152,19 @@ class Following:
         changes.pop().done.cancel()
         return True
 
+    @property
+    def is_late(self) -> bool:
+        """Whether Prefect is too far behind. A run whose change alone is refused, while others are taken, is not it."""
+        now = monotonic()
+        return any(
+            now - changes[0].since > LATE_SECONDS and (changes[0].refused is None or self._taken < changes[0].refused)
+            for changes in self._runs.values()
+            if changes
+        )
+
     async def caught_up(self) -> None:
         """Return when Prefect is not too far behind to take up more."""
-        while self.lag > LATE_SECONDS:
+        while self.is_late:
             await asyncio.wait([changes[0].done for changes in self._runs.values() if changes], timeout=1.0)
 
     async def drained(self, run_id: str | None = None) -> None:
@@ -176,18 +203,22 @@ class Following:
     async def _do(self, run_id: str, change: _Change) -> None:
         while self._busy() and monotonic() - change.since < PUT_OFF_SECONDS:  # noqa: ASYNC110
             await asyncio.sleep(PUT_OFF_SECONDS / 20)
-        pause = BACKOFF_SECONDS[0]
+        pause, tries = BACKOFF_SECONDS[0], TRIES
         while True:
             try:
                 async with self._gate:
                     result = await change.what()
             except Exception as error:
-                if is_busy(error):
+                tries -= not is_away(error)
+                if is_busy(error) and tries:
+                    change.refused = change.refused or monotonic()
                     if pause >= 1:
                         log.warning("Prefect is behind with run %s and is told again: %s", run_id, error)
                     await asyncio.sleep(uniform(pause / 2, pause))
                     pause = min(pause * 2, BACKOFF_SECONDS[1])
                     continue
+                if not tries:
+                    log.error("Prefect cannot be told of run %s, and is not told again: %s", run_id, error)
                 if not change.done.done():
                     change.done.set_exception(error)
                     change.done.exception()  # nobody may ask for it
@@ -199,6 +230,7 @@ class Following:
                     change.done.set_exception(stop)
                     change.done.exception()
                 return
+            self._taken = monotonic()
             if not change.done.done():
                 change.done.set_result(result)
             return

@@ -41,10 +41,17 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> boo
     reach("wait.parked")
     hosting.parks(group)
     try:
-        woken = Woken.SETTLED if parked is RunState.READY else await hosting.until_woken(seconds)
-        while not (attempt := await _goes_on(run, hosting, woken)):
+        if parked is RunState.READY:
+            woken = Woken.SETTLED
+            await hosting.enters()
+        else:
+            woken = await hosting.until_woken(seconds)
+        while True:
+            attempt, called = await _goes_on(run, hosting, woken)
+            if attempt:
+                break
             if woken is Woken.EVICTED:
-                seconds = None  # it was not evicted, for it is READY
+                seconds = 0  # it was called while it was about to go, for nothing
             hosting.lingers_on()
             woken = await hosting.until_woken(seconds)
     except UsageError:
@@ -63,20 +70,25 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> boo
     reach("wait.woken")
     hosting.goes_on()
     hosting.bill(key, let_go=False)
-    return woken is Woken.RESUMED
+    return called is Woken.RESUMED
 
 
-async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> int:
-    """The number of the attempt that goes on; 0 when it lingers on."""
+async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> tuple[int, Woken]:
+    """The number of the attempt that goes on, and what it was called for; 0 when it lingers on."""
     while True:
         try:
             if woken is Woken.EVICTED:
                 state = await hosting.shown()
-                if await run.ledger.hosted.evict(run.id, run.attempt, hosting.address):
+                if isinstance(state, Woken):
+                    woken = state
+                elif await run.ledger.hosted.evict(run.id, run.attempt, hosting.address):
                     raise Pause(state=state)
+                else:
+                    woken = Woken.SETTLED  # it is READY
+                await hosting.enters()
             stray = woken is Woken.RESUMED
             if stray and not await hosting.is_resumed():
-                return 0
+                return 0, woken
             attempt = await run.ledger.hosted.claim_warm(
                 run.id, run.attempt, holder.this_process(), settings.LEASE, stray=stray
             )
@@ -87,4 +99,4 @@ async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> int:
         if attempt is None:
             run.stop()
         assert attempt is not None
-        return attempt
+        return attempt, woken

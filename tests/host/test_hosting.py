@@ -116,7 +116,11 @@ async def test_a_run_that_somebody_suspends_stops_at_its_next_task_and_can_be_re
     await run.is_warm()
     guest = run.guest
     guest.phase = Phase.RUNNING
-    guest.suspended_by_somebody(Suspended())
+    await guest.suspended_by_somebody()
+    assert guest._engine is not None
+    assert not guest._engine._flow_run_suspension_request.is_requested(), "by its own park, which is told of late"
+    await inn.client.set_flow_run_state(UUID(run.id), Suspended(), force=True)
+    await guest.suspended_by_somebody()
     guest.phase = Phase.WARM
     await run.signal("round-1", 1)
     await wait_until(lambda: run.id not in inn.host.guests)

@@ -109,6 +109,9 @@ async def test_a_host_adopts_cold_runs_that_no_living_host_listens_for(ledger: L
     assert {run: (await row_of(ledger, run)).wake_address for run in ("none's", "dead", "another's")} == {
         "none's": f"{ADDRESS}#none's", "dead": f"{ADDRESS}#dead", "another's": "127.0.0.1:2#another's",
     }  # fmt: skip
+    assert await ledger.hosted.disown(ADDRESS, "another deployment") == 0
+    assert await ledger.hosted.disown(ADDRESS, "deployment") == 2
+    assert await ledger.hosted.adopt({"deployment"}, ADDRESS) == 2
     assert await ledger.hosted.disown(ADDRESS) == 2
     assert (await row_of(ledger, "dead")).wake_address is None
 

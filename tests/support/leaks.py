@@ -38,5 +38,7 @@ def _children() -> list[psutil.Process]:
 
 
 def _is_ours(thread: threading.Thread) -> bool:
-    """Prefect keeps daemon threads for the life of the process; so does asyncio with its default executor's."""
-    return thread.name == "standby-pulse" or not (thread.daemon or thread.name.startswith("asyncio_"))
+    """Prefect keeps daemon threads for the life of the process; asyncio does with its default executor's, and we with
+    those of steps, which wait for the next one."""
+    kept = ("asyncio_", "standby-step")
+    return thread.name == "standby-pulse" or not (thread.daemon or thread.name.startswith(kept))

@@ -8,7 +8,9 @@ import pytest
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 
 from standby.host.slots import Slots
+from standby.parking import following as module
 from standby.parking.following import Following, Gate
+from tests.support.waiting import wait_until
 
 Call = Callable[[], Awaitable[str]]
 
@@ -152,3 +154,38 @@ async def test_a_turn_that_is_given_up_goes_to_the_next_one() -> None:
     await turns[2]
     slots.leave("d")
     assert slots.free
+
+
+async def test_a_change_that_the_server_cannot_take_is_given_up_and_one_of_a_busy_server_never(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.0, 0.0))
+    asked = []
+
+    async def broken() -> None:
+        asked.append(1)
+        raise busy(500)
+
+    with pytest.raises(PrefectHTTPStatusError):
+        await following.later("one", broken)
+    assert len(asked) == module.TRIES
+    server = Server(refuses=3 * module.TRIES)
+    assert await following.later("one", server.takes("after all")) == "after all"
+
+
+async def test_one_run_that_is_refused_for_ever_does_not_stop_the_host(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While others are taken; when none is, the server is the trouble."""
+    monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
+
+    async def refused() -> None:
+        raise busy()
+
+    following.later("one", refused)
+    await wait_until(lambda: following._runs["one"][0].refused is not None)
+    assert following.is_late
+    await following.later("another", Server().takes("done"))
+    assert not following.is_late
+    await asyncio.wait_for(following.caught_up(), 10)
+    assert following.behind == 1

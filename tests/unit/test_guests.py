@@ -1,0 +1,226 @@
+"""A host's part in one run, without Prefect: it is begun once, hears each call, and is given back when nothing acts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prefect.client.schemas.responses import SetStateStatus
+
+from standby.checkpoints import CheckpointStore
+from standby.host.guest import Guest, Phase
+from standby.host.host import Host
+from standby.ledger import Ledger
+from standby.runs import AgentRun, Fenced, Left, Woken
+from standby.states import Hold, RunState
+from tests.ledger.acts import ME, answer, approval, claim, open_group
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+
+RUN = "00000000-0000-4000-8000-000000000001"
+
+
+class Prefect:
+    """Its server, as far as a host asks it for one run."""
+
+    def __init__(self, name: str) -> None:
+        self.state = _state(name)
+        self.sent: list[str] = []
+
+    async def read_flow_run(self, run_id: Any) -> Any:
+        return SimpleNamespace(id=run_id, name="a run", state=self.state, deployment_id="deployment")
+
+    async def set_flow_run_state(self, run_id: Any, state: Any, force: bool = False) -> Any:
+        self.sent.append(state.name)
+        self.state = state
+        return SimpleNamespace(status=SetStateStatus.ACCEPT)
+
+
+@pytest.fixture
+async def host(ledger: Ledger, ledger_url: str) -> AsyncIterator[Host]:
+    async def deployments() -> set[str]:
+        return {"deployment"}
+
+    made = Host(
+        ledger,
+        ledger_url,
+        Prefect("Running"),
+        Placing(),
+        deployments=deployments,
+        open_client=lambda: None,
+        limit=1,  # type: ignore[arg-type, return-value]
+    )
+    made.holder, made.address, made.open = ME, "127.0.0.1:7", True
+    made.deployments = await deployments()
+    yield made
+    made.open = False
+    await asyncio.gather(*made._tasks, *made._returns)
+    await made.warmth.close()
+    await made.following.close()
+
+
+class Placing:
+    """Takes its time to load the code, and finds none."""
+
+    def __init__(self) -> None:
+        self.asked, self.loaded = 0, asyncio.Event()
+
+    async def of(self, flow_run: Any) -> Any:
+        self.asked += 1
+        await self.loaded.wait()
+        return SimpleNamespace(flow=None, why="this is a test")
+
+
+async def ready(ledger: Ledger, *, hold: Hold = Hold.SUSPEND, address: str | None = "127.0.0.1:7#") -> None:
+    """The run is parked, and answered."""
+    await claim(ledger, RUN)
+    [wait] = (await open_group(ledger, [approval()], run=RUN)).waits
+    await ledger.runs.park(RUN, 1, "approval", hold, address)
+    await answer(ledger, wait.id)
+
+
+async def test_a_run_that_the_ledger_and_prefect_give_at_once_is_begun_once(ledger: Ledger, host: Host) -> None:
+    """Answered while the host was down: it is adopted and polled. Who comes second is turned away, then asked again."""
+    await ready(ledger)
+    placing: Any = host.placing
+    sought: list[str] = []
+    host.seek = sought.append
+    host.plain.state = _state("Resuming")  # type: ignore[attr-defined]
+    taking = asyncio.create_task(host._take_up(RUN))
+    await wait_until(lambda: placing.asked)
+    assert not host.enters(RUN), "Prefect's copy"
+    await host._take_up(RUN)
+    assert placing.asked == 1
+    assert host.slots.taken == 1, "who was turned away has not left the other's slot"
+    placing.loaded.set()
+    await taking
+    assert "deployment" not in host.deployments, "it has a process of its own, so its runs are not adopted"
+    assert (host.slots.taken, sought) == (0, [RUN])
+    assert host.enters(RUN)
+
+
+async def test_what_the_ledger_has_warm_here_and_is_not_here_is_taken_up(ledger: Ledger, host: Host) -> None:
+    """A wake that came to nobody: that run only becomes cold, and the host's own."""
+    await ready(ledger, hold=Hold.WARM)
+    await host._look()
+    row = await ledger.runs.get(RUN)
+    assert row is not None
+    assert (row.hold, row.holder, row.attempt, row.wake_address) == (Hold.SUSPEND, None, 2, f"127.0.0.1:7#{RUN}")
+    assert list(host._wanted) == [RUN]
+
+
+async def test_a_run_that_was_cancelled_is_not_shown_as_running(ledger: Ledger, host: Host) -> None:
+    """Prefect would take it: neither over its Cancelled, nor for an attempt that the ledger has ended."""
+    prefect: Any = host.plain
+    await claim(ledger, RUN)
+    prefect.state = _state("Cancelled")
+    host.show_running(RUN, 1)
+    await host.following.drained(RUN)
+
+    async def ended() -> bool:
+        row = await ledger.runs.get(RUN)
+        return row is not None and row.state == RunState.CANCELLED
+
+    await wait_until(ended)
+    prefect.state = _state("Resuming")
+    host.show_running(RUN, 1)
+    await host.following.drained(RUN)
+    assert "Running" not in prefect.sent
+
+
+async def test_a_cancel_that_running_has_overtaken_is_shown_in_the_end(ledger: Ledger, host: Host) -> None:
+    """The host has the run, and no guest yet: it is ended all the same."""
+    await claim(ledger, RUN)
+    host.cancel_soon(RUN)
+    prefect: Any = host.plain
+    await wait_until(lambda: prefect.state.name == "Cancelled")
+    assert prefect.sent == ["Cancelled"]
+
+
+async def test_a_call_is_heard_in_every_phase(host: Host) -> None:
+    guest = guest_of(host)
+    guest.phase = Phase.RUNNING
+    guest.nudge(Woken.SETTLED)  # the ledger had it parked, and it did not know yet
+    guest._rests()
+    assert await guest.until_woken(0) is Woken.SETTLED
+    assert guest.phase is Phase.WAKING
+    guest.nudge(Woken.RESUMED)  # while it looked for what it was called before
+    guest.lingers_on()
+    assert await guest.until_woken(0) is Woken.RESUMED
+    guest.lingers_on()
+    guest.nudge(Woken.EVICTED)
+    guest.nudge(Woken.SETTLED)
+    assert await guest.until_woken(None) is Woken.SETTLED, "an answer goes before an eviction"
+
+
+async def test_who_is_called_while_prefect_is_told_of_its_eviction_stays(host: Host) -> None:
+    guest, told = guest_of(host), asyncio.Event()
+    guest.phase = Phase.WARM
+    guest._suspended = host.following.later(RUN, told.wait)
+    going = asyncio.create_task(guest.shown())
+    await asyncio.sleep(0)
+    guest.nudge(Woken.SETTLED)
+    assert await going is Woken.SETTLED
+    told.set()
+
+
+async def test_a_run_is_given_back_when_no_thread_acts_for_it_any_more(ledger: Ledger, host: Host) -> None:
+    await claim(ledger, RUN)
+    run = AgentRun(RUN, 1, Hold.WARM, ledger, CheckpointStore(url="sqlite://"), [])
+    acting, acted = threading.Event(), threading.Event()
+
+    def act() -> None:
+        acting.set()
+        acted.wait(30)
+
+    step = asyncio.create_task(run.in_thread(act))
+    await wait_until(acting.is_set)
+    step.cancel()
+    back = asyncio.create_task(host._give_back(RUN, 1, run))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(back), 0.05)
+    row = await ledger.runs.get(RUN)
+    assert row is not None
+    assert row.state == RunState.RUNNING, "its step acts on"
+    acted.set()
+    await back
+    row = await ledger.runs.get(RUN)
+    assert row is not None
+    assert row.state == RunState.READY
+
+
+async def test_what_has_just_begun_when_the_host_ends_goes_to_another(ledger: Ledger, host: Host) -> None:
+    prefect: Any = host.plain
+    prefect.state = _state("Pending")
+    guest = guest_of(host)
+    guest.leave_soon()
+    guest.begins(run := AgentRun(RUN, 1, Hold.WARM, ledger, CheckpointStore(url="sqlite://"), []))
+    assert run.host_ends, "it goes no further than its next checkpoint"
+    late = guest_of(host)
+    late.leave()
+    host._over(late)
+    await wait_until(lambda: prefect.sent == ["Resuming"])
+
+
+@pytest.mark.parametrize("signal", [Fenced(RUN, 1), Left(RUN)])
+async def test_a_stop_signal_in_a_task_group_is_one(signal: BaseException, ledger_url: str) -> None:
+    from standby.flows import _stop_in
+
+    assert _stop_in(BaseExceptionGroup("", [ValueError(), BaseExceptionGroup("", [signal])])) is signal
+    assert _stop_in(BaseExceptionGroup("", [ValueError(), KeyboardInterrupt()])) is None
+
+
+def guest_of(host: Host) -> Guest:
+    return Guest(host, SimpleNamespace(id=RUN, name="a run", state=_state("Pending")), SimpleNamespace())  # type: ignore[arg-type]
+
+
+def _state(name: str) -> Any:
+    from prefect import states
+
+    made = states.Scheduled if name == "Resuming" else getattr(states, name)
+    return made(name=name)

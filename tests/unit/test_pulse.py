@@ -1,0 +1,111 @@
+"""The pulse keeps the leases of all attempts of a process: whatever happens to one of them, and with few statements."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from standby import settings
+from standby.host.lease import HostLease
+from standby.ledger import Ledger
+from standby.ledger.runs import Runs
+from standby.pulse import Pulse
+from tests.ledger.acts import LEASE, claim, take_over
+from tests.support.waiting import wait_until
+
+on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+
+
+class Attempt:
+    def __init__(self, run_id: str, attempt: int = 1) -> None:
+        self.id, self.attempt, self.lingering, self.fenced = run_id, attempt, False, False
+
+    def fence(self) -> None:
+        self.fenced = True
+
+
+class Broken:
+    """A lease whose renewal fails in a way nobody has thought of."""
+
+    id = "broken"
+    tries = 0
+
+    async def renew(self, ledger: Ledger) -> bool:
+        self.tries += 1
+        raise ZeroDivisionError
+
+    def fence(self) -> None: ...
+
+
+async def test_one_statement_keeps_the_leases_of_all_and_tells_who_is_fenced(ledger: Ledger) -> None:
+    for run in ("mine", "taken"):
+        await claim(ledger, run)
+    await take_over(ledger, "taken")
+    before = (await ledger.runs.get("mine")).lease_expires_at  # type: ignore[union-attr]
+    now = await ledger.runs.renew_all([("mine", 1), ("taken", 1), ("gone", 1)], LEASE + timedelta(hours=1))
+    assert now == {"mine": 1, "taken": 2}
+    mine, taken = await ledger.runs.get("mine"), await ledger.runs.get("taken")
+    assert mine is not None
+    assert taken is not None
+    assert mine.lease_expires_at - before > timedelta(minutes=59)
+    assert taken.lease_expires_at < mine.lease_expires_at
+
+
+@on_sqlite
+async def test_what_fails_for_one_does_not_end_the_pulse_of_the_others(
+    ledger: Ledger, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(milliseconds=20))
+    asked: list[int] = []
+    renew_all = Runs.renew_all
+
+    async def counted(self: Runs, attempts: Any, lease: timedelta) -> dict[str, int]:
+        asked.append(len(attempts))
+        return await renew_all(self, attempts, lease)
+
+    monkeypatch.setattr(Runs, "renew_all", counted)
+    for run in ("mine", "taken"):
+        await claim(ledger, run)
+    await take_over(ledger, "taken")
+    pulse, broken, mine, taken = Pulse(), Broken(), Attempt("mine"), Attempt("taken")
+    again = Attempt("taken", 2)
+    with (
+        pulse.keeping(ledger_url, broken),
+        pulse.holding(ledger_url, mine),
+        pulse.holding(ledger_url, taken),
+        pulse.holding(ledger_url, again),
+    ):
+        await wait_until(lambda: taken.fenced and broken.tries > 2)
+        assert not mine.fenced
+        assert not again.fenced, "the attempt that took over, in the same process"
+        assert pulse._thread is not None
+        assert pulse._thread.is_alive()
+    assert set(asked) == {3}, "one statement for all"
+
+
+@on_sqlite
+async def test_a_host_whose_loop_stands_still_does_not_renew_its_lease(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[bool] = []
+    lease = HostLease("127.0.0.1:7", "machine/1/1", lost=lambda: lost.append(True))
+    assert await lease.renew(ledger)
+    first = lease.renewed
+    monkeypatch.setattr(settings, "LEASE", timedelta(0))
+    assert await lease.renew(ledger), "nobody could do anything about it now"
+    assert lease.renewed == first
+    beating = asyncio.create_task(lease.beats())
+    await asyncio.sleep(0)
+    monkeypatch.setattr(settings, "LEASE", timedelta(minutes=1))
+    assert await lease.renew(ledger)
+    assert lease.renewed != first
+    beating.cancel()
+    monkeypatch.setattr(ledger.leases, "take", _refused)
+    assert not await lease.renew(ledger), "another has it"
+
+
+async def _refused(*_: Any) -> bool:
+    return False
