@@ -9,7 +9,8 @@ run: $(VENV)/.run  ## start everything on the sample invoices; ANSWER=approve or
 
 test: $(VENV)/.dev  ## lint, then every test, the type check among them
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup
+	@# Compiled files are kept, whatever this shell says: hundreds of processes would compile the project again.
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadgroup
 
 lock: $(VENV)/.dev  ## pin every dependency again, with hashes and without index addresses
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group agents --group build --universal --python-version 3.11 \

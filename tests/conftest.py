@@ -36,6 +36,7 @@ from standby.ledger import Ledger  # noqa: E402
 from tests.support.databases import NoPostgres, fresh_database, postgres_server  # noqa: E402
 from tests.support.forks import Forks  # noqa: E402
 from tests.support.leaks import no_leaks  # noqa: E402
+from tests.support.seeds import ALL  # noqa: E402
 from tests.support.server import PrefectServer  # noqa: E402
 
 SLOWEST_FIRST = (
@@ -60,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
 
     items.sort(key=rank)
-    if not os.environ.get("STANDBY_TEST_ALL"):
+    if not ALL:
         for item in items:
             if item.name.removesuffix("[postgresql]") in ON_ONE_DATABASE and item.name.endswith("[postgresql]"):
                 item.add_marker(pytest.mark.skip("long, and done on SQLite: STANDBY_TEST_ALL=1 runs it here, too"))

@@ -113,9 +113,9 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         env["STANDBY_FORK_SERVER"] = place
         # First, for it is to be there before the worker takes the first run.
         await start("forkserver", "python -m standby.host.forkserver")
-    server = await start("server", f"python -m standby.up.prefect_server --host {HOST} --port {port}")
-    for name, text in config.processes.items():
+    for name, text in config.processes.items():  # before the server: a program that is not there is said at once
         await start(name, text)
+    server = await start("server", f"python -m standby.up.prefect_server --host {HOST} --port {port}")
     console.print(f"Starting the Prefect server on {stack.ui_url} ...")
     await _answers("Prefect server", server, children, f"{stack.api_url}/health")
     # It is ready while the rest is set up.

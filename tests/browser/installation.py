@@ -138,13 +138,18 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(folder: Path) -> AsyncIterator[Installation]:
-    """Everything up, with empty databases in ``folder``. The bank settles no payment until it is told to."""
+async def installation(folder: Path, new: Path | None = None) -> AsyncIterator[Installation]:
+    """Everything up, with empty databases in ``folder``. The bank settles no payment until it is told to.
+
+    ``new``: a new Prefect database to begin with a copy of.
+    """
     home = folder / "home"
     home.mkdir()
     async with AsyncExitStack() as stack:
         server = ServerWithPages(folder / "server")
         stack.callback(server.close)
+        if new is not None:
+            server.begin_with(new)
         server.launch()
         bank = await stack.enter_async_context(running_bank(folder, settle_after=0))
         await bank.configure(settle="manual")

@@ -27,6 +27,7 @@ from tests.browser.pages import (
     new_page,
     running_browser,
 )
+from tests.support.server import PrefectServer
 
 # One installation for all of them.
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("browser")]
@@ -60,8 +61,10 @@ async def browser(program: str) -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(program: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    async with installation(tmp_path_factory.mktemp("browser")) as up:
+async def place(
+    program: str, tmp_path_factory: pytest.TempPathFactory, server_and_new_database: tuple[PrefectServer, Path]
+) -> AsyncIterator[Installation]:
+    async with installation(tmp_path_factory.mktemp("browser"), server_and_new_database[1]) as up:
         yield up
 
 

@@ -13,6 +13,7 @@ from standby import clock
 from standby.ledger import Ledger, deadlines
 from standby.ledger.tables import Run, Wait, table_of
 from standby.states import Door, Hold, Need, Outcome, RunState, Verdict, WaitState
+from tests.support.seeds import seeds
 
 from .acts import answer, approval, open_group, parked, signal, state_of_run, states_of
 from .conftest import Connect, Watch
@@ -80,7 +81,7 @@ async def test_a_wait_that_somebody_is_at_is_passed_over(connect: Connect, watch
     assert [woken.run_id for woken in await one.deadlines.fire(await one.waits.due())] == ["locked"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds())
 async def test_answers_and_keepers_race_for_many(connect: Connect, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """G5, G6, rows 28 and 37: 300 waits are due, two keepers fire them in small transactions, people answer."""
     monkeypatch.setattr(deadlines, "TOGETHER", 20)

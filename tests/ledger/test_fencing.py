@@ -8,6 +8,7 @@ import pytest
 
 from standby.ledger import Ledger
 from standby.states import CheckpointState, Hold, Need, RunState, WaitState
+from tests.support.seeds import seeds
 
 from .acts import HEAD_STARTS, LEASE, ME, OTHER, approval, claim, open_group, take_over
 from .conftest import Connect
@@ -88,7 +89,7 @@ async def test_a_run_that_was_ended_from_outside_fences_its_attempt(ledger: Ledg
         assert await everything(ledger, name) == before, name
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds())
 async def test_writes_that_race_a_takeover_come_wholly_before_it_or_not_at_all(connect: Connect, seed: int) -> None:
     """A step of the old attempt records while the run is taken over and replayed, over two connections.
 

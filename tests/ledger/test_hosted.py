@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -13,6 +12,7 @@ from standby.ledger import Ledger
 from standby.ledger.hosted import LEASES
 from standby.ledger.text import digest_of
 from standby.states import ENDED, CheckpointState, Hold, Need, Outcome, RunState, Verdict, WaitState
+from tests.support.seeds import ALL
 
 from .acts import LEASE, ME, OTHER, answer, approval, claim, open_group, parked
 from .conftest import Watch
@@ -333,7 +333,7 @@ class Turns:
                 self._waiting.pop(self._dice.randrange(len(self._waiting))).set_result(None)
 
 
-RACES = 5000 if os.environ.get("STANDBY_TEST_ALL") else 150
+RACES = 5000 if ALL else 150
 
 
 async def test_whoever_claims_first_goes_on_in_any_order_of_things(ledger: Ledger) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from standby.ledger import Ledger
 from standby.states import Hold, Need, RunState, WaitState
+from tests.support.seeds import seeds
 
 from .acts import (
     HEAD_STARTS,
@@ -58,7 +59,7 @@ async def test_parking_is_told_of_an_answer_that_came_in_between(ledger: Ledger)
     assert run.ready_at == run.parked_at
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds())
 async def test_an_answer_that_meets_a_parking_run_always_wakes_it(connect: Connect, seed: int) -> None:
     """G9: either the parking run sees the answer, or who answers sees the parked run, and exactly one of them."""
     agent, door = await connect(), await connect()

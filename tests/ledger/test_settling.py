@@ -13,6 +13,7 @@ from standby import clock
 from standby.ledger import Ledger
 from standby.ledger.text import digest_of
 from standby.states import Disposition, Door, Hold, Need, Outcome, RunState, Verdict, WaitState
+from tests.support.seeds import seeds
 
 from .acts import answer, approval, claim, deliver, open_group, parked, signal, state_of_run
 from .conftest import Connect, Watch
@@ -118,7 +119,7 @@ async def test_of_fifty_answers_at_once_one_wins(connect: Connect) -> None:
         assert (verdicts.count(Verdict.WON), verdicts.count(Verdict.LOST)) == (1, 49)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds())
 async def test_a_deadline_and_an_answer_never_both_count(connect: Connect, seed: int) -> None:
     """G6, failure 28: an answer, a signal and the keeper at the instant of the deadline, for a thousand waits."""
     one, two, three = [await connect() for _ in range(3)]

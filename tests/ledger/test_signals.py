@@ -10,6 +10,7 @@ import pytest
 from standby.ledger import Ledger
 from standby.ledger.signals import KEPT_FOR, Delivery
 from standby.states import Disposition, Door, Hold, Need, RunState, Verdict, WaitState
+from tests.support.seeds import seeds
 
 from .acts import answer, claim, deliver, open_group, parked, signal, state_of_run, states_of, take_over
 from .conftest import Connect, Watch
@@ -174,7 +175,7 @@ async def test_a_signal_wakes_a_run_that_pauses_in_its_process_at_its_address(le
     assert (delivery.wake, delivery.wake_address) == (True, "127.0.0.1:9")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds())
 async def test_a_signal_that_meets_an_opening_wait_is_never_lost(connect: Connect, seed: int) -> None:
     """G3, failure 24: signals and waits for one key come at the same moment over two connections, over and over.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from standby.states import Door, RunState
 from tests.invoices.documents import NO_ORDER, SAMPLES
 from tests.support.forks import ROOT
+from tests.support.server import PrefectServer, copy_database
 from tests.support.waiting import wait_until
 from tests.system.project import Project
 
@@ -21,7 +22,11 @@ WITHIN = 90.0
 """Seconds to the next thing an agent run by hand says; its temporary server alone takes four when idle."""
 
 
-async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_after_a_kill(project: Project) -> None:
+async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_after_a_kill(
+    project: Project, server_and_new_database: tuple[PrefectServer, Path]
+) -> None:
+    (project.folder / "prefect").mkdir()
+    copy_database(server_and_new_database[1], project.folder / "prefect" / "prefect.db")
     command = [sys.executable, "flows/invoice_agent.py", str(SAMPLES / NO_ORDER)]
     env = {"PREFECT_HOME": str(project.folder / "prefect")}
     said = project.folder / "agent.out"

@@ -104,7 +104,10 @@ async def test_ctrl_c_keeps_what_waits_and_the_next_up_carries_on_with_it(
         await project.gone()
 
 
-async def test_ctrl_c_while_it_starts_leaves_nothing_behind(project: Project) -> None:
+async def test_ctrl_c_while_it_starts_leaves_nothing_behind(
+    project: Project, server_and_new_database: tuple[PrefectServer, Path]
+) -> None:
+    project.begin_with(server_and_new_database[1])
     up = project.up()
     await up.says("Starting the Prefect server")
     said = await up.interrupted()
