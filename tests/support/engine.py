@@ -112,10 +112,12 @@ def trace(path: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a fifth of the time of imports
     for name in sys.argv[1:] or IMPORTS:
         importlib.import_module(name)
     assert threading.enumerate() == [threading.main_thread()], f"not safe to fork: {threading.enumerate()}"
     gc.freeze()
+    gc.enable()
     mine = serve()
     if mine is not None:
         be_the_fork(mine)
