@@ -87,7 +87,8 @@ class AgentScope(_Data):
 
     ``goal``: what it is for, shown to whoever is asked. ``tools``: the rules; a tool without one is denied. ``budget``
     and ``deadline``: when it stops. ``at_stop``: what happens then. ``asking``: how people are asked. ``within``: wider
-    scopes that must allow the same; ``narrowed`` fills it in.
+    scopes that must allow the same; ``narrowed`` fills it in. ``purse``: of the agent that hands it on, to which
+    what is spent under it counts as well; ``current_scope`` fills it in.
     """
 
     goal: str = ""
@@ -97,6 +98,7 @@ class AgentScope(_Data):
     at_stop: AtStop = AtStop.FAIL
     asking: Asking = Asking()
     within: tuple[AgentScope, ...] = ()
+    purse: str | None = None
 
     @model_validator(mode="after")
     def _no_nul(self) -> AgentScope:
@@ -107,8 +109,10 @@ class AgentScope(_Data):
     def narrowed(self, other: AgentScope) -> AgentScope:
         """``other``, which never allows more than this scope: for a part of the work, or another agent.
 
-        Raises ``UsageError`` where who is asked cannot satisfy both.
+        Raises ``UsageError`` where who is asked cannot satisfy both, or both are handed on by different agents.
         """
+        if self.purse is not None and other.purse not in (None, self.purse):
+            raise UsageError("The two scopes were handed on by different agents: what is spent cannot count to both.")
         return AgentScope(
             goal=other.goal or self.goal,
             tools=other.tools,
@@ -117,6 +121,7 @@ class AgentScope(_Data):
             at_stop=_narrowed_stop(self.at_stop, other.at_stop),
             asking=self.asking.narrowed(other.asking),
             within=(*other.within, self),
+            purse=self.purse or other.purse,
         )
 
 
