@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from standby.agents.budgets import Budget, _lower
 from standby.agents.conditions import Condition
 from standby.errors import UsageError
-from standby.policy import Policy
+from standby.policy import SPAN, Policy
 from standby.values import summary
 
 
@@ -31,6 +32,11 @@ class AtStop(StrEnum):
     ASK = "ask"  # a person is asked for more
 
 
+def inlined(choices: type[StrEnum]) -> WithJsonSchema:
+    """In the form that people fill in: the choices themselves, so that the field keeps its own title."""
+    return WithJsonSchema({"type": "string", "enum": [str(one) for one in choices]})
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,9 +48,17 @@ class Rule(_Data):
     certainly fails), else allowed if an ``allow`` rule holds, else asked about if an ``ask`` rule holds, else denied.
     """
 
-    tool: str = Field(min_length=1)
-    permission: Permission
-    when: tuple[Condition, ...] = ()
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": "Denied if a deny rule may apply, else allowed, else asked about, else denied."
+        }
+    )
+
+    tool: str = Field(title="Tool", description="Its name.", min_length=1)
+    permission: Annotated[Permission, inlined(Permission)] = Field(title="Permission")
+    when: tuple[Condition, ...] = Field(
+        default=(), title="When", description="Conditions on the arguments, which must all hold."
+    )
 
 
 class Asking(_Data):
@@ -53,10 +67,21 @@ class Asking(_Data):
     ``max_age``: how old an approval may be when its call acts; by default any age will do.
     """
 
-    party: str | None = None
-    policy: Policy | None = None
-    within: timedelta | None = Field(default=None, gt=timedelta(0))
-    max_age: timedelta | None = Field(default=None, gt=timedelta(0))
+    model_config = ConfigDict(
+        json_schema_extra={"description": "Whom it asks, and how they decide. No answer is a no."}
+    )
+
+    party: str | None = Field(default=None, title="Party", description="Who is asked, such as editors.")
+    policy: Policy | None = Field(default=None, title="Policy")
+    within: timedelta | None = Field(
+        default=None, title="Time to answer", description=f"Empty: any. {SPAN}", gt=timedelta(0)
+    )
+    max_age: timedelta | None = Field(
+        default=None,
+        title="Age of an approval",
+        description=f"How old it may be when its call acts; empty: any. {SPAN}",
+        gt=timedelta(0),
+    )
 
     def narrowed(self, other: Asking) -> Asking:
         """What satisfies both: the larger quorum, the approvers in both, the shorter time. Raises ``UsageError``."""
