@@ -1,5 +1,5 @@
-"""One query on a SQLite file, as a program: no clock interrupts one long instruction, but whoever started the program can
-end it. Asked and answered in JSON, on standard input and output.
+"""One query on a SQLite file, as a program: no clock interrupts a long instruction, but whoever started it can end it.
+Asked and answered in JSON, on standard input and output.
 """
 
 import json

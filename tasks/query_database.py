@@ -2,8 +2,8 @@
 
 Nothing here looks at the text of a query to decide whether it is harmless; the database does. SQLite opens the file for
 reading and asks an authorizer about each thing a statement would do, in a process of its own that is killed when its
-time is over (``ask_sqlite``). PostgreSQL runs the query in a read-only transaction that is rolled back, as the query of a
-cursor, which only a query can be, and not as a superuser.
+time is over (``ask_sqlite``). PostgreSQL runs the query in a read-only transaction that is rolled back, as the query of
+a cursor, which only a query can be, and not as a superuser.
 """
 
 import asyncio
