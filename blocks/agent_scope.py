@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from prefect.blocks.core import Block
 from pydantic import Field, field_validator
 
 from standby import agents
 from standby.agents import Asking, AtStop, Budget, Rule
+from standby.agents.scope import inlined
 
 
 class AgentScope(Block):
@@ -23,11 +24,12 @@ class AgentScope(Block):
     tools: list[Rule] = Field(
         default=[],
         title="Tools",
-        description="One rule or more for each tool: allow, ask or deny, and the conditions under which it holds.",
+        description='One rule or more for each tool: [{"tool": "send", "permission": "ask"}, {"tool": "fetch", '
+        '"permission": "allow", "when": [{"kind": "host in", "argument": "url", "hosts": ["example.org"]}]}].',
     )
     budget: Budget = Field(default=Budget(), title="Budget", description="Empty: no limit.")
-    deadline: datetime | None = Field(default=None, title="Deadline", description="With its time zone.")
-    at_stop: AtStop = Field(
+    deadline: datetime | None = Field(default=None, title="Deadline", description="When it stops, whatever is left.")
+    at_stop: Annotated[AtStop, inlined(AtStop)] = Field(
         default=AtStop.FAIL, title="At a limit", description="Fail, finish with what there is, or ask for more."
     )
     asking: Asking = Field(default=Asking(), title="Asking", description="Which party is asked, and how it decides.")

@@ -14,14 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from standby.errors import NotAllowed
 
+SPAN = "A span of time as ISO 8601 has it: PT30M, PT4H, P3D."
+"""For forms, which show it as text."""
+
 
 class Escalation(BaseModel):
     """After this long without a decision, ``to`` (a party) is asked instead."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    after: timedelta = Field(gt=timedelta(0))
-    to: str = Field(min_length=1)
+    after: timedelta = Field(title="After", description=SPAN, gt=timedelta(0))
+    to: str = Field(title="To", description="The party that is asked instead.", min_length=1)
 
 
 class Policy(BaseModel):
@@ -35,13 +38,23 @@ class Policy(BaseModel):
     first rejection. Whoever is asked by delegation decides in the place of who delegated.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra={"description": "Who decides, and how many of them."}
+    )
 
-    quorum: int = Field(default=1, ge=1)
-    approvers: tuple[str, ...] = ()
-    not_by: tuple[str, ...] = ()
-    remind: tuple[timedelta, ...] = ()
-    escalate: tuple[Escalation, ...] = ()
+    quorum: int = Field(default=1, title="Quorum", description="How many people have to approve.", ge=1)
+    approvers: tuple[str, ...] = Field(
+        default=(), title="Approvers", description='Who may decide: ["ada", "bob"]. Empty: whoever may for the party.'
+    )
+    not_by: tuple[str, ...] = Field(default=(), title="Not by", description='Who may not: ["carol"].')
+    remind: tuple[timedelta, ...] = Field(
+        default=(), title="Reminders", description='How long after it was asked: ["PT4H", "P1D"].'
+    )
+    escalate: tuple[Escalation, ...] = Field(
+        default=(),
+        title="Escalation",
+        description='Who is asked instead, after how long: [{"after": "P2D", "to": "managers"}].',
+    )
 
     @model_validator(mode="after")
     def _can_be_met(self) -> Policy:

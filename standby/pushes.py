@@ -100,10 +100,12 @@ class Pusher:
                 return
             try:
                 await self._tell(push, task(found, caller, await delegates(self._ledger)))
-            except (httpx.HTTPError, httpx.InvalidURL, NotPublic, TimeoutError) as error:
-                # Not the address: it may hold a secret of the client's.
-                log.warning("The client of task %s was not told and is later: %s", push.task_id, type(error).__name__)
-                await self._ledger.pushes.failed(push, f"{type(error).__name__}: {error}")
+            except LedgerUnavailable:
+                raise
+            except Exception as error:
+                why = _said_of(error)
+                log.warning("The client of task %s was not told and is later: %s", push.task_id, why)
+                await self._ledger.pushes.failed(push, why)
             else:
                 await self._ledger.pushes.told(push)
         except LedgerUnavailable as error:
@@ -115,10 +117,18 @@ class Pusher:
             headers["Authorization"] = f"{push.scheme} {push.credentials}"
         async with (
             asyncio.timeout(SEND_SECONDS),
-            httpx.AsyncClient(transport=PublicOnly(settings.push_hosts()), trust_env=False) as client,
+            # Its own limits of 5 seconds would not let a client have the time it is promised.
+            httpx.AsyncClient(transport=PublicOnly(settings.push_hosts()), trust_env=False, timeout=None) as client,
             client.stream(
                 "POST", push.url, json={"task": shown}, headers=headers
             ) as response,  # what it says is not read
         ):
             if not response.is_success:
-                raise httpx.HTTPError(f"it answered {response.status_code}")
+                response.raise_for_status()
+
+
+def _said_of(error: Exception) -> str:
+    """Why a client was not told, as it is kept: the type and the HTTP status. The rest may quote its address, which may
+    hold a secret of the client's, or what an address inside says."""
+    name = type(error).__name__
+    return f"{name}, HTTP status {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else name

@@ -1,19 +1,19 @@
 """Tool: ask a SQL database, SQLite or PostgreSQL, without being able to change it.
 
 Nothing here looks at the text of a query to decide whether it is harmless; the database does. SQLite opens the file for
-reading and asks our authorizer about each thing a statement would do. PostgreSQL runs the query in a read-only
-transaction that is rolled back, as the query of a cursor, which only a query can be, and not as a superuser.
+reading and asks an authorizer about each thing a statement would do, in a process of its own that is killed when its
+time is over (``ask_sqlite``). PostgreSQL runs the query in a read-only transaction that is rolled back, as the query of
+a cursor, which only a query can be, and not as a superuser.
 """
 
 import asyncio
 import json
 import math
-import sqlite3
-import time
-from contextlib import closing
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import asyncpg  # type: ignore[import-untyped]
 from pydantic import BaseModel
@@ -26,18 +26,15 @@ LONGEST_VALUE = 4000
 """Characters of one value; of longer ones the beginning is returned."""
 LARGEST_ROW = 200_000
 """Characters of a row; a query with a larger one fails."""
-LARGEST_ON_THE_WAY = 100_000
-"""Bytes of each value and row that SQLite works with; a query that comes upon a larger one fails."""
-LONGEST_PATTERN = 100
-"""Bytes of what LIKE and GLOB compare with: pattern times value is what one call costs, and none can be interrupted."""
-LOOKS = 100
-"""Instructions of SQLite between two looks at the clock; it looks only where it jumps, which loops do."""
 LATE = 1.0
-"""Seconds that SQLite may stop too late, before nobody waits for it any more."""
+"""Seconds that SQLite may stop too late, before it is killed."""
+BEGINS_WITHIN = 30.0
+"""Seconds that its process may take to begin; it takes a twentieth of one on an idle machine."""
 LONGEST_QUERY = 20_000
+LONGEST_ANSWER = 100_000_000
+"""Bytes of what the process answers, all rows together."""
+PROGRAM = Path(__file__).with_name("ask_sqlite.py")
 
-_MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_FUNCTION}
-_MAY_NOT_CALL = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
 _SUPERUSER = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolsuper AND pg_has_role(session_user, oid, 'MEMBER'))"
 
 
@@ -64,7 +61,7 @@ async def query_database(
     sql = sql.strip().rstrip("; \t\n")
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/"):
-        columns, found = await _in_thread(sql, Path(rest[1:]), most_rows + 1, seconds)
+        columns, found = await _ask_sqlite(sql, Path(rest[1:]), most_rows + 1, seconds)
     elif scheme in ("postgresql", "postgres"):
         columns, found = await _ask_postgres(sql, url, most_rows + 1, seconds)
     else:
@@ -81,44 +78,47 @@ async def query_database(
     return Rows(columns=columns, rows=rows, cut=cut)
 
 
-async def _in_thread(sql: str, file: Path, most: int, seconds: float) -> tuple[list[str], list[Any]]:
-    """SQLite stops by itself. Should it be late, nobody waits for it."""
+async def _ask_sqlite(sql: str, file: Path, most: int, seconds: float) -> tuple[list[str], list[Any]]:
+    found = await _in_own_process({"sql": sql, "file": str(file), "most": most, "seconds": seconds})
+    if found is None or found.get("said") == "interrupted":
+        raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.")
+    if (said := found.get("said")) is None:
+        return found["columns"], found["rows"]
+    if said == "it is not a query":
+        raise ToolRefused(sql, said, "Give one SELECT.")
+    if "not authorized" in said or "prohibited" in said or "one statement at a time" in said:
+        raise ToolRefused(sql, f"only reading is allowed ({said})", "Give one SELECT.")
+    if "unable to open" in said:
+        raise ToolFailed("the database", f"it cannot be opened ({said})", "Do without it, and say so.")
+    raise ToolFailed(sql, said, "Correct the query.")
+
+
+async def _in_own_process(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What ``ask_sqlite`` answers; None if it does not in time. Its process is over then, whatever it was at."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", str(PROGRAM), stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=LONGEST_ANSWER
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        async with asyncio.timeout(seconds + LATE):
-            return await asyncio.to_thread(_ask_sqlite, sql, file, most, seconds)
+        process.stdin.write(json.dumps(asked).encode() + b"\n")
+        async with asyncio.timeout(BEGINS_WITHIN):
+            begun = await process.stdout.readline()
+        if not begun:
+            raise ToolFailed("the database", "the process that asks it did not begin", "Do without it, and say so.")
+        async with asyncio.timeout(asked["seconds"] + LATE):
+            answer = await process.stdout.readline()
     except TimeoutError:
-        raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.") from None
-
-
-def _ask_sqlite(sql: str, file: Path, most: int, seconds: float) -> tuple[list[str], list[Any]]:
-    ends = time.monotonic() + seconds
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=seconds)) as database:
-            # No value, no row, and nothing that is put together on the way, grows beyond this.
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_ON_THE_WAY)
-            database.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LONGEST_PATTERN)
-            database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-            database.set_authorizer(_authorize)
-            database.set_progress_handler(lambda: time.monotonic() > ends, LOOKS)
-            cursor = database.execute(sql)
-            if cursor.description is None:
-                raise ToolRefused(sql, "it is not a query", "Give one SELECT.")
-            return [column[0] for column in cursor.description], cursor.fetchmany(most)
-    except sqlite3.Error as error:
-        said = str(error)
-        if "not authorized" in said or "prohibited" in said or "one statement at a time" in said:
-            raise ToolRefused(sql, f"only reading is allowed ({said})", "Give one SELECT.") from None
-        if "unable to open" in said:
-            raise ToolFailed("the database", f"it cannot be opened ({said})", "Do without it, and say so.") from None
-        if said == "interrupted":
-            raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.") from None
-        raise ToolFailed(sql, said, "Correct the query.") from None
-
-
-def _authorize(action: int, first: str | None, second: str | None, _: str | None, __: str | None) -> int:
-    if action not in _MAY or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _MAY_NOT_CALL):
-        return sqlite3.SQLITE_DENY
-    return sqlite3.SQLITE_OK
+        return None
+    finally:
+        process.stdin.close()
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    if not answer:
+        raise ToolFailed("the database", "the process that asks it ended without an answer", "Ask for less.")
+    found: dict[str, Any] = json.loads(answer)
+    return found
 
 
 async def _ask_postgres(sql: str, url: str, most: int, seconds: float) -> tuple[list[str], list[Any]]:

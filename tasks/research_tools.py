@@ -14,8 +14,7 @@ from pydantic_ai.exceptions import ToolFailed
 from blocks.loading import load_or_default
 from blocks.workspace import Workspace
 from standby import step
-from standby.agents import Permission, current_scope, waits
-from standby.agents.permissions import ruling
+from standby.agents import current_scope, waits, would_be_allowed
 from tasks import fetch_page as web
 from tasks import query_database as database
 from tasks import search_documents as documents
@@ -43,11 +42,10 @@ def research_tools(workspace: str = "default") -> list[Callable[..., Awaitable[A
         Args:
             url: The page's whole address, with https://.
         """
-        scope = current_scope()
 
         def may(hop: str) -> bool:
             """What was judged is the first address. On the way nobody can be asked, so what is asked about is a no."""
-            return ruling(scope, "fetch_page", {"url": hop}).permission is Permission.ALLOW
+            return would_be_allowed("fetch_page", {"url": hop})
 
         return await _told(web.fetch_page(url, hosts=(await reach()).hosts, may=may))
 
@@ -105,7 +103,7 @@ def research_tools(workspace: str = "default") -> list[Callable[..., Awaitable[A
             deployment: Which agent, such as research-agent/research.
             goal: What it is to find out, with all it needs to know.
         """
-        within = Bounds(scope=current_scope(), workspace=workspace).model_dump(mode="json")
+        within = Bounds(scope=await current_scope(), workspace=workspace).model_dump(mode="json")
         return await _told(
             agents.start_agent(deployment, {"goal": goal, "within": within}, deployments=(await reach()).agents)
         )

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from standby.agents.budgets import Budget, Spent
     from standby.agents.conditions import AtMost, Below, HostIn, OneOf
-    from standby.agents.running import AgentResult, current_scope, run_agent
+    from standby.agents.running import AgentResult, current_scope, run_agent, would_be_allowed
     from standby.agents.scope import AgentScope, Asking, AtStop, Permission, Rule
     from standby.agents.tools import Reply, ask_human, waits
 
 _MENU = {
     "budgets": "Budget Spent",
     "conditions": "AtMost Below HostIn OneOf",
-    "running": "AgentResult current_scope run_agent",
+    "running": "AgentResult current_scope run_agent would_be_allowed",
     "scope": "AgentScope Asking AtStop Permission Rule",
     "tools": "Reply ask_human waits",
 }
@@ -26,7 +26,7 @@ _HOME = {name: module for module, names in _MENU.items() for name in names.split
 
 __all__ = [
     "AgentResult", "AgentScope", "Asking", "AtMost", "AtStop", "Below", "Budget", "HostIn", "OneOf", "Permission",
-    "Reply", "Rule", "Spent", "ask_human", "current_scope", "run_agent", "waits",
+    "Reply", "Rule", "Spent", "ask_human", "current_scope", "run_agent", "waits", "would_be_allowed",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from standby.errors import UsageError
+from standby.policy import SPAN
 
 
 class Budget(BaseModel):
@@ -21,14 +22,21 @@ class Budget(BaseModel):
     a request: the last one may go over the limit, and there is no other after it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"description": "Empty: no limit."})
 
-    steps: int | None = Field(default=None, ge=0)
-    tool_calls: int | None = Field(default=None, ge=0)
-    tokens: int | None = Field(default=None, ge=0)
-    money: Decimal | None = Field(default=None, ge=0, allow_inf_nan=False)
-    running: timedelta | None = Field(default=None, ge=timedelta(0))
-    wall: timedelta | None = Field(default=None, ge=timedelta(0))
+    steps: int | None = Field(default=None, title="Steps", description="Model requests and tool calls.", ge=0)
+    tool_calls: int | None = Field(default=None, title="Tool calls", ge=0)
+    tokens: int | None = Field(default=None, title="Tokens", description="Of input and output.", ge=0)
+    money: Decimal | None = Field(
+        default=None, title="Money (US dollars)", description="Such as 2.50, by the provider's list prices.",
+        ge=0, allow_inf_nan=False,
+    )  # fmt: skip
+    running: timedelta | None = Field(
+        default=None, title="Time at work", description=f"In model requests and tools. {SPAN}", ge=timedelta(0)
+    )
+    wall: timedelta | None = Field(
+        default=None, title="Time in all", description=f"Waits included. {SPAN}", ge=timedelta(0)
+    )
 
     def narrowed(self, other: Budget) -> Budget:
         """The lower of the two limits in each."""

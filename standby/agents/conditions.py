@@ -29,7 +29,7 @@ class _Condition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    argument: str = Field(min_length=1)
+    argument: str = Field(title="Argument", description="Its name; of a field inside it, order.amount.", min_length=1)
 
     def value_in(self, arguments: Mapping[str, Any]) -> Any:
         found: Any = arguments
@@ -62,9 +62,13 @@ def _number(value: Any) -> Decimal | None:
 class AtMost(_Condition):
     """The argument is a number, at most ``limit``, and not below ``least`` (0)."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"description": "The argument is a number from the least to the limit."}
+    )
+
     kind: Literal["at most"] = "at most"
-    limit: Decimal
-    least: Decimal = Decimal(0)
+    limit: Decimal = Field(title="Limit")
+    least: Decimal = Field(default=Decimal(0), title="Least")
 
     def met_by(self, value: Any) -> bool:
         number = _number(value)
@@ -102,9 +106,13 @@ class HostIn(_Condition):
     Another port than the scheme's own has to be named: ``example.org:8443``. ``https_only`` (True): no http.
     """
 
+    model_config = ConfigDict(json_schema_extra={"description": "The argument is a URL with one of these hosts."})
+
     kind: Literal["host in"] = "host in"
-    hosts: tuple[str, ...] = Field(min_length=1)
-    https_only: bool = True
+    hosts: tuple[str, ...] = Field(
+        title="Hosts", description="Such as example.org, or *.example.org for any below it.", min_length=1
+    )
+    https_only: bool = Field(default=True, title="No http", description="https only.")
 
     @field_validator("hosts")
     @classmethod
@@ -168,8 +176,10 @@ class Below(_Condition):
     Only the words are looked at: whoever opens the file must not follow a link out of the folder.
     """
 
+    model_config = ConfigDict(json_schema_extra={"description": "The argument is a path below the folder."})
+
     kind: Literal["below"] = "below"
-    folder: str = Field(min_length=1)
+    folder: str = Field(title="Folder", description="Such as out, or /data/out.", min_length=1)
 
     @field_validator("folder")
     @classmethod

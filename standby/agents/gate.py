@@ -28,6 +28,7 @@ from standby.agents.permissions import may_be_called, ruling
 from standby.agents.records import MODEL, TOOL, Counted, Outcome, Result, Turn
 from standby.agents.responses import tidy
 from standby.agents.scope import Permission
+from standby.agents.thread import alone
 from standby.agents.tools import runs_in_own_task
 from standby.errors import StandbyError, UsageError
 from standby.parts import part
@@ -57,13 +58,14 @@ class Recorder(AbstractCapability[Any]):
             response = thread.response()
         else:
             parts, changed = self.thinking.look_for_changes(request_context)
+            rest = f"{thread.turn + 1}.model"
 
             async def ask() -> Turn:
                 started, before, unmeasured = monotonic(), ctx.usage.total_tokens, ctx.usage.unmeasured_requests
                 # Hooks of the agent may rewrite the history meanwhile.
                 answer = tidy(await handler(request_context), thread.turn + 1)
                 new, whole = self.thinking.new_of(ctx.messages)
-                return Turn(
+                turn = Turn(
                     messages=[*new, answer],
                     whole=whole,
                     parts=parts,
@@ -73,10 +75,12 @@ class Recorder(AbstractCapability[Any]):
                     unmeasured=max(ctx.usage.unmeasured_requests - unmeasured, unmeasured_in(answer.usage)),
                     seconds=round(monotonic() - started, 6),
                 )
+                await thread.spend(rest, turn.spent)
+                return turn
 
-            turn = await MODEL[thread.visible].at(thread.place(f"{thread.turn + 1}.model"))(ask)
+            turn = await MODEL[thread.visible].at(thread.place(rest))(ask)
             thread.turn += 1
-            thread.spent += turn.spent
+            thread.count_turn(rest, turn)
             thread.messages = [*ctx.messages, turn.messages[-1]]
             response = thread.response()
         self.thinking.known = [*ctx.messages, response]
@@ -148,7 +152,7 @@ class GatedToolset(WrapperToolset[Any]):
 
         if in_step() or ordinal is None:
             # One tool calls another: part of a call that was judged, but judged for itself, and nobody can be asked.
-            refused = thinking.refusal_within(name, tool_args)
+            refused = await thinking.refusal_within(name, tool_args)
             return ToolDenied(refused) if refused is not None else await act()
         key = thread.call_key(ordinal, name, approved=ctx.tool_call_approved)
         known = await thread.outcome(key)
@@ -204,7 +208,9 @@ class GatedToolset(WrapperToolset[Any]):
         try:
             with meter.running():
                 outcome = await outcome_of(act)
-                return outcome.model_copy(update=meter.costs())
+                outcome = outcome.model_copy(update=meter.costs())
+                await self.thinking.thread.spend(call.key, alone(outcome))
+                return outcome
         except Exception as error:
             if not isinstance(error, StandbyError):
                 await self.thinking.thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
@@ -224,7 +230,7 @@ class GatedToolset(WrapperToolset[Any]):
         """The call as one step."""
         thread = self.thinking.thread
         outcome = await TOOL[thread.visible].at(thread.place(call.key))(work)
-        thread.count(outcome)
+        thread.count(call.key, outcome)
         return outcome
 
     async def _in_own_task(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:

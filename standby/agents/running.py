@@ -12,9 +12,10 @@ from pydantic_ai.messages import ModelMessage, UserContent
 
 from standby import clock
 from standby.agents.artifact import keep_transcript
-from standby.agents.budgets import Spent, left_of
+from standby.agents.budgets import Spent
+from standby.agents.permissions import ruling
 from standby.agents.records import Beginning, Ending, began, ended
-from standby.agents.scope import AgentScope
+from standby.agents.scope import AgentScope, Permission
 from standby.agents.serving import Serving
 from standby.agents.thinking import Fresh, Scoped, Thinking
 from standby.agents.thread import Thread
@@ -30,16 +31,29 @@ T = TypeVar("T")
 _current: ContextVar[Thinking | None] = ContextVar("standby_thinking", default=None)
 
 
-def current_scope() -> AgentScope:
-    """In a tool: what is left of the scope of the agent that calls it. What it hands on is ``.narrowed(...)`` from it.
+async def current_scope() -> AgentScope:
+    """In a tool: what is left of the scope of the agent that calls it, to hand on ``.narrowed(...)``.
+
+    What is spent under it counts to this agent's limits as well, also while this one goes on.
+    Raises ``UsageError`` outside of ``run_agent``, and when it is not known what is left.
+    """
+    return await _thinking("current_scope").left_to_hand_on()
+
+
+def would_be_allowed(tool: str, arguments: dict[str, Any]) -> bool:
+    """In a tool: whether the scope of the agent that calls it allows this call without asking.
 
     Raises ``UsageError`` outside of ``run_agent``.
     """
+    scope = _thinking("would_be_allowed").scope
+    return ruling(scope, tool, arguments).permission is Permission.ALLOW
+
+
+def _thinking(asked: str) -> Thinking:
     thinking = _current.get()
     if thinking is None:
-        raise UsageError("current_scope() was called outside of run_agent, where there is no scope.")
-    budget = thinking.scope.budget.raised(thinking.thread.granted)
-    return thinking.scope.model_copy(update={"budget": left_of(budget, thinking.thread.spent_now())})
+        raise UsageError(f"{asked}() was called outside of run_agent, where there is no scope.")
+    return thinking
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class AgentResult(Generic[T]):
     """What came of an agent.
 
     ``output``: of the agent's output type; None if it was stopped before. ``stopped``: which limit of its scope stopped
-    it (``steps``, ``money``, ``deadline`` ...), ``why`` in words. ``spent``: by the journal, across waits and crashes.
+    it (``steps``, ``money``, ``deadline`` ...), ``why`` in words. ``spent``: by itself, across waits and crashes.
     ``messages``: the whole conversation.
     """
 
@@ -130,6 +144,7 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         output = await thinking.serving.while_thinking(thinking.think(task))
     except ScopeStopped as stopped:
         await thread.leave_out()
+        await _close(thread)
         if thinking.must_fail(stopped):
             run.failed(thread.place("end"), stored(stopped))
             raise
@@ -139,12 +154,20 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         run.failed(thread.place("end"), stored(error))
         raise
 
+    if stop is None:
+        await _close(thread)
+
     async def end() -> Ending:
         how = {"stopped": stop.what, "why": stop.why} if stop is not None else {}
         return Ending(at=clock.utcnow(), turn=thread.turn, **how)
 
     ending = thread.ending or await ended.at(thread.place("end"))(end)
     return _result(thread, output, ending)
+
+
+async def _close(thread: Thread) -> None:
+    if thread.purse is not None:
+        await thread.purse.close()
 
 
 def _result(thread: Thread, output: Any, ending: Ending) -> AgentResult[Any]:

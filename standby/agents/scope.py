@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from standby.agents.budgets import Budget, _lower
 from standby.agents.conditions import Condition
 from standby.errors import UsageError
-from standby.policy import Policy
+from standby.policy import SPAN, Policy
 from standby.values import summary
 
 
@@ -31,6 +32,11 @@ class AtStop(StrEnum):
     ASK = "ask"  # a person is asked for more
 
 
+def inlined(choices: type[StrEnum]) -> WithJsonSchema:
+    """In the form that people fill in: the choices themselves, so that the field keeps its own title."""
+    return WithJsonSchema({"type": "string", "enum": [str(one) for one in choices]})
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,9 +48,17 @@ class Rule(_Data):
     certainly fails), else allowed if an ``allow`` rule holds, else asked about if an ``ask`` rule holds, else denied.
     """
 
-    tool: str = Field(min_length=1)
-    permission: Permission
-    when: tuple[Condition, ...] = ()
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": "Denied if a deny rule may apply, else allowed, else asked about, else denied."
+        }
+    )
+
+    tool: str = Field(title="Tool", description="Its name.", min_length=1)
+    permission: Annotated[Permission, inlined(Permission)] = Field(title="Permission")
+    when: tuple[Condition, ...] = Field(
+        default=(), title="When", description="Conditions on the arguments, which must all hold."
+    )
 
 
 class Asking(_Data):
@@ -53,10 +67,21 @@ class Asking(_Data):
     ``max_age``: how old an approval may be when its call acts; by default any age will do.
     """
 
-    party: str | None = None
-    policy: Policy | None = None
-    within: timedelta | None = Field(default=None, gt=timedelta(0))
-    max_age: timedelta | None = Field(default=None, gt=timedelta(0))
+    model_config = ConfigDict(
+        json_schema_extra={"description": "Whom it asks, and how they decide. No answer is a no."}
+    )
+
+    party: str | None = Field(default=None, title="Party", description="Who is asked, such as editors.")
+    policy: Policy | None = Field(default=None, title="Policy")
+    within: timedelta | None = Field(
+        default=None, title="Time to answer", description=f"Empty: any. {SPAN}", gt=timedelta(0)
+    )
+    max_age: timedelta | None = Field(
+        default=None,
+        title="Age of an approval",
+        description=f"How old it may be when its call acts; empty: any. {SPAN}",
+        gt=timedelta(0),
+    )
 
     def narrowed(self, other: Asking) -> Asking:
         """What satisfies both: the larger quorum, the approvers in both, the shorter time. Raises ``UsageError``."""
@@ -87,7 +112,8 @@ class AgentScope(_Data):
 
     ``goal``: what it is for, shown to whoever is asked. ``tools``: the rules; a tool without one is denied. ``budget``
     and ``deadline``: when it stops. ``at_stop``: what happens then. ``asking``: how people are asked. ``within``: wider
-    scopes that must allow the same; ``narrowed`` fills it in.
+    scopes that must allow the same; ``narrowed`` fills it in. ``purse``: of the agent that hands it on, to which
+    what is spent under it counts as well; ``current_scope`` fills it in.
     """
 
     goal: str = ""
@@ -97,6 +123,7 @@ class AgentScope(_Data):
     at_stop: AtStop = AtStop.FAIL
     asking: Asking = Asking()
     within: tuple[AgentScope, ...] = ()
+    purse: str | None = None
 
     @model_validator(mode="after")
     def _no_nul(self) -> AgentScope:
@@ -107,8 +134,10 @@ class AgentScope(_Data):
     def narrowed(self, other: AgentScope) -> AgentScope:
         """``other``, which never allows more than this scope: for a part of the work, or another agent.
 
-        Raises ``UsageError`` where who is asked cannot satisfy both.
+        Raises ``UsageError`` where who is asked cannot satisfy both, or both are handed on by different agents.
         """
+        if self.purse is not None and other.purse not in (None, self.purse):
+            raise UsageError("The two scopes were handed on by different agents: what is spent cannot count to both.")
         return AgentScope(
             goal=other.goal or self.goal,
             tools=other.tools,
@@ -117,6 +146,7 @@ class AgentScope(_Data):
             at_stop=_narrowed_stop(self.at_stop, other.at_stop),
             asking=self.asking.narrowed(other.asking),
             within=(*other.within, self),
+            purse=self.purse or other.purse,
         )
 
 

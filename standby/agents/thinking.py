@@ -17,9 +17,10 @@ from pydantic_graph import End
 
 from standby import clock
 from standby.agents import asking
-from standby.agents.budgets import Budget, Spent, exhausted
+from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
 from standby.agents.costs import Mark, called_within
+from standby.agents.families import Short, short_of
 from standby.agents.forms import More, more_budget
 from standby.agents.gate import Gate, Recorder
 from standby.agents.judging import judge
@@ -80,7 +81,14 @@ class Thinking:
         scope = self.scoped if isinstance(self.scoped, AgentScope) else await self.scoped()
         if not isinstance(scope, AgentScope):
             raise TypeError(f"scope= must give an AgentScope, not {type(scope).__name__}.")
-        self.scope = scope
+        self.scope, self.thread.budget = scope, scope.budget
+        if scope.purse is not None:
+            purse = self.thread.purse or await self.thread.open_purse(scope.purse)
+            if purse.parent != scope.purse:
+                raise UsageError(
+                    f"Agent {self.thread.name!r} was given a scope that another agent hands on than before. What it "
+                    "spends goes on counting to the first one: give it that one's."
+                )
         if self.recheck is not None:
             await self.recheck()
 
@@ -111,17 +119,18 @@ class Thinking:
             await self._check(tool_calls=1)
             self.looked_at = waited
 
-    def refusal_within(self, tool: str, arguments: dict[str, Any]) -> str | None:
+    async def refusal_within(self, tool: str, arguments: dict[str, Any]) -> str | None:
         """Why a call that another tool makes may not act; None if it may, and then it is counted."""
         judged = judge(self, tool, arguments)
         if judged.permission is not Permission.ALLOW:
             return judged.why
-        # The call that makes it is not counted yet.
-        found = exhausted(self.scope.budget.raised(self.thread.granted), self.thread.spent_now(), tool_calls=2)
-        if found is not None:
-            return f"There is no room for it: {found[1]}."
+        # The call that makes it, or those beside it, are not counted yet.
+        short = await self._short(tool_calls=max(self.thread.calls, 1) + 1)
+        if short is not None:
+            return f"There is no room for it: {short.why}."
         called_within()
         self.thread.spent += Spent(tool_calls=1)
+        self.thread.calls -= 1
         return None
 
     async def left_out(self, ordinal: int, why: str) -> str:
@@ -285,19 +294,31 @@ class Thinking:
         """Raise ``ScopeStopped`` if the scope has no room for so many more requests and calls, and nobody grants it."""
         while True:
             self._check_time()
-            budget = self.scope.budget.raised(self.thread.granted)
-            found = exhausted(budget, self.thread.spent_now(), **more)
-            if found is None:
+            short = await self._short(**more)
+            if short is None:
                 return
-            what, why = found
-            spent = self.thread.spent
-            hopeless = (what == "money" and spent.unpriced) or (what in ("money", "tokens") and spent.unmeasured)
-            if self.scope.at_stop is not AtStop.ASK or hopeless:
-                raise self._stop(what, why)
-            granted = await self._here(lambda what=what, why=why: self._ask_for_more(what, why))  # type: ignore[misc]
+            if self.scope.at_stop is not AtStop.ASK or short.final:
+                raise self._stop(short.what, short.why)
+            granted = await self._here(lambda short=short: self._ask_for_more(short.what, short.why))  # type: ignore[misc]
             if granted is None:
-                raise self._stop(what, f"{why}, and no more was granted")
+                raise self._stop(short.what, f"{short.why}, and no more was granted")
             self.thread.grant(granted)
+
+    async def _short(self, *, requests: int = 0, tool_calls: int = 0) -> Short | None:
+        """Why there is no room for so many more requests and calls. Where others spend as well, they are set aside."""
+        thread = self.thread
+        if thread.purse is not None:
+            return await thread.purse.draw(requests=requests, tool_calls=tool_calls)
+        calls = thread.calls_with(requests, tool_calls)
+        short = short_of(thread.limits, thread.spent_now(), requests=requests, tool_calls=calls)
+        if short is None:
+            thread.calls = calls
+        return short
+
+    async def left_to_hand_on(self) -> AgentScope:
+        """What is left of the scope, for others, whose spending counts to it from here on."""
+        purse = await self.thread.open_purse()
+        return self.scope.model_copy(update={"budget": await purse.left(), "purse": purse.id})
 
     async def _ask_for_more(self, what: str, why: str) -> Budget | None:
         """Ask a person for more; None if there is none to be had. Only in the own task."""

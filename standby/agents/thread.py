@@ -2,17 +2,20 @@
 
 Keys: ``NAME`` for the beginning, and below it ``NAME/3.model`` for the third model request, ``NAME/3.2.fetch`` for the
 second tool call of its answer (``NAME/3.2.fetch.approved`` when people had to approve it), ``NAME/3.tried.2.1`` for
-what that had cost when it ended by an error, or parked, ``NAME/3.asks`` for what is asked about them, ``NAME/end``.
+what that had cost when it ended by an error, or parked, ``NAME/3.asks`` for what is asked about them, ``NAME/end``, and
+``NAME/purse`` where what it spends counts together with others.
 What a tool does as steps and waits of its own is below the call's key. Only the last turn is gone through again after a
 wake; of the ones before it the messages are all that counts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
@@ -20,6 +23,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 from standby import clock
 from standby.agents.budgets import Budget, Spent
 from standby.agents.forms import More, more_budget
+from standby.agents.purse import Opened, Purse
 from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
 from standby.ledger.checkpoints import Entry
 from standby.runs import AgentRun, Place
@@ -43,10 +47,14 @@ class Thread:
         self.last: Turn | None = None  # the one that is gone through again
         self.answers: list[ModelResponse] = []  # of the turns that the journal held
         self.spent = Spent()
+        self.budget = Budget()  # of the scope as it is now
         self.granted = Budget()
         self.parts: dict[str, str] | None = None  # what the agent was made of last
         self.beginning: Beginning | None = None
         self.ending: Ending | None = None
+        self.calls = 0  # that were found to have room, and are not counted yet
+        self.purse: Purse | None = None  # where what it spends counts together with others
+        self._opening = asyncio.Lock()
         self._entries: dict[str, Entry] = {}
         self._tried: set[str] = set()  # by this attempt
 
@@ -98,6 +106,18 @@ class Thread:
             self.spent += spent
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
+        if (entry := self._entries.get("purse")) is not None and entry.state == CheckpointState.RECORDED:
+            self.purse = Purse(self, Opened.model_validate_json(await self.run.text_of(entry)))
+
+    async def open_purse(self, parent: str | None = None) -> Purse:
+        """From here on what it spends counts together with what others do; to ``parent`` as well, if another started
+        it. The journal knows first: nobody can spend from a purse that a later attempt would not know."""
+        async with self._opening:
+            if self.purse is None:
+                opened = Opened(id=uuid4().hex, parent=parent)
+                await self.run.record(self.place("purse"), opened.model_dump_json())
+                self.purse = Purse(self, opened)
+        return self.purse
 
     async def _sort(self, rest: str, entry: Entry, calls: list[str]) -> None:
         """Count what was granted, and gather the texts of tool calls."""
@@ -136,9 +156,30 @@ class Thread:
             return False
         return str(ordinal) in json.loads(await self.run.text_of(results))
 
-    def count(self, outcome: Counted) -> None:
+    async def spend(self, rest: str, spent: Spent) -> None:
+        """Before the journal has it: what a request or call has cost, for those with whom it counts together."""
+        if self.purse is not None:
+            await self.purse.spend(rest, spent)
+
+    def count_turn(self, rest: str, turn: Turn) -> None:
+        """One more model request."""
+        self.spent += turn.spent
+        self._counted(rest)
+
+    def count(self, rest: str, outcome: Counted) -> None:
         """One more tool call, if it is one. The calls in it were counted when they were made."""
-        self.spent += outcome.model_copy(update={"inner": 0}).spent
+        self.spent += alone(outcome)
+        self._counted(rest)
+        if isinstance(outcome, Outcome):
+            self.calls = max(self.calls - 1, 0)
+
+    def _counted(self, rest: str) -> None:
+        if self.purse is not None:
+            self.purse.coming.pop(rest, None)
+
+    def calls_with(self, requests: int, tool_calls: int) -> int:
+        """How many calls are under way with these; before a model request those of the turn before are over."""
+        return 0 if requests else max(self.calls, tool_calls)
 
     async def tried(self, ordinal: int, cost: Counted) -> None:
         """A call ends here, by an error or a park, and will be made again: write down what it has cost so far."""
@@ -146,8 +187,9 @@ class Thread:
         while (rest := f"{self.turn}.tried.{ordinal}.{number}") in self._entries or rest in self._tried:
             number += 1
         self._tried.add(rest)
+        await self.spend(rest, alone(cost))
         await self.run.record(self.place(rest), cost.model_dump_json())
-        self.count(cost)
+        self.count(rest, cost)
 
     def left_over(self, ordinal: int | None = None) -> list[Entry]:
         """What the journal holds below the calls of an answer, or below one call, and nobody has asked for."""
@@ -190,6 +232,11 @@ class Thread:
         mine = {name: (getattr(self.granted, name), getattr(more, name)) for name in Budget.model_fields}
         self.granted = Budget(**{name: (a + b) if a and b else a or b for name, (a, b) in mine.items()})
 
+    @property
+    def limits(self) -> Budget:
+        """Of the scope, and what people granted on top."""
+        return self.budget.raised(self.granted)
+
     def spent_now(self) -> Spent:
         """With the time since the beginning."""
         return self.spent_at(clock.utcnow())
@@ -212,6 +259,11 @@ class Thread:
         last = self.messages[-1]
         assert isinstance(last, ModelResponse)
         return last
+
+
+def alone(cost: Counted) -> Spent:
+    """What a call has cost without the calls in it."""
+    return cost.model_copy(update={"inner": 0}).spent
 
 
 def more_of(what: str, text: str) -> Budget | None:

@@ -20,6 +20,7 @@ from standby.ledger.migrations import migrate
 from standby.ledger.notices import Notices
 from standby.ledger.notifications import Notifications
 from standby.ledger.polls import Polls
+from standby.ledger.purses import Purses
 from standby.ledger.pushes import Pushes
 from standby.ledger.runs import Runs
 from standby.ledger.secrets import Secrets
@@ -37,8 +38,8 @@ class Ledger:
     escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
     runs that signals start, ``events`` those of waits for Prefect's events, ``hosted`` those of what hosts have,
     ``holds`` those of how runs are held while they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of
-    where their clients are told of them, ``grants`` those of approved calls of tools. ``notifications`` tells at once
-    who became READY (PostgreSQL).
+    where their clients are told of them, ``grants`` those of approved calls of tools, ``purses`` those of
+    what agents spend together. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -63,6 +64,7 @@ class Ledger:
         self.tasks = Tasks(database)
         self.pushes = Pushes(database)
         self.grants = Grants(database)
+        self.purses = Purses(database)
         self.notifications = Notifications(database)
 
     @classmethod

@@ -85,6 +85,11 @@ async def _grants(connection: AsyncConnection) -> None:
     await _add_columns(connection, "waits", "fresh")
 
 
+async def _purses(connection: AsyncConnection) -> None:
+    """What agents spend together; a new ledger has them already."""
+    await connection.run_sync(metadata.tables["purses"].create, checkfirst=True)
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -105,6 +110,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _holds,
     _tasks,
     _grants,
+    _purses,
 ]
 
 

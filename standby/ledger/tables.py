@@ -209,6 +209,22 @@ class Grant(_Base, table=True):
     attempt: int | None = None  # the one that used it
 
 
+class Purse(_Base, table=True):
+    """What one ``run_agent`` has spent and may spend, where it has started others or another has started it."""
+
+    __tablename__ = "purses"
+    __table_args__ = (Index("purses_by_root", "root"), Index("purses_by_run", "run_id"))
+
+    id: str = Field(primary_key=True)  # not to be guessed: who knows it can spend from it
+    run_id: str
+    parent: str | None = None  # the purse of the agent that started it, which its spending counts to as well
+    root: str  # the purse at the top, whose row is the lock of all below it
+    limits: str = _text(nullable=False)  # JSON of agents.Budget, what people granted included
+    spent: str = _text(nullable=False)  # JSON of agents.Spent: by itself alone
+    under_way: str = _text(nullable=False)  # JSON of agents.Spent: what is set aside for requests and calls that act
+    began_at: datetime = _instant(nullable=False)
+
+
 class Signal(_Base, table=True):
     """One message from outside and what became of it."""
 

@@ -217,7 +217,7 @@ async def test_a_tool_sees_what_is_left_of_the_scope_to_hand_on(bench: Bench) ->
 
     @looker.thinker.tool_plain
     async def peek() -> str:
-        left.append(current_scope().narrowed(AgentScope(tools=allow("look", "rm").tools)))
+        left.append((await current_scope()).narrowed(AgentScope(tools=allow("look", "rm").tools)))
         return "x"
 
     assert await bench.run(looker.work) is None

@@ -340,7 +340,7 @@ async def test_an_agent_as_a_tool_of_another_stays_within_its_scope(bench: Bench
     @outer.tool_plain
     @waits
     async def delegate(task: str) -> str | None:
-        scope = current_scope().narrowed(allow("look", "wipe"))
+        scope = (await current_scope()).narrowed(allow("look", "wipe"))
         return (await run_agent(inner, task, scope=scope)).output
 
     async def research() -> str | None:

@@ -15,9 +15,13 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 from prefect.client.schemas.responses import SetStateStatus
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from blocks.agent_scope import scope_named
+from standby.agents import HostIn, Permission, Rule
 from standby.states import Verdict
 from tasks.models import PaymentDecision, Receipt
+from tasks.research_scope import research_scope
 from tests.browser.installation import SAMPLES, Installation, installation
 from tests.browser.pages import (
     LONGEST_WAIT,
@@ -273,3 +277,29 @@ async def test_what_a_stranger_wrote_is_shown_as_text(
     await expect(ui.form.locator("script, img, a")).to_have_count(0)
     assert await page.evaluate("window.taken") is None
     assert not [url for url in loaded if "taken" in url]
+
+
+@pytest.mark.parametrize("pages", [OlderPages, NewerPages])
+async def test_a_scope_that_is_edited_in_the_ui_is_what_an_agent_reads(
+    place: Installation, page: Page, pages: Pages
+) -> None:
+    """One limit is changed in the form; rules, conditions and spans of time come back as they were."""
+    host = HostIn(argument="url", hosts=("*.example.org",))
+    block = research_scope()
+    block.tools.append(Rule(tool="fetch_page", permission=Permission.ASK, when=(host,)))
+    name = f"edited-{pages.__name__.lower()}"
+    with temporary_settings({PREFECT_API_URL: str(place.client.api_url)}):
+        block_id = await block.asave(name)
+    prefix = pages.path.removesuffix("/runs/flow-run")
+    await page.goto(f"{place.pages}{prefix}/blocks/block/{block_id}/edit")
+    steps = page.get_by_role("spinbutton").first
+    await expect(steps).to_have_value("80")
+    await expect(page.get_by_text("A span of time as ISO 8601 has it").first).to_be_visible()
+    await steps.fill("7")
+    async with page.expect_response(lambda said: said.request.method == "PATCH") as saving:
+        await page.get_by_role("button", name="Save").click()
+    assert (await saving.value).ok
+    with temporary_settings({PREFECT_API_URL: str(place.client.api_url)}):
+        read = await scope_named(name)()
+    before = block.scope()
+    assert read == before.model_copy(update={"budget": before.budget.model_copy(update={"steps": 7})})

@@ -172,3 +172,16 @@ async def test_a_ledger_from_before_tasks_gets_what_they_need(ledger_url: str) -
         assert "starts_by_run" in {index["name"] for index in indexes}
     finally:
         await after.close()
+
+
+async def test_a_ledger_from_before_purses_gets_them(ledger_url: str) -> None:
+    before = await Ledger.connect(ledger_url)
+    async with before.database.transaction() as connection:
+        for statement in ("DROP TABLE purses", "DELETE FROM ledger_version WHERE version > 10"):
+            await connection.execute(text(statement))
+    await before.close()
+    after = await Ledger.connect(ledger_url)
+    try:
+        assert await after.purses.of_run("run") == []
+    finally:
+        await after.close()

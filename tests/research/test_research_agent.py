@@ -184,6 +184,8 @@ async def test_a_part_of_the_work_goes_to_an_agent_that_may_do_no_more(
     assert flow_run.parameters["goal"] == "Only ferries."
     assert within.budget.steps is not None
     assert within.budget.steps < 80, "what the parent has spent is gone for the child"
+    [purse] = await desk.ledger.purses.of_run(run.id)
+    assert within.purse == purse.id, "and what the child spends, for the parent"
     assert {rule.tool for rule in within.tools if rule.permission is Permission.ASK} >= {"write_file", "send_message"}
     await desk.ledger.children.ended_elsewhere(child.child_run_id, RunState.COMPLETED, '{"brief": "It sails."}', None)
     await run.result()

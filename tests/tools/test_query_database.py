@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-import threading
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from tasks.errors import ToolError, ToolFailed, ToolRefused
 from tasks.query_database import query_database
 from tests.support.databases import on_server
+from tests.support.waiting import wait_until
 
 TABLES = (
     "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, price NUMERIC, note TEXT)",
@@ -164,15 +166,21 @@ async def test_a_pattern_that_would_be_compared_for_minutes_is_refused(sqlite: s
     assert found.rows == [["lamp"]]
 
 
-async def test_nobody_waits_for_a_query_that_does_not_stop(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    let_go = threading.Event()
-    monkeypatch.setattr("tasks.query_database._ask_sqlite", lambda *_: let_go.wait(30))
-    monkeypatch.setattr("tasks.query_database.LATE", 0.0)
-    try:
-        with pytest.raises(ToolFailed, match=r"longer than 0\.1 seconds"):
-            await query_database("SELECT 1", url=sqlite, seconds=0.1)
-    finally:
-        let_go.set()
+async def test_a_query_that_looks_at_no_clock_is_killed(sqlite: str) -> None:
+    """Not left behind: hundreds of instructions that no loop is between, each of which compares for long."""
+    compared = "length(replace(hex(zeroblob(40000)), hex(zeroblob(20000)) || '1', ''))"
+    with pytest.raises(ToolFailed, match=r"longer than 0\.1 seconds"):
+        await query_database(f"SELECT {' + '.join([compared] * 250)}", url=sqlite, seconds=0.1)
+    assert psutil.Process().children() == []
+
+
+async def test_a_query_that_nobody_waits_for_any_more_is_killed(sqlite: str) -> None:
+    asking = asyncio.create_task(query_database(ENDLESS["sqlite"], url=sqlite, seconds=60))
+    await wait_until(lambda: psutil.Process().children(), 10)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert psutil.Process().children() == []
 
 
 async def test_what_json_does_not_have_comes_as_text(sqlite: str, postgres: str) -> None:

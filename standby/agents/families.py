@@ -1,0 +1,98 @@
+"""What agents spend together: an agent, those it starts, and those that these start. Pure.
+
+Each has limits of its own, and what it spends counts to the limits of all above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import reduce
+from operator import add
+
+from standby.agents.budgets import Budget, Spent, exhausted, left_of
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One agent. ``spent``: by itself. ``under_way``: set aside for requests and calls that have not ended."""
+
+    id: str
+    run_id: str
+    parent: str | None
+    limits: Budget
+    spent: Spent
+    under_way: Spent
+    began_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Why there is no room: ``what`` is spent. ``final``: a person cannot help it by granting this agent more."""
+
+    what: str
+    why: str
+    final: bool = False
+
+
+def short_of(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: int = 0) -> Short | None:
+    """Which limit of one agent forbids so many more model requests and tool calls; None if none does."""
+    found = exhausted(budget, spent, requests=requests, tool_calls=tool_calls)
+    if found is None:
+        return None
+    what, why = found
+    unknown = (what == "money" and spent.unpriced) or (what in ("money", "tokens") and spent.unmeasured)
+    return Short(what, why, bool(unknown))
+
+
+def short_in(family: Sequence[Member], mine: Member, now: datetime, *, requests: int, tool_calls: int) -> Short | None:
+    """Which limit, of the agent ``mine`` or of one above it, forbids so many more. ``mine`` has nothing under way."""
+    for one in _upwards(family, mine):
+        short = short_of(one.limits, together(family, one, now), requests=requests, tool_calls=tool_calls)
+        if short is None:
+            continue
+        if one is not mine:
+            return Short(short.what, f"the agent that started it has no more to spend: {short.why}", final=True)
+        others = any(member.parent == mine.id for member in family)
+        return replace(short, why=f"{short.why}, with the agents it started") if others else short
+    return None
+
+
+def left_in(family: Sequence[Member], mine: Member, now: datetime) -> Budget:
+    """What ``mine`` may hand on. Raises ``UsageError`` when that is not known."""
+    lefts = (left_of(one.limits, together(family, one, now)) for one in _upwards(family, mine))
+    return reduce(Budget.narrowed, lefts)
+
+
+def aside(family: Sequence[Member], requests: int, tool_calls: int) -> Spent:
+    """What is set aside for these. A request counts as what those of the family took on average: it is known later."""
+    before = reduce(add, (member.spent for member in family))
+    many = max(before.requests, 1)
+    return Spent(
+        requests=requests,
+        tool_calls=tool_calls,
+        tokens=-(-before.tokens // many) * requests,
+        money=before.money / many * requests,
+    )
+
+
+def together(family: Sequence[Member], top: Member, now: datetime) -> Spent:
+    """What ``top`` and all below it have spent and set aside; time in all is its own."""
+    spent = Spent()
+    for member in family:
+        if not any(one is top for one in _upwards(family, member)):
+            continue
+        own = member.spent + member.under_way
+        if member is not top and member.run_id == top.run_id:
+            own = replace(own, running=timedelta(0))  # it is a part of the time of a tool of that run
+        spent += own
+    return replace(spent, wall=max(now - top.began_at, timedelta(0)))
+
+
+def _upwards(family: Sequence[Member], member: Member) -> Iterator[Member]:
+    by_id = {one.id: one for one in family}
+    at: Member | None = member
+    while at is not None:
+        yield at
+        at = by_id[at.parent] if at.parent is not None else None
