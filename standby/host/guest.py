@@ -125,7 +125,7 @@ class Guest:
             self._unfit = error
             self._woken.set()
         elif isinstance(error, Abort):
-            self.host.cancel_soon(self.id)
+            self.host.ends.cancel_soon(self.id)
         elif error is not None:
             log.error("Prefect could not be told that run %s is parked: %s", self.name, error)
         else:
@@ -260,4 +260,4 @@ class Guest:
 
     def _running(self, attempt: int) -> None:
         """Prefect is to follow: the run is Running. Whoever has cancelled it there meanwhile is not overruled."""
-        self.host.show_running(self.id, attempt)
+        self.host.ends.show_running(self.id, attempt)
