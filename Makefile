@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lock clean
+.PHONY: run test bench check lock clean
 
 run: $(VENV)/.run  ## start everything on the sample invoices; ANSWER=approve or ANSWER=reject answers by itself
 	@$(BIN)/standby up --demo $(if $(ANSWER),--answer $(ANSWER))
@@ -12,11 +12,16 @@ test: $(VENV)/.dev  ## lint, then every test, the type check among them
 	@# Compiled files are kept, whatever this shell says: hundreds of processes would compile the project again.
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadgroup
 
+bench: requirements-bench.lock $(VENV)/.dev  ## install what the benchmarks compare with: DBOS and LangGraph
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-bench.lock
+
 lock: $(VENV)/.dev  ## pin every dependency again, with hashes and without index addresses
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group agents --group build --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev -c requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.lock
+	$(BIN)/uv pip compile --group bench -c requirements-dev.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements-bench.lock
 
 clean:
 	rm -rf $(VENV) .standby

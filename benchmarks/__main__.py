@@ -13,7 +13,7 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import hold
+from benchmarks import comparing, hold
 from benchmarks.figures import Figure, Skipped, from_json, table
 from benchmarks.server import data_folder, prefect_server
 
@@ -72,6 +72,8 @@ def _console() -> Console:
 
 def _run(name: str, *, as_json: bool) -> int:
     figures: list[Figure] = []
+    if name in comparing.BENCHMARKS and (missing := comparing.missing()):
+        print(missing, file=sys.stderr)
     with data_folder() as folder, prefect_server(folder, as_up_does=name in WITH_HOSTS) as environment:
         child = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.measuring", name, str(folder)],

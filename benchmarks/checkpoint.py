@@ -4,7 +4,8 @@ Wall time in the flow from one call's return to the next. A step's checkpoint is
 result is in a file of a local folder, whatever the ledger is, without fsync. Each run has 10 blocks, after one that
 warms up, of 100 steps or 50 tasks. Invisible steps (``visible=False``) run first and alone: when visible ones have run,
 the server has events to work off. Visible steps and stock tasks take turns, block by block, anew for each ledger.
-What the disk takes for one fsync is measured before: no step can be faster.
+What the disk takes for one fsync is measured before: no step can be faster. DBOS's steps and
+LangGraph's tasks go into a database of the same kind, and are measured afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from time import perf_counter
 
 from prefect import flow
 
-from benchmarks import work
+from benchmarks import comparing, work
 from benchmarks.blocks import beside, timed
 from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.ledgers import KINDS, NoDatabase, ledger
@@ -61,6 +62,9 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
             visible, peer = await beside(visible_steps, stock_tasks)
         for figure, taken in (("invisible step", blocks), ("visible step", visible)):
             yield of_blocks(NAME, figure, kind, taken, n=n).beside("stock Prefect task", median(peer))
+        invisible_step = of_blocks(NAME, "invisible step", kind, blocks, n=n)
+        async for compared in comparing.beside([invisible_step], folder, count=SIZE):
+            yield compared
 
 
 def _fsyncs(folder: Path) -> list[float]:

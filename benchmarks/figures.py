@@ -13,7 +13,10 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """The same figure of what Standby is compared with; the ratio is ours over theirs, none where theirs is 0."""
+    """The same figure of what Standby is compared with; the ratio is ours over theirs, none where theirs is 0.
+
+    A figure that is compared with several is reported once for each.
+    """
 
     name: str
     value: float
@@ -76,16 +79,22 @@ def table(title: str, figures: Sequence[Figure]) -> Table:
     shown = Table(title=title, title_justify="left")
     for heading in ("figure", "ledger", "median", "min", "max", "n", "against"):
         shown.add_column(heading, justify="left" if heading in ("figure", "ledger", "against") else "right")
+    rows: dict[tuple[str, str], list[Figure]] = {}
     for item in figures:
-        peer = item.against
+        rows.setdefault((item.figure, item.database), []).append(item)
+    for (figure, database), [item, *more] in rows.items():
         shown.add_row(
-            item.figure,
-            item.database,
+            figure,
+            database,
             f"{_shown(item.value)} {item.unit}".rstrip(),
             _shown(item.min),
             _shown(item.max),
             f"{item.n:,}",
-            "" if peer is None else f"{peer.name}: {_shown(peer.value)} {item.unit}".rstrip(),
+            "\n".join(
+                f"{peer.name}: {_shown(peer.value)} {item.unit}".rstrip()
+                for peer in (compared.against for compared in (item, *more))
+                if peer is not None
+            ),
         )
     return shown
 

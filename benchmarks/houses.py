@@ -21,9 +21,10 @@ from uuid import UUID, uuid4
 import psutil
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from benchmarks.gateways import Gateway, gateway
 from benchmarks.sending import Block, Sent, send
@@ -35,7 +36,6 @@ from standby.states import RunState
 AGENTS = Path(__file__).parent / "agents"
 QUICK = bool(os.environ.get("BENCHMARK_QUICK"))
 PATIENCE_SECONDS = 180.0
-CREATED_AT_ONCE = 2
 
 
 _SHOWN = {
@@ -144,25 +144,37 @@ class House:
             await process.wait()
 
     async def start(self, agent: str, count: int, **parameters: Any) -> list[str]:
-        """So many runs, each with a key of its own; the keys. Returns when Prefect has made them."""
+        """So many runs, each with a key of its own; the keys. Returns when Prefect has made them.
+
+        All but the last one are made one after the other while the pool is paused: on SQLite, Prefect refuses most
+        creations while a host writes, too. The last one has the host look for all.
+        """
         prefix = f"{agent}-{uuid4().hex[:6]}-"
         keys = [f"{prefix}{number}" for number in range(count)]
-        room = asyncio.Semaphore(CREATED_AT_ONCE)
-
-        async def create(key: str) -> str:
-            async with room:
-                while True:
-                    try:
-                        made = await self.client.create_flow_run_from_deployment(
-                            self._deployments[agent], parameters={"key": key, **parameters}, idempotency_key=key
-                        )
-                        return str(made.id)
-                    except PrefectHTTPStatusError as busy:  # on SQLite its writers are in each other's way
-                        if busy.response.status_code < 500:
-                            raise
-
-        self._names[prefix] = await asyncio.gather(*map(create, keys))
+        names = self._names[prefix] = []
+        if count > 1:
+            await self._pause(True)
+        for key in keys:
+            if key == keys[-1] and count > 1:
+                await self._pause(False)
+            names.append(await self._create(agent, key, parameters))
         return keys
+
+    async def _pause(self, is_paused: bool) -> None:
+        await self.client.update_work_pool(self.pool, WorkPoolUpdate(is_paused=is_paused))
+
+    async def _create(self, agent: str, key: str, parameters: dict[str, Any]) -> str:
+        while True:
+            try:
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # it would wait for seconds
+                    made = await self.client.create_flow_run_from_deployment(
+                        self._deployments[agent], parameters={"key": key, **parameters}, idempotency_key=key
+                    )
+                return str(made.id)
+            except PrefectHTTPStatusError as busy:
+                if busy.response.status_code < 500:
+                    raise
+                await asyncio.sleep(0.02)
 
     def ids(self, keys: list[str]) -> list[str]:
         return self._names[keys[0].rpartition("-")[0] + "-"]

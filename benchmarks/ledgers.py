@@ -32,16 +32,22 @@ class NoDatabase(Exception):
 @asynccontextmanager
 async def ledger(kind: str, folder: Path) -> AsyncIterator[None]:
     """Agents of this process keep their ledger in a fresh database of the kind. Raises ``NoDatabase``."""
-    if kind == "sqlite":
-        with _told(f"sqlite:///{folder / f'ledger-{uuid4().hex[:8]}.db'}"):
+    async with database(kind, folder) as url:
+        with _told(url):
             yield
+
+
+@asynccontextmanager
+async def database(kind: str, folder: Path) -> AsyncIterator[str]:
+    """The address of a fresh database of the kind. Raises ``NoDatabase``."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / f'ledger-{uuid4().hex[:8]}.db'}"
         return
     server = await _postgres_server()
     name = f"standby_benchmark_{uuid4().hex[:12]}"
     await _run(server, f"CREATE DATABASE {name}")
     try:
-        with _told(server.set(database=name).render_as_string(hide_password=False)):
-            yield
+        yield server.set(database=name).render_as_string(hide_password=False)
     finally:
         await _run(server, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -2,6 +2,7 @@
 
 Memory that the host shares with no other process (USS), after so many more runs have parked. Stock Prefect's is that of
 a process worker's child which has suspended nothing yet, for a paused run keeps it.
+DBOS keeps a waiting workflow in memory, LangGraph nothing of it: there are rows in its database.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import ledgers
+from benchmarks import comparing, ledgers
 from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.houses import QUICK, House, house
 
@@ -25,10 +26,13 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
     for kind in ledgers.KINDS:
         try:
             async with house(kind, folder) as rooms, rooms.host() as process:
-                for hold in ("warm", "suspend"):
+                found = []
+                for hold, name in (("warm", "warm"), ("suspend", "cold")):
                     added = await _added(rooms, process, hold)
-                    name = "warm" if hold == "warm" else "cold"
-                    yield of_blocks(NAME, f"memory of a {name} parked agent", kind, [added], n=SIZE, unit="KiB")
+                    found.append(of_blocks(NAME, f"memory of a {name} parked agent", kind, [added], n=SIZE, unit="KiB"))
+                    yield found[-1]
+            async for compared in comparing.beside(found[:1], folder, count=SIZE):
+                yield compared
         except ledgers.NoDatabase as reason:
             yield Skipped(NAME, kind, str(reason))
 

@@ -9,6 +9,9 @@ it knows the visible step that the last attempt adds after its replay.
 
 The stock flow is run again in the same way, 500 cached tasks timed in 10 blocks after one that warms up. Its task runs
 are counted when the server has worked off their events.
+
+DBOS replays a fork that is given all recorded steps, timed from its first line; LangGraph is called again after a
+failure, timed from the call.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 
-from benchmarks import work
+from benchmarks import comparing, work
 from benchmarks.blocks import timed
 from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.ledgers import KINDS, NoDatabase, ledger
@@ -78,12 +81,15 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
             yield Skipped(NAME, kind, str(reason))
             continue
         n = STEPS * len(steps)
-        yield of_blocks(NAME, "replayed step", kind, steps, n=n).beside("stock cached task", stock_step)
+        replayed = of_blocks(NAME, "replayed step", kind, steps, n=n)
+        yield replayed.beside("stock cached task", stock_step)
         yield of_blocks(NAME, "journal queries", kind, journals, n=len(journals), unit="")
         yield of_blocks(NAME, "other statements", kind, others, n=len(others), unit="")
         yield of_blocks(NAME, "task runs a step", kind, [task_runs], n=n, unit="").beside(
             "stock cached task", stock_task_runs
         )
+        async for compared in comparing.beside([replayed], folder, count=STEPS):
+            yield compared
 
 
 async def _standby() -> tuple[list[float], list[int], list[int], float]:

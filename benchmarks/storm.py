@@ -1,6 +1,7 @@
 """Many parked agents answered at once, by signals to the gateway over sixteen connections: until the last one runs.
 
 Stock Prefect has nothing to compare here: 200 suspended runs resumed at once do not finish in 90 seconds on SQLite.
+DBOS and LangGraph answer sixteen at a time inside of their own process.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from benchmarks import ledgers
+from benchmarks import comparing, ledgers
 from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.houses import QUICK, House, house
 
@@ -21,10 +22,14 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
     for kind in ledgers.KINDS:
         try:
             async with house(kind, folder) as rooms, rooms.host():
+                found = []
                 for hold, name in (("warm", "warm"), ("suspend", "cold")):
                     taken = await _storm(rooms, hold)
-                    yield of_blocks(NAME, f"{SIZE:,} {name} ones, first signal to last line", kind, [taken],
-                                    n=SIZE, unit="s")  # fmt: skip
+                    figure = f"{SIZE:,} {name} ones, first signal to last line"
+                    found.append(of_blocks(NAME, figure, kind, [taken], n=SIZE, unit="s"))
+                    yield found[-1]
+            async for compared in comparing.beside(found[:1], folder, count=SIZE):
+                yield compared
         except ledgers.NoDatabase as reason:
             yield Skipped(NAME, kind, str(reason))
 

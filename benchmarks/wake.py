@@ -4,6 +4,8 @@ A signal's time runs from when it is sent to the gateway, over a connection that
 it was answered. Cold, twenty steps are replayed; "API calls" are all requests of the host to Prefect from the signal
 to the run's end, but for logs. Stock Prefect is its process worker with its own settings, which looks for work every
 ten seconds.
+
+DBOS is woken by a message, LangGraph by a call with the answer, each from inside of its own process.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from benchmarks import ledgers
+from benchmarks import comparing, ledgers
 from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.houses import QUICK, House, counting, house, median_of
 
@@ -20,6 +22,7 @@ NAME = "wake"
 BLOCKS = 3
 SIZE = 10 if QUICK else 30
 STOCK = 1 if QUICK else 5
+PEER = 10 if QUICK else 20
 
 
 async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
@@ -31,7 +34,8 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
                     stock = await _stock(rooms)
                 async with rooms.host(api_url=f"http://127.0.0.1:{counter.port}/api"):
                     warm = [await _signalled(rooms, hold="warm") for _ in range(BLOCKS)]
-                    yield _figure("signal to next line, warm", kind, warm, stock)
+                    woken = _figure("signal to next line, warm", kind, warm, stock)
+                    yield woken
                     resumed = [await _resumed(rooms) for _ in range(BLOCKS)]
                     yield _figure("Prefect's resume to next line, warm", kind, resumed, stock)
                     cold, calls = [], []
@@ -44,6 +48,8 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
                         calls.append(_about_runs(asked) / SIZE)
                     yield _figure("signal to next line, cold, 20 steps", kind, cold, stock)
                     yield of_blocks(NAME, "API calls of a cold wake, to its end", kind, calls, n=BLOCKS * SIZE, unit="")
+            async for compared in comparing.beside([woken], folder, count=PEER):
+                yield compared
         except ledgers.NoDatabase as reason:
             yield Skipped(NAME, kind, str(reason))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ def host(
     It is the Prefect worker `prefect worker start --type standby`, and takes its settings.
     """
     name = name or f"host {socket.gethostname()}"
+    gc.disable()  # what it loads now stays for good: there is nothing to collect
     if processes > 1:
         perform(_several(pool, name, limit, processes, health_port))
     else:
@@ -57,6 +59,8 @@ async def _one(pool: str, name: str, limit: int | None, health_port: int | None)
     log_to_stderr()
     with temporary_settings({PREFECT_API_URL: place.api_url}):
         out.print(f"Hosting the agents of {pool} for {place.api_url}, ledger {shown}. Ctrl-C stops.")
+        gc.freeze()
+        gc.enable()
         await HostWorker(work_pool_name=pool, name=name, limit=limit).start(printer=lambda *_: None)
     return 0
 

@@ -23,9 +23,17 @@ async def small(number: int) -> int:
     return number + 1
 
 
+_works: set[str] = set()
+"""What works in this process."""
+
+
 @step(visible=False)
-async def begin(number: int, key: str) -> int:
-    mark("first", key)
+async def work(number: int, key: str) -> int:
+    """Takes a while, and says when it is the first that this process does of its run; a replay is none."""
+    if key not in _works:
+        _works.add(key)
+        mark("works", key)
+    await asyncio.sleep(2)
     return number + 1
 
 
@@ -43,14 +51,10 @@ async def waiter(key: str, steps: int = 1, hold: str = "warm") -> int:
 
 @agent
 async def worker(key: str) -> None:
-    """Works until it is killed, and says when an attempt comes to new work."""
-    number, said = 0, False
+    """Works until it is killed."""
+    number = 0
     while True:
-        number = await begin(number, key) if number == 0 else await small(number)
-        if not said and number > 1:
-            mark("again", key)
-            said = True
-        await asyncio.sleep(0.5)
+        number = await work(number, key)
 
 
 @flow

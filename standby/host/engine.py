@@ -19,6 +19,7 @@ from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
+from standby.checkpoints import load_store
 from standby.host.client import RunClient
 
 
@@ -39,6 +40,10 @@ class HostedEngine(AsyncFlowRunEngine[Any, Any]):
         self._flow_run_suspension_request.mark_requested(state)
 
     async def execute(self) -> None:
+        if self.flow.result_storage is None:
+            # Else Prefect would ask the server for its default, for each attempt, in this thread: nothing here goes on
+            # until it has answered.
+            self.flow.result_storage = await load_store(str(self._shared.api_url))
         async with self.start():
             while self.is_running():
                 async with self.run_context():

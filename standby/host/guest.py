@@ -66,7 +66,7 @@ class Guest:
         """The attempt, from its begin to its end. Never raises but when it is cancelled."""
         flow_run, self._flow_run = self._flow_run, None
         assert flow_run is not None
-        ahead = partial(self._running, self.claimed.attempt) if self.claimed is not None else None
+        ahead = partial(self._begun, self.claimed.attempt, flow_run.state) if self.claimed is not None else None
         self._client = RunClient.of(self.host.client, self.host.following, flow_run, ahead)
         current_hosting.set(self)
         context = RunClientContext(self._client)
@@ -125,7 +125,7 @@ class Guest:
             self._unfit = error
             self._woken.set()
         elif isinstance(error, Abort):
-            self.host.cancel_soon(self.id)
+            self.host.ends.cancel_soon(self.id)
         elif error is not None:
             log.error("Prefect could not be told that run %s is parked: %s", self.name, error)
         else:
@@ -258,6 +258,11 @@ class Guest:
         if self._engine is not None and self._engine.flow_run is not None:
             await self._engine.call_hooks(state)
 
+    def _begun(self, attempt: int, shown: State[Any] | None) -> None:
+        """A run whose host was killed is still shown as Running, and was after the claim: nothing is to be told."""
+        if shown is None or not shown.is_running():
+            self._running(attempt)
+
     def _running(self, attempt: int) -> None:
         """Prefect is to follow: the run is Running. Whoever has cancelled it there meanwhile is not overruled."""
-        self.host.show_running(self.id, attempt)
+        self.host.ends.show_running(self.id, attempt)

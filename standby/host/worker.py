@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import os
-import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -20,7 +18,7 @@ import httpx
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.context import AsyncClientContext
+from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
 from prefect.states import Crashed, Failed, Pending
 from prefect.utilities.engine import propose_state
@@ -35,6 +33,7 @@ from standby.host.health import Health
 from standby.host.hearing import hear
 from standby.host.host import Host
 from standby.host.placing import Placing
+from standby.host.stopping import StopSignals, grace
 from standby.host.watch import Watch
 from standby.projection import BATCH
 
@@ -45,9 +44,6 @@ POLL_SECONDS = 30.0
 
 AGAIN_SECONDS = (0.0, 0.05, 0.15, 0.4, 1.0)
 """When a host asks for a run that it was told of: Prefect tells of it before it can be asked for."""
-
-GRACE_SECONDS = 10.0
-"""How long a host that is told to stop lets agents go on to their next checkpoint: ``STANDBY_HOST_GRACE``."""
 
 
 class HostWorker(ProcessWorker):
@@ -89,7 +85,7 @@ class HostWorker(ProcessWorker):
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
     ) -> None:
         """Host until the process is told to stop, then drain. ``run_once``: what is scheduled now, to its rest."""
-        with self._signals():
+        with StopSignals(self._stop):
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self)
                 self.host = host = await stack.enter_async_context(await self._opened(stack))
@@ -105,7 +101,7 @@ class HostWorker(ProcessWorker):
                     for task in (stop, *loops):
                         task.cancel()
                     failed = await asyncio.gather(*loops, return_exceptions=True)
-                    await host.leave(_grace())
+                    await host.leave(grace())
                 for error in failed:
                     if isinstance(error, Exception):
                         raise error
@@ -116,8 +112,13 @@ class HostWorker(ProcessWorker):
         self._stop.set()
 
     async def _opened(self, stack: AsyncExitStack) -> Host:
-        """The host, with the shared client in the context of all its attempts."""
+        """The host, with the shared clients in the context of all its attempts.
+
+        Prefect's engine takes a synchronous one for each attempt, if only to throw it away: without a shared one that
+        is a TLS context, 40 ms in the event loop.
+        """
         api_url = str(self.client.api_url)
+        stack.enter_context(SyncClientContext())
         context = await stack.enter_async_context(AsyncClientContext())
         client = context.client
         url = (await load_store(api_url)).resolved_url()
@@ -131,7 +132,7 @@ class HostWorker(ProcessWorker):
             open_client=lambda: open_prefect(api_url),
             limit=self.agents_at_once,
         )
-        host.seek = self._seek_run
+        host.intake.seek = self._seek_run
         return host
 
     async def _deployments(self) -> set[str]:
@@ -213,7 +214,7 @@ class HostWorker(ProcessWorker):
                 continue
             if not host.slots.free:
                 break
-            if not host.enters(run_id):
+            if not host.intake.enters(run_id):
                 continue
             await host.slots.enter(run_id)  # at once, for one is free
             self._submitting_flow_run_ids.add(flow_run.id)
@@ -238,7 +239,7 @@ class HostWorker(ProcessWorker):
                     host.begin(flow_run, placement.flow)
                     begun = True
                 else:
-                    await host.give_up(str(flow_run.id))
+                    await host.returns.give_up(str(flow_run.id))
         except (httpx.HTTPError, PrefectHTTPStatusError, Pause) as error:
             log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
         except Exception as error:
@@ -248,7 +249,7 @@ class HostWorker(ProcessWorker):
             self._submitting_flow_run_ids.discard(flow_run.id)
             if not begun and str(flow_run.id) not in self._apart:
                 host.slots.leave(str(flow_run.id))
-            host.entered(str(flow_run.id), begun=begun)
+            host.intake.entered(str(flow_run.id), begun=begun)
 
     async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
         """The process of a run that has one of its own, from its start to its end: so long it has its slot."""
@@ -284,42 +285,3 @@ class HostWorker(ProcessWorker):
         message = str(error) if refused else f"The run could not be begun: {type(error).__name__}: {error}"
         with suppress(Abort, Pause, httpx.HTTPError, PrefectHTTPStatusError):
             await propose_state(self.client, (Failed if refused else Crashed)(message=message), flow_run_id=flow_run.id)
-
-    def _signals(self) -> Any:
-        """SIGTERM and SIGINT let the host drain, a second one ends it."""
-        return _StopSignals(self._stop)
-
-
-class _StopSignals:
-    def __init__(self, stop: asyncio.Event) -> None:
-        self._stop = stop
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.getsignal(number)
-            try:
-                loop.add_signal_handler(number, self._told, number)
-            except (NotImplementedError, RuntimeError, ValueError):
-                continue  # not in the main thread: who runs the loop stops the worker
-            self._before[number] = before
-
-    def _told(self, number: int) -> None:
-        if self._stop.is_set():
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._stop.set()
-
-    def __exit__(self, *_: Any) -> None:
-        loop = asyncio.get_running_loop()
-        for number, before in self._before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, before)
-
-
-def _grace() -> float:
-    told = os.environ.get("STANDBY_HOST_GRACE")
-    try:
-        return max(0.0, float(told)) if told else GRACE_SECONDS
-    except ValueError:
-        raise UsageError(f"STANDBY_HOST_GRACE is a number of seconds, not {told!r}.") from None

@@ -15,7 +15,7 @@ from standby import holder, settings
 from standby.errors import LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.ledger.waits import Group
-from standby.parking import suspend, tell_log
+from standby.parking.suspending import suspend, tell_log
 from standby.runs import AgentRun, Hosting, Woken
 from standby.states import Hold, RunState
 

@@ -10,8 +10,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import Abort
 from prefect.states import Cancelling, Running
 
-from standby import Approval, Decision, agent, parking, step, wait_for
+from standby import Approval, Decision, agent, step, wait_for
 from standby.ledger import notifications
+from standby.parking import pausing
 from standby.states import Door, Outcome, RunState, WaitState
 from tests.fundamentals.conftest import Desk, Run
 from tests.support.databases import kill_listeners
@@ -126,7 +127,7 @@ async def settled_elsewhere(desk: Desk, run: Run) -> None:
 @ON_POSTGRES
 async def test_an_answer_from_another_machine_is_heard_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     """G9: by the ledger's notification, long before the run would look again."""
-    monkeypatch.setattr(parking, "RECHECK_SECONDS", 3600.0)
+    monkeypatch.setattr(pausing, "RECHECK_SECONDS", 3600.0)
     run = await desk.start(asker)
     await settled_elsewhere(desk, run)
     assert await run.result() == Decision(approved=True)
@@ -135,7 +136,7 @@ async def test_an_answer_from_another_machine_is_heard_at_once(desk: Desk, monke
 @ON_POSTGRES
 async def test_a_run_that_hears_nothing_looks_again(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     """Row 46: its connection is killed and stays away; the answer is found when the run looks at the ledger."""
-    monkeypatch.setattr(parking, "RECHECK_SECONDS", 0.5)
+    monkeypatch.setattr(pausing, "RECHECK_SECONDS", 0.5)
     monkeypatch.setattr(notifications, "BACKOFF_SECONDS", (3600.0, 3600.0))
     run = await desk.start(asker)
     await run.open_waits()

@@ -59,7 +59,7 @@ async def host(ledger: Ledger, ledger_url: str) -> AsyncIterator[Host]:
     made.deployments = await deployments()
     yield made
     made.open = False
-    await asyncio.gather(*made._tasks, *made._returns)
+    await asyncio.gather(*made._tasks, made.returns.made())
     await made.warmth.close()
     await made.following.close()
 
@@ -89,19 +89,19 @@ async def test_a_run_that_the_ledger_and_prefect_give_at_once_is_begun_once(ledg
     await ready(ledger)
     placing: Any = host.placing
     sought: list[str] = []
-    host.seek = sought.append
+    host.intake.seek = sought.append
     host.plain.state = _state("Resuming")  # type: ignore[attr-defined]
-    taking = asyncio.create_task(host._take_up(RUN))
+    taking = asyncio.create_task(host.intake.take_up(RUN))
     await wait_until(lambda: placing.asked)
-    assert not host.enters(RUN), "Prefect's copy"
-    await host._take_up(RUN)
+    assert not host.intake.enters(RUN), "Prefect's copy"
+    await host.intake.take_up(RUN)
     assert placing.asked == 1
     assert host.slots.taken == 1, "who was turned away has not left the other's slot"
     placing.loaded.set()
     await taking
     assert "deployment" not in host.deployments, "it has a process of its own, so its runs are not adopted"
     assert (host.slots.taken, sought) == (0, [RUN])
-    assert host.enters(RUN)
+    assert host.intake.enters(RUN)
 
 
 async def test_what_the_ledger_has_warm_here_and_is_not_here_is_taken_up(ledger: Ledger, host: Host) -> None:
@@ -111,7 +111,7 @@ async def test_what_the_ledger_has_warm_here_and_is_not_here_is_taken_up(ledger:
     row = await ledger.runs.get(RUN)
     assert row is not None
     assert (row.hold, row.holder, row.attempt, row.wake_address) == (Hold.SUSPEND, None, 2, f"127.0.0.1:7#{RUN}")
-    assert list(host._wanted) == [RUN]
+    assert list(host.intake.wanted) == [RUN]
 
 
 async def test_a_run_that_was_cancelled_is_not_shown_as_running(ledger: Ledger, host: Host) -> None:
@@ -119,7 +119,7 @@ async def test_a_run_that_was_cancelled_is_not_shown_as_running(ledger: Ledger, 
     prefect: Any = host.plain
     await claim(ledger, RUN)
     prefect.state = _state("Cancelled")
-    host.show_running(RUN, 1)
+    host.ends.show_running(RUN, 1)
     await host.following.drained(RUN)
 
     async def ended() -> bool:
@@ -128,7 +128,7 @@ async def test_a_run_that_was_cancelled_is_not_shown_as_running(ledger: Ledger, 
 
     await wait_until(ended)
     prefect.state = _state("Resuming")
-    host.show_running(RUN, 1)
+    host.ends.show_running(RUN, 1)
     await host.following.drained(RUN)
     assert "Running" not in prefect.sent
 
@@ -136,7 +136,7 @@ async def test_a_run_that_was_cancelled_is_not_shown_as_running(ledger: Ledger, 
 async def test_a_cancel_that_running_has_overtaken_is_shown_in_the_end(ledger: Ledger, host: Host) -> None:
     """The host has the run, and no guest yet: it is ended all the same."""
     await claim(ledger, RUN)
-    host.cancel_soon(RUN)
+    host.ends.cancel_soon(RUN)
     prefect: Any = host.plain
     await wait_until(lambda: prefect.state.name == "Cancelled")
     assert prefect.sent == ["Cancelled"]
@@ -181,7 +181,7 @@ async def test_a_run_is_given_back_when_no_thread_acts_for_it_any_more(ledger: L
     step = asyncio.create_task(run.in_thread(act))
     await wait_until(acting.is_set)
     step.cancel()
-    back = asyncio.create_task(host._give_back(RUN, 1, run))
+    back = asyncio.create_task(host.returns.give_back(RUN, 1, run))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(back), 0.05)
     row = await ledger.runs.get(RUN)

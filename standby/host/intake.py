@@ -1,0 +1,126 @@
+"""Taking up what is cold: each run once, whether the ledger or Prefect gives it, and so many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from standby import settings
+from standby.errors import LedgerUnavailable
+from standby.host.ends import is_over
+from standby.ledger.runs import Claim
+
+if TYPE_CHECKING:
+    from standby.host.host import Host
+
+log = logging.getLogger("standby.host")
+
+AT_ONCE = 16
+"""How many cold runs are on their way from the ledger to their first line at the same time."""
+
+
+class Intake:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        # Looks whether Prefect has the run scheduled.
+        self.seek: Callable[[str], None] = lambda run_id: None
+        self.beginning: set[str] = set()  # on their way to a guest, of whichever origin
+        self.wanted: OrderedDict[str, None] = OrderedDict()  # cold runs to take up, in the order they were heard of
+        self.apart: set[str] = set()  # deployments whose runs have processes of their own
+        self._asked_again: set[str] = set()  # of ``beginning``, those that the other origin gave, too
+        self._something = asyncio.Event()
+        self._taking = asyncio.Semaphore(AT_ONCE)
+
+    def want(self, run_ids: list[str]) -> None:
+        for run_id in run_ids:
+            if run_id not in self._host.guests:
+                self.wanted.setdefault(run_id)
+        self._something.set()
+
+    async def loop(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            while self.wanted and self._host.open:
+                await self._host.following.caught_up()
+                await self._taking.acquire()
+                if not self.wanted:
+                    self._taking.release()
+                    break
+                run_id, _ = self.wanted.popitem(last=False)
+                task = self._host.start(self.take_up(run_id))
+                task.add_done_callback(lambda _: self._taking.release())
+
+    def enters(self, run_id: str) -> bool:
+        """Whether the caller is to begin the run, and call ``entered`` afterwards: it has no guest, and nobody else is
+        about to begin it. The ledger and Prefect may both give the same run."""
+        if run_id in self._host.guests:
+            return False
+        if run_id in self.beginning:
+            self._asked_again.add(run_id)
+            return False
+        self.beginning.add(run_id)
+        return True
+
+    def entered(self, run_id: str, *, begun: bool) -> None:
+        """The run was begun or will not be: who was turned away meanwhile is then asked once more."""
+        self.beginning.discard(run_id)
+        again = run_id in self._asked_again
+        self._asked_again.discard(run_id)
+        if not begun and again and self._host.open:
+            self.want([run_id])
+            self.seek(run_id)
+
+    async def take_up(self, run_id: str) -> None:
+        """Claim a cold run in the ledger and begin an attempt here."""
+        if not self.enters(run_id):
+            return
+        taken: tuple[Claim, Any] | None = None
+        begun = within = False
+        try:
+            await self._host.slots.enter(run_id)
+            within = True
+            if not self._host.open:
+                return
+            taken = await self._host.ledger.hosted.claim_ready(
+                run_id, self._host.deployments, self._host.holder, settings.LEASE
+            )
+            if taken is None:
+                return
+            flow_run = await self._host.plain.read_flow_run(UUID(run_id))
+            if is_over(flow_run.state):
+                return
+            placement = await self._host.placing.of(flow_run)
+            if placement.flow is None:
+                log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
+                await self._does_without(str(flow_run.deployment_id))
+            elif self._host.open:
+                self._host.begin(flow_run, placement.flow, taken[0])
+                begun = True
+        except LedgerUnavailable as error:
+            log.warning("Run %s could not be taken up and is later: %s", run_id, error)
+        except ObjectNotFound:
+            log.warning("Run %s is not on the Prefect server.", run_id)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("Run %s could not be taken up and is later: %s", run_id, error)
+        except Exception:
+            log.exception("Run %s could not be taken up here.", run_id)
+        finally:
+            if within and not begun:
+                self._host.slots.leave(run_id)
+            self.entered(run_id, begun=begun)
+            if not begun and taken is not None:
+                self._host.returns.start(self._host.returns.give_back(run_id, taken[0].attempt))
+
+    async def _does_without(self, deployment: str) -> None:
+        """What runs apart is not for the host to take up, until one of its runs is begun here after all."""
+        self.apart.add(deployment)
+        self._host.deployments.discard(deployment)
+        await self._host.ledger.hosted.disown(self._host.address, deployment)

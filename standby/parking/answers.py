@@ -1,0 +1,67 @@
+"""What came through Prefect's form or its API, and whether it settles the wait."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRunInput
+
+from standby.ledger.waits import Group
+from standby.parking.client import prefect_for
+from standby.parking.forms import answer_of, opening
+from standby.policy import Policy
+from standby.runs import AgentRun
+from standby.states import Door, Hold, Outcome
+from standby.values import summary
+from standby.waits import Wait
+
+
+async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> None:
+    """Settle the group with what came through Prefect's form or ``/resume``, if anything did.
+
+    Untrusted: it is checked with the wait's type, and what does not fit leaves the wait open and is written down.
+    """
+    async with prefect_for(run.id) as client:
+        for wait in group.waits:
+            for response in await responses(client, wait, Hold(wait.held or run.hold)):
+                await _take(run, wait, waits[wait.member], response)
+                await client.delete_flow_run_input(UUID(run.id), response.key)
+
+
+async def answer_in_prefect(client: PrefectClient, wait: Any, hold: Hold = Hold.SUSPEND) -> str | None:
+    """The answer (JSON text) that Prefect has taken for a run's wait, and the run has not read yet."""
+    for response in await responses(client, wait, hold):
+        with suppress(ValueError, KeyError, TypeError):
+            return answer_of(response, wait)
+    return None
+
+
+async def responses(client: PrefectClient, wait: Any, hold: Hold) -> list[FlowRunInput]:
+    """What was submitted for this wait in Prefect. The key names the wait: no other one of its group is reached."""
+    verb = "paused" if hold is Hold.PAUSE else "suspended"
+    saved = await client.filter_flow_run_input(
+        UUID(wait.run_id), key_prefix=f"{verb}-{opening(wait)}-", limit=200, exclude_keys=set()
+    )
+    return [item for item in saved if item.key.endswith("-response")]
+
+
+async def _take(run: AgentRun, wait: Any, declared: Wait[Any], response: FlowRunInput) -> None:
+    text = response.value
+    try:
+        text = answer_of(response, wait)
+        answer, _ = declared.read(text)
+        if wait.policy is not None and (policy := Policy.model_validate_json(wait.policy)).names_people:
+            raise ValueError(
+                f"here nobody knows who decides, and it counts ({policy.said}): answer in the terminal or through the "
+                "gateway"
+            )
+    except (ValueError, TypeError, KeyError) as error:
+        if not await run.ledger.waits.note_refusal(run.id, run.attempt, wait.id, text, summary(error)):
+            run.stop()
+    else:
+        await run.ledger.waits.settle(
+            wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT, note=response.sender
+        )

@@ -1,0 +1,54 @@
+"""Prefect on behalf of a run that is about to wait: the client, and what is asked of it before the run parks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from uuid import UUID
+
+import httpx
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import Abort, PrefectHTTPStatusError
+
+from standby.children import start_children
+from standby.faults import reach
+from standby.ledger.waits import Group
+from standby.runs import AgentRun
+
+log = logging.getLogger("standby.parking")
+
+
+@asynccontextmanager
+async def prefect_for(run_id: str) -> AsyncIterator[PrefectClient]:
+    """Prefect, on behalf of a run that is about to wait.
+
+    The client has tried for about a minute when it gives up. That must not fail the run: the attempt ends (``Abort``)
+    with its waits open in the ledger, and the keeper has the run taken up again when Prefect is back.
+    """
+    try:
+        async with get_client() as client:
+            yield client
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
+            raise
+        log.warning("Prefect cannot be reached, so run %s stops here until it can: %s", run_id, error)
+        raise Abort(f"Prefect cannot be reached: {error}") from error
+
+
+async def start_awaited(run: AgentRun, group: Group) -> None:
+    """Start the agents that the group waits for. Raises ``UsageError`` when there is no such deployment."""
+    async with prefect_for(run.id) as client:
+        reach("child.starting")
+        await start_children(run.ledger, group.waits, client)
+        reach("child.started")
+
+
+async def scheduled_after(run_id: UUID, when: datetime) -> bool:
+    """Whether the run has been scheduled since then, as Retry does."""
+    async with prefect_for(str(run_id)) as client:
+        states = await client.read_flow_run_states(run_id)
+    return any(state.type is StateType.SCHEDULED and state.timestamp > when for state in states)

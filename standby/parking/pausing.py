@@ -1,0 +1,173 @@
+"""Parking in Prefect's own pause: the process stays, for runs that nobody deployed, or by choice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psutil
+from prefect import pause_flow_run
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import Abort, PrefectHTTPStatusError
+from prefect.input.run_input import Keyset, RunInput, keyset_from_base_key
+from prefect.states import Cancelled, Running
+
+from standby import clock
+from standby.errors import LedgerUnavailable
+from standby.faults import reach
+from standby.ledger.waits import Group
+from standby.parking.answers import responses
+from standby.parking.client import prefect_for
+from standby.parking.forms import form_wait, opening, save_form
+from standby.parking.suspending import tell_log
+from standby.polling import poll
+from standby.runs import AgentRun
+from standby.states import Hold, RunState, WaitState
+from standby.wakeups import Listener
+
+log = logging.getLogger("standby.parking")
+
+FOREVER_SECONDS = 20 * 365 * 24 * 3600
+"""Prefect's pause fails the run at its timeout. Deadlines are the ledger's, so this one must never come."""
+
+PAUSE_POLL_SECONDS = 1
+"""How often Prefect's own pause asks the server whether a paused run was resumed, in seconds."""
+
+RECHECK_SECONDS = 2.0
+"""How often a run that pauses in its process looks at the ledger, should a notification be lost."""
+
+
+async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
+    """Park in Prefect's own pause: the process stays, and goes on here when the waits settle or somebody resumes."""
+    wait = form_wait(group)
+    pause_key = f"{opening(wait or group.waits[0])}-{run.attempt}-{count}"
+    keyset = keyset_from_base_key(f"paused-{pause_key}")
+    async with (
+        prefect_for(run.id) as client,
+        Listener.open() as listener,
+        run.ledger.notifications.to(lambda ready: listener.hear() if ready in (run.id, None) else None),
+    ):
+        if wait is not None:
+            await save_form(client, run.id, keyset, wait)
+        if await run.ledger.runs.park(run.id, run.attempt, key, Hold.PAUSE, listener.address) is None:
+            run.stop()
+        since = clock.utcnow()
+        reach("wait.parked")
+        tell_log(group)
+        paused = asyncio.create_task(_prefect_pause(pause_key, wait is not None))
+        settled = asyncio.create_task(_until_settled(client, run, key, listener))
+        try:
+            await asyncio.wait({paused, settled}, return_when=asyncio.FIRST_COMPLETED)
+            if settled.done():
+                settled.result()
+                await _pause_is_there(client, run, paused)
+            if paused.done():
+                paused.result()
+        finally:
+            for task in (paused, settled):
+                task.cancel()
+            await asyncio.gather(paused, settled, return_exceptions=True)
+        await _unpause(client, run)
+        if not await run.ledger.runs.unpark(run.id, run.attempt):
+            run.stop()
+    with suppress(LedgerUnavailable):  # a bill that is not written fails no run
+        await run.ledger.holds.bill(run.id, key, _process_gib() * (clock.utcnow() - since).total_seconds())
+
+
+def _process_gib() -> float:
+    """What this process holds of memory that it shares with no other."""
+    return float(psutil.Process().memory_full_info().uss) / 2**30
+
+
+async def _is_cancelled(client: PrefectClient, run: AgentRun) -> bool:
+    try:
+        state = (await client.read_flow_run(UUID(run.id))).state
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        log.warning("Whether run %s was cancelled cannot be seen: %s", run.id, error)
+        return False
+    return state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING)
+
+
+async def _pause_is_there(client: PrefectClient, run: AgentRun, paused: asyncio.Task[None]) -> None:
+    """Return when Prefect shows the run as paused, or the pause is over.
+
+    An answer can come before ``pause_flow_run`` has told the server. Ended then, it would leave open whether the run
+    becomes paused after all.
+    """
+    while not paused.done():
+        state = (await client.read_flow_run(UUID(run.id))).state
+        if state is not None and not state.is_running():
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _unpause(client: PrefectClient, run: AgentRun) -> None:
+    """Show the run as Running again, or end it with what became of it in Prefect."""
+    state = (await client.read_flow_run(UUID(run.id))).state
+    if state is not None and state.is_paused():
+        await client.set_flow_run_state(UUID(run.id), Running())
+    elif state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING):
+        if await run.ledger.runs.end(run.id, run.attempt, RunState.CANCELLED, error="It was cancelled in Prefect."):
+            # No worker would do it for a run that somebody started by hand.
+            await client.set_flow_run_state(UUID(run.id), Cancelled())
+        raise Abort("The run was cancelled while it waited.")
+
+
+async def _prefect_pause(pause_key: str, with_form: bool) -> None:
+    options: dict[str, Any] = {"wait_for_input": _SavedForm} if with_form else {}
+    # In async code pause_flow_run is a coroutine, which its types do not tell.
+    await pause_flow_run(timeout=FOREVER_SECONDS, poll_interval=PAUSE_POLL_SECONDS, key=pause_key, **options)
+
+
+class _SavedForm(RunInput):
+    """Stands in for the form in ``pause_flow_run``: it is saved before, and its answer is read afterwards."""
+
+    @classmethod
+    async def asave(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> None:
+        return
+
+    @classmethod
+    async def aload(cls, keyset: Keyset, flow_run_id: UUID | None = None) -> _SavedForm:
+        return cls()
+
+
+async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listener: Listener) -> None:
+    """Return when the group has settled, or the run was cancelled.
+
+    Fires the group's deadlines and polls its conditions, for there may be no keeper beside a lone process.
+    """
+    while True:
+        group = await run.ledger.waits.group(run.id, key)
+        if group.ready:
+            return
+        open_ones = [wait for wait in group.waits if wait.state == WaitState.OPEN]
+        now = clock.utcnow()
+        expired = False
+        for wait in open_ones:
+            if wait.deadline is not None and wait.deadline <= now:
+                if await _submitted(client, open_ones):
+                    return  # Prefect took it in time; the pause ends, and it is read
+                await run.ledger.waits.expire(wait)
+                expired = True
+        polled = [await poll(run.ledger, wait) for wait in await run.ledger.polls.due(run.id)]
+        if expired or any(polled):
+            continue
+        times = [(wait.deadline - now).total_seconds() for wait in open_ones if wait.deadline is not None]
+        left = [seconds for seconds in times if seconds > 0]
+        await listener.wait(min([RECHECK_SECONDS, *left]))
+        if await _is_cancelled(client, run):  # which pause_flow_run does not look for
+            return
+
+
+async def _submitted(client: PrefectClient, waits: list[Any]) -> bool:
+    """Whether Prefect has taken an answer for one of these that the run, paused, is yet to read."""
+    try:
+        return any([await responses(client, wait, Hold.PAUSE) for wait in waits])
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        log.warning("Whether an answer was submitted in Prefect cannot be seen: %s", error)
+        return False

@@ -1,0 +1,102 @@
+"""Parking with the state Suspended on the server, which is what lets the attempt end."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, NoReturn
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import Abort, Pause
+from prefect.input.run_input import keyset_from_base_key
+from prefect.states import Suspended
+from prefect.utilities.engine import propose_state
+
+from standby.errors import UsageError
+from standby.faults import reach
+from standby.ledger.waits import Group
+from standby.parking.client import prefect_for
+from standby.parking.forms import form_wait, opening, save_form
+from standby.parking.waking import wake
+from standby.runs import AgentRun
+from standby.states import Hold, RunState, WaitState
+from standby.waits import command_for
+from standby.wakeups import call
+
+_OUR_KEY = re.compile(r"[0-9a-f]{32}(-\d+)+")
+"""The pause keys of runs that park: a wait's id, its opening, the attempt, and how often that has paused."""
+
+
+async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
+    """Park with nothing left in memory: the state on the server is Suspended, and this attempt ends (``Pause``)."""
+    async with prefect_for(run.id) as client:
+        tell_log(group)
+        state = await show_suspended(client, run, group, run.attempt)
+        address = run.hosting.address if run.hosting is not None else None
+        parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND, address)
+        if parked is None:
+            run.stop()
+        reach("wait.parked")
+        if parked is RunState.READY and not (address is not None and call(address)):
+            await wake(client, run.id)
+    raise Pause(state=state)
+
+
+async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, attempt: int) -> State[Any]:
+    """Have Prefect show the run as Suspended, with the form of what it waits for. Raises ``Abort`` if it was cancelled
+    there, and ``UsageError`` if it cannot be suspended."""
+    wait = form_wait(group)
+    pause_key = f"{opening(wait or group.waits[0])}-{attempt}"
+    keyset = keyset_from_base_key(f"suspended-{pause_key}")
+    if wait is not None:
+        await save_form(client, run.id, keyset, wait)
+    state: State[Any] = Suspended(pause_key=pause_key)
+    if wait is not None:
+        state.state_details.run_input_keyset = {str(name): key for name, key in keyset.items()}
+    reach("wait.suspending")
+    try:
+        state = await propose_state(client, state, flow_run_id=UUID(run.id))
+    except Pause as already:
+        state = already.state or state
+    except Abort as refused:
+        raise UsageError(
+            f"Run {run.id} cannot be suspended: {refused} Deploy the agent, or mark it @agent(hold='pause')."
+        ) from refused
+    if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+        raise Abort("The run was cancelled while it was about to wait.")
+    reach("wait.suspended")
+    return state
+
+
+def is_paused_by_somebody(state: State[Any]) -> bool:
+    """Whether it was not the run that has parked: somebody pressed Pause in Prefect."""
+    key = state.state_details.pause_key
+    return state.type is StateType.PAUSED and (key is None or _OUR_KEY.fullmatch(key) is None)
+
+
+def tell_log(group: Group) -> None:
+    """One line in the run's log for each thing it waits for."""
+    for wait in group.waits:
+        if wait.state == WaitState.OPEN:
+            how = command_for(wait)
+            get_run_logger().info("Waiting for: %s%s", wait.reason, f" To answer: {how}" if how else "")
+
+
+class _CalmFilter(logging.Filter):
+    """The engine logs the end of an attempt that parks at level ERROR; an operator should not see red for a wait."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.ERROR and str(record.msg).startswith("Finished in state Suspended"):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+_calm = _CalmFilter()
+
+
+def calm_logs() -> None:
+    """Show an attempt that parks at level INFO in the run's log. Safe to call again."""
+    logging.getLogger("prefect.flow_runs").addFilter(_calm)

@@ -1,0 +1,109 @@
+"""``standby host --processes``, and what each process says of itself over HTTP."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+
+from standby.host.guest import Phase
+from standby.host.health import Health
+from tests.host.conftest import AGENTS
+from tests.support.ports import reserved_port
+from tests.support.server import PrefectServer, prefect_env
+from tests.support.waiting import WITHIN, wait_until
+
+PLACE = "http://127.0.0.1:{}/health"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """One that is free, and so is the next."""
+    with ExitStack() as kept:
+        while True:
+            found, keeper = reserved_port()
+            kept.enter_context(keeper)
+            following = kept.enter_context(socket.socket())
+            following.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError, OverflowError):
+                following.bind(("127.0.0.1", found + 1))
+                yield found
+                return
+
+
+async def health_at(port: int) -> dict[str, Any]:
+    """What it says, once it says that it is well."""
+
+    async def said() -> dict[str, Any] | None:
+        try:
+            async with httpx.AsyncClient() as client:
+                answer = await client.get(PLACE.format(port))
+        except httpx.TransportError:
+            return None
+        return dict(answer.json()) if answer.status_code == 200 else None
+
+    found = await wait_until(said, every=0.1)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+async def test_several_processes_host_a_pool_and_end_together(
+    prefect_server: PrefectServer, ledger_url: str, tmp_path: Path, port: int
+) -> None:
+    """Each with a name, an address and a health endpoint of its own; SIGTERM to the first ends all."""
+    env = prefect_env(
+        tmp_path / "prefect",
+        PREFECT_API_URL=prefect_server.url,
+        STANDBY_LEDGER_URL=ledger_url,
+        STANDBY_HOME=str(tmp_path / "home"),
+    )
+    pool = f"several {uuid4().hex[:8]}"
+    command = ["host", "--pool", pool, "--name", "twin", "--processes", "2", "--health-port", str(port)]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "standby", *command, env=env, cwd=AGENTS)
+    try:
+        one, other = await health_at(port), await health_at(port + 1)
+        assert one["well"]
+        assert other["well"]
+        assert one["address"] != other["address"]
+        children = psutil.Process(process.pid).children()
+        named = [child.cmdline()[child.cmdline().index("--name") + 1] for child in children]
+        assert sorted(named) == ["twin 1", "twin 2"]
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), WITHIN) == 0
+        assert not [child for child in children if child.is_running()]
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()  # killed, it would leave its children behind
+        await process.wait()
+
+
+async def test_the_health_endpoint_says_how_a_host_stands() -> None:
+    """200 while it is well, else 503, and the same body; anywhere else there is nothing."""
+    following = SimpleNamespace(is_late=False, behind=3, lag=1.23456)
+    host: Any = SimpleNamespace(
+        open=True, leased=True, following=following, address="127.0.0.1:7",
+        guests={str(phase): SimpleNamespace(phase=phase) for phase in (Phase.RUNNING, Phase.WARM, Phase.BEGINNING)},
+        slots=SimpleNamespace(waiting=1), intake=SimpleNamespace(wanted={"a": None, "b": None}),
+    )  # fmt: skip
+    async with Health(host, "127.0.0.1", 0) as health, httpx.AsyncClient() as client:
+        well = await client.get(PLACE.format(health.port))
+        assert well.status_code == 200
+        assert well.json() == {
+            "well": True, "running": 2, "warm": 1, "waiting_for_a_turn": 3, "behind": 3, "lag_seconds": 1.235,
+            "address": "127.0.0.1:7",
+        }  # fmt: skip
+        following.is_late = True
+        late = await client.get(PLACE.format(health.port))
+        assert (late.status_code, late.json()) == (503, well.json() | {"well": False})
+        elsewhere = await client.get(f"http://127.0.0.1:{health.port}/")
+        assert elsewhere.status_code == 404
