@@ -18,8 +18,8 @@ from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.houses import QUICK, House, house
 
 NAME = "parked"
-BEFORE = 50
-SIZE = 150 if QUICK else 1_000
+BEFORE = 10 if QUICK else 50
+SIZE = 40 if QUICK else 1_000
 
 
 async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:

@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.houses import QUICK, House, house
 
 NAME = "storm"
-SIZE = 150 if QUICK else 1_000
+SIZE = 40 if QUICK else 1_000
 CONNECTIONS = 16
 
 
