@@ -18,6 +18,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import SetStateStatus
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.payment_provider import PaymentProvider
@@ -157,6 +158,7 @@ async def installation(folder: Path, new: Path | None = None) -> AsyncIterator[I
         ledger = await Ledger.connect(ledger_url)
         stack.push_async_callback(ledger.close)
         await server.ready()
+        stack.push_async_callback(_let_go_of_events)
         with temporary_settings({PREFECT_API_URL: server.url}):
             await bootstrap()
             await PaymentProvider(base_url=bank.url).asave("default", overwrite=True)
@@ -180,6 +182,12 @@ async def installation(folder: Path, new: Path | None = None) -> AsyncIterator[I
         for name in ("waits_for_time", "waits_for_message"):
             await made.deploy(AGENTS, f"waiting_agents.py:{name}", name.replace("_", "-"))
         yield made
+
+
+async def _let_go_of_events() -> None:
+    """Blocks that are read here emit events. One worker sends all of a process's, to the server it met first: this one,
+    which ends."""
+    await EventsWorker.drain_all(at_exit=False)
 
 
 @contextmanager
