@@ -156,7 +156,12 @@ class Keeper:
         await self.ledger.signals.expire()
         await self._fire_deadlines(client)
         for wait_id, run_id in await self.ledger.chases.due():
-            await self.ledger.chases.chase(wait_id, run_id)
+            try:
+                await self.ledger.chases.chase(wait_id, run_id)
+            except LedgerUnavailable:
+                raise
+            except Exception:  # such as a newer version's policy; the others are not kept from theirs
+                log.exception("Nobody is reminded of wait %s: its policy cannot be followed.", wait_id)
         await self._notifier.tick()
         await self._poller.tick()
         await self._pusher.tick()

@@ -18,12 +18,16 @@ SPAN = "A span of time as ISO 8601 has it: PT30M, PT4H, P3D."
 """For forms, which show it as text."""
 
 
+LONGEST = timedelta(days=3650)
+"""Until the last reminder or escalation. A date beyond what calendars hold would stop whoever computes it."""
+
+
 class Escalation(BaseModel):
     """After this long without a decision, ``to`` (a party) is asked instead."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    after: timedelta = Field(title="After", description=SPAN, gt=timedelta(0))
+    after: timedelta = Field(title="After", description=SPAN, gt=timedelta(0), le=LONGEST)
     to: str = Field(title="To", description="The party that is asked instead.", min_length=1)
 
 
@@ -63,8 +67,8 @@ class Policy(BaseModel):
             raise ValueError(f"{self.quorum} people have to approve, and only {len(able)} of approvers= may")
         if any(not name.strip() or "\0" in name for name in (*self.approvers, *self.not_by)):
             raise ValueError("approvers= and not_by= take names, which are not empty and have no NUL character")
-        if any(after <= timedelta(0) for after in self.remind):
-            raise ValueError("remind= takes spans of time after the opening, which are above zero")
+        if any(not timedelta(0) < after <= LONGEST for after in self.remind):
+            raise ValueError("remind= takes spans of time after the opening, above zero and of ten years at most")
         return self
 
     @property

@@ -36,15 +36,20 @@ class Deadlines:
         """
         woken: list[Woken] = []
         alone: dict[str, Row[Any]] = {}
+        others = []
         for wait in due:
             # The second one of a run is settled after the first.
             if wait.need == Need.ONE and wait.run_id not in alone:
                 alone[wait.run_id] = wait
-            elif (settled := await self._waits.expire(wait)) is not None and settled.wake:
-                woken.append(Woken(wait.run_id, settled.wake_address))
+            else:
+                others.append(wait)
         ids = [wait.id for wait in alone.values()]
         for first in range(0, len(ids), TOGETHER):
             woken += await self._fire(ids[first : first + TOGETHER])
+        # These take a lock each, and wait for it: those above need not.
+        for wait in others:
+            if (settled := await self._waits.expire(wait)) is not None and settled.wake:
+                woken.append(Woken(wait.run_id, settled.wake_address))
         return woken
 
     async def _fire(self, ids: Sequence[str]) -> list[Woken]:

@@ -18,6 +18,7 @@ from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.parking import wake
+from standby.policy import Policy
 from standby.states import Hold, Need, Outcome, RunState, Verdict, WaitKind, WaitState
 from standby.view import wait_view
 from standby.waker import Waker
@@ -46,6 +47,21 @@ async def test_a_round_that_fails_is_not_the_last(desk: Desk, monkeypatch: pytes
     await wait_until(lambda: len(rounds) > 2)
     keeper.cancel()
     assert isinstance((await asyncio.gather(keeper, return_exceptions=True))[0], asyncio.CancelledError)
+
+
+async def test_a_policy_that_cannot_be_followed_keeps_nobody_from_theirs(desk: Desk):
+    """Such as one that a newer version has written, while both are at work."""
+    policy = Policy(remind=(timedelta(microseconds=1),)).model_dump_json()
+    odd_run, plain_run = str(uuid4()), str(uuid4())
+    for run in (odd_run, plain_run):
+        await parked(desk.ledger, [approval(policy=policy)], run=run)
+    async with desk.ledger.database.transaction() as connection:
+        await connection.execute(update(waits).where(waits.c.run_id == odd_run).values(policy='{"of_later": 1}'))
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+    await keeper.tick()
+    assert [wait.chased for wait in await desk.ledger.waits.of_run(plain_run)] == [1]
+    [odd] = await desk.ledger.waits.of_run(odd_run)
+    assert (odd.state, odd.chased) == (WaitState.OPEN, 0)
 
 
 # Many at once.

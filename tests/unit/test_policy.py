@@ -104,6 +104,7 @@ def test_what_is_due_is_done_once_however_late_it_is_looked_at() -> None:
         {"quorum": 0}, {"quorum": 3, "approvers": ["a", "b"]}, {"quorum": 1, "approvers": ["a"], "not_by": ["a"]},
         {"remind": [timedelta(0)]}, {"escalate": [{"after": timedelta(0), "to": "b"}]}, {"quorums": 2},
         {"approvers": ["a", ""]}, {"not_by": ["a\0"]},
+        {"remind": [timedelta.max]}, {"escalate": [{"after": timedelta.max, "to": "b"}]},
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_met_is_refused(wrong: dict[str, object]) -> None:
