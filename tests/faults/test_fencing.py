@@ -110,4 +110,5 @@ async def seen(run: Run) -> list[object]:
     """All that a late write could change; not what the keeper notes of its own accord."""
     journal = sorted(await run.stage.ledger.checkpoints.journal(run.id))
     waits = [dict(wait._mapping) | {"announced_at": None} for wait in await run.waits()]
-    return [await run.row(), journal, waits, (await run.prefect()).id]
+    row = dict((await run.row())._mapping) | {"confirmed": None}
+    return [row, journal, waits, (await run.prefect()).id]
