@@ -57,17 +57,20 @@ class Waker:
 
     async def _until_empty(self) -> None:
         try:
-            async with self._client() as client:
-                while self._queue:
-                    self._now = next(iter(self._queue))
-                    await self._one(client, self._now, presumed_dead=self._queue.pop(self._now))
+            while self._queue:  # also what is added while the client is being closed
+                async with self._client() as client:
+                    while self._queue:
+                        self._now = next(iter(self._queue))
+                        await self._one(client, self._now, presumed_dead=self._queue.pop(self._now))
+                    self._now = None
         except (httpx.HTTPError, OSError, RuntimeError) as error:
             log.warning("Runs cannot be woken now and are later: %s: %s", type(error).__name__, error)
+            self._queue.clear()
         except Exception:
             log.exception("Runs could not be woken now and are later.")
+            self._queue.clear()
         finally:
             self._now = None
-            self._queue.clear()
 
     async def _one(self, client: PrefectClient, run_id: str, *, presumed_dead: bool) -> None:
         try:

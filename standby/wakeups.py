@@ -12,40 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 
-class Listener(asyncio.DatagramProtocol):
-    """Listens at ``address`` (``127.0.0.1:port``)."""
-
-    def __init__(self) -> None:
-        self._heard = asyncio.Event()
-        self.address = ""
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls) -> AsyncIterator[Listener]:
-        transport, listener = await asyncio.get_running_loop().create_datagram_endpoint(
-            cls, local_addr=("127.0.0.1", 0)
-        )
-        host, port = transport.get_extra_info("sockname")
-        listener.address = f"{host}:{port}"
-        try:
-            yield listener
-        finally:
-            transport.close()
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self.hear()
-
-    def hear(self) -> None:
-        self._heard.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Return when something is heard, or after ``seconds``."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._heard.wait()
-        self._heard.clear()
-
-
 class Ear(asyncio.DatagramProtocol):
     """Listens at ``address`` for many runs: ``heard`` is called with what is said, which is a run's id or ``look``."""
 
@@ -73,6 +39,32 @@ class Ear(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._heard(data.decode(errors="replace"))
+
+
+class Listener:
+    """Listens at ``address`` (``127.0.0.1:port``) for one run."""
+
+    def __init__(self) -> None:
+        self._heard = asyncio.Event()
+        self.address = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator[Listener]:
+        listener = cls()
+        async with Ear.open(lambda _: listener.hear()) as ear:
+            listener.address = ear.address
+            yield listener
+
+    def hear(self) -> None:
+        self._heard.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something is heard, or after ``seconds``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._heard.wait()
+        self._heard.clear()
 
 
 def call(address: str) -> bool:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -118,6 +120,26 @@ async def test_runs_are_woken_in_their_order_and_one_that_cannot_be_holds_up_nob
     await waker.finish()
     assert woken == [("first", False), ("dead", True), ("third", False), ("first", False)]
     assert "first" not in waker
+
+
+async def test_who_is_to_be_woken_while_the_last_client_closes_is_woken():
+    woken: list[str] = []
+    waker: Waker
+
+    @asynccontextmanager
+    async def client() -> AsyncIterator[Any]:
+        yield None
+        if len(woken) == 1:
+            waker.add("late")
+
+    async def wakes(_: Any, run_id: str, **__: Any) -> None:
+        woken.append(run_id)
+
+    waker = Waker(client, wakes)
+    waker.add("first")
+    await waker.finish()
+    assert woken == ["first", "late"]
+    assert "late" not in waker
 
 
 # The clock is set.
