@@ -47,7 +47,8 @@ class ServerWithPages(PrefectServer):
             PREFECT_SERVER_UI_STATIC_DIRECTORY=str(self.folder / "ui"),
             PREFECT_API_URL=self.url,
         )
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        server = [sys.executable, "-m", "standby.up.prefect_server"]
+        command = [*server, "--host", "127.0.0.1", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True

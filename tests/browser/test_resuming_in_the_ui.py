@@ -298,7 +298,8 @@ async def test_a_scope_that_is_edited_in_the_ui_is_what_an_agent_reads(
     await steps.fill("7")
     async with page.expect_response(lambda said: said.request.method == "PATCH") as saving:
         await page.get_by_role("button", name="Save").click()
-    assert (await saving.value).ok
+    saved = await saving.value
+    assert saved.ok, (saved.status, await saved.text())
     with temporary_settings({PREFECT_API_URL: str(place.client.api_url)}):
         read = await scope_named(name)()
     before = block.scope()

@@ -113,7 +113,8 @@ def test_whatever_is_typed_into_a_form_is_an_answer_or_is_shown_again_as_text(sq
     """Rows 31, 32 and 62: also what is no character, no number, or far too much of it."""
     typed = strategies.one_of(
         strategies.text(max_size=40),
-        strategies.sampled_from(['"4930"', "true", "1e999", "-0", "NaN", "1" * 5000, "<script>", "[" * 2000, "[[1]]"]),
+        strategies.sampled_from(['"4930"', "true", "1e999", "-0", "NaN", "<script>", "[[1]]"]),
+        strategies.sampled_from("1[").map(lambda character: character * 5000),
     )
     forms = strategies.fixed_dictionaries({}, optional=dict.fromkeys([*Payment.model_fields, "other"], typed))
     with asyncio.Runner() as runner:
