@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from time import monotonic
@@ -26,20 +26,11 @@ from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterTags,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
 from prefect.client.schemas.objects import State, StateType
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Failed
 
 from standby import clock, holder, settings
-from standby.children import follow_children
 from standby.errors import AnswerRefused, LedgerUnavailable
 from standby.event_door import EventDoor
 from standby.events import announce
@@ -51,10 +42,10 @@ from standby.parking import answer_in_prefect, is_paused_by_somebody, wake
 from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
-from standby.projection import BATCH, not_paused, states_of
+from standby.projection import not_paused, states_of
 from standby.pushes import Pusher
-from standby.starts import follow_starts
-from standby.states import ENDED, NOBODY_ANSWERS, Door, Need, Outcome, RunState, WaitState
+from standby.reconciling import ENDED_IN_PREFECT, Reconciler, end_as_prefect_says
+from standby.states import NOBODY_ANSWERS, Door, Need, Outcome, RunState, WaitState
 from standby.stillness import ClockSteps, Stillness
 from standby.waits import checked_answer
 from standby.waker import Waker
@@ -71,12 +62,6 @@ FIRED_TOGETHER = 1000
 CONFIRM_AFTER = timedelta(seconds=5)
 """How long a run that ended has for telling Prefect before the keeper looks whether it did."""
 
-_STARTING = (StateType.PENDING, StateType.RUNNING, StateType.CRASHED)
-"""Prefect's states of a run whose process may have died before it reached the ledger."""
-
-_ENDED = {StateType.COMPLETED: RunState.COMPLETED, StateType.FAILED: RunState.FAILED,
-          StateType.CANCELLED: RunState.CANCELLED, StateType.CANCELLING: RunState.CANCELLED}  # fmt: skip
-
 
 class Keeper:
     """``client`` opens a Prefect client, as ``prefect.get_client`` does."""
@@ -88,12 +73,12 @@ class Keeper:
         self._notifier = Notifier(ledger, client)
         self._poller = Poller(ledger, self._wake_settled)
         self._pusher = Pusher(ledger)
-        self._last_reconcile: float | None = None  # monotonic
         self._lease_taken = 0.0  # monotonic
         self._clock_steps = ClockSteps()
         self._still = Stillness()
         self._patience = Patience()
         self._waker = Waker(client, wake)
+        self._reconciler = Reconciler(ledger, client, self._patience, self._waker, self._wake_settled)
         self._missed = Missed(ledger, self._patience, self._waker)
         self._events = EventDoor(ledger, client, self._wake_settled)
 
@@ -103,6 +88,7 @@ class Keeper:
             async with self._missed.listening():
                 await self._keep()
         finally:
+            await self._reconciler.close()
             await self._waker.close()
             await self._notifier.close()
             await self._poller.close()
@@ -142,19 +128,53 @@ class Keeper:
         await self._notifier.finish()
         await self._poller.finish()
         await self._pusher.finish()
+        await self._reconciler.finish()
         await self._waker.finish()
         return worked
 
     async def _round(self, client: PrefectClient, *, listen: bool = False) -> bool:
         """``listen``: there will be another one soon, and events are heard until then."""
+        # First: just after the clock was set, a lease that has ended tells nothing.
+        await self._see_the_clock()
         if not await self._keep_lease():
             self._missed.forget()
             self._waker.forget()
             await self._events.close()
             return False
-        await self._see_the_clock()
-        await self.ledger.signals.expire()
-        await self._fire_deadlines(client)
+        self._reconciler.tick()
+        await self._each(
+            self.ledger.signals.expire,
+            lambda: self._fire_deadlines(client),
+            self._chase,
+            self._notifier.tick,
+            self._poller.tick,
+            self._pusher.tick,
+            lambda: self._announce(client),
+            lambda: self._rescue(client),
+            lambda: self._wake_missed(client),
+            lambda: self._confirm_ends(client),
+            lambda: self._events.tick(client, listen=listen),
+        )
+        return True
+
+    async def _each(self, *duties: Callable[[], Awaitable[object]]) -> None:
+        """Do them one after the other: what goes wrong with one keeps nobody from the next. Raises what went wrong with
+        the first of them when all were tried; at once when the ledger is away."""
+        first: Exception | None = None
+        for duty in duties:
+            try:
+                await duty()
+            except LedgerUnavailable:
+                raise
+            except Exception as error:
+                if first is None:
+                    first = error
+                elif not isinstance(error, httpx.TransportError):  # which would be said again and again
+                    log.warning("Nor could the keeper do this: %s: %s", type(error).__name__, error)
+        if first is not None:
+            raise first
+
+    async def _chase(self) -> None:
         for wait_id, run_id in await self.ledger.chases.due():
             try:
                 await self.ledger.chases.chase(wait_id, run_id)
@@ -162,26 +182,6 @@ class Keeper:
                 raise
             except Exception:  # such as a newer version's policy; the others are not kept from theirs
                 log.exception("Nobody is reminded of wait %s: its policy cannot be followed.", wait_id)
-        await self._notifier.tick()
-        await self._poller.tick()
-        await self._pusher.tick()
-        await self._announce(client)
-        await self._rescue(client)
-        await self._wake_missed(client)
-        await self._confirm_ends(client)
-        if (
-            self._last_reconcile is None
-            or monotonic() - self._last_reconcile >= settings.RECONCILE_EVERY.total_seconds()
-        ):
-            self._last_reconcile = monotonic()
-            await self._follow_prefect(client)
-            late = clock.utcnow() - settings.WAKE_GRACE
-            for settled in await follow_children(self.ledger, client, late):
-                await self._wake_settled(settled)
-            await follow_starts(self.ledger, client, late)
-            await self._start_stranded(client)
-        await self._events.tick(client, listen=listen)
-        return True
 
     async def _keep_lease(self) -> bool:
         """Take the lease, or renew it before it ends. False when another keeper has it."""
@@ -205,17 +205,17 @@ class Keeper:
     async def _fire_deadlines(self, client: PrefectClient) -> None:
         """Settle the waits that are due, and have their runs woken."""
         while due := await self.ledger.waits.due(FIRED_TOGETHER):
-            woken = 0
+            settled_any = False
             moved_on = await not_paused(client, {wait.run_id for wait in due})
             for wait in due:
                 if wait.run_id in moved_on and (settled := await self._take_in_time(client, wait)) is not None:
                     await self._wake_settled(settled)
-                    woken += settled.won
-            for fired in await self.ledger.deadlines.fire(due):
-                woken += 1
-                if fired.address is None or not call(fired.address):
-                    self._waker.add(fired.run_id)
-            if len(due) < FIRED_TOGETHER or not woken or not await self._keep_lease():
+                    settled_any |= settled.won
+            fired = await self.ledger.deadlines.fire(due)
+            for run_id, address in fired.woken:
+                if address is None or not call(address):
+                    self._waker.add(run_id)
+            if len(due) < FIRED_TOGETHER or not (settled_any or fired.settled) or not await self._keep_lease():
                 return
 
     async def _take_in_time(self, client: PrefectClient, wait: Any) -> Settled | None:
@@ -251,7 +251,7 @@ class Keeper:
     async def _rescue(self, client: PrefectClient) -> None:
         """Runs whose attempt is dead: fence it off, and have the run taken up again."""
         for host, alive in await self.ledger.hosted.warm_holders():
-            if not alive or holder.is_dead(host):
+            if holder.is_dead(host) or not (alive or self._clock_steps.may_have_gone_forward(2 * settings.RENEW_EVERY)):
                 count = await self.ledger.hosted.abandon(host)
                 log.info("%s runs that were parked warm in %s, which is gone, are parked cold.", count, host)
         held = await self.ledger.runs.held()
@@ -280,7 +280,7 @@ class Keeper:
             return True
         still = self._still.seconds(run.id, (run.attempt, run.lease_expires_at))
         if run.lease_expires_at <= clock.utcnow():
-            return not self._clock_steps.forward_within(2 * settings.RENEW_EVERY.total_seconds())
+            return not self._clock_steps.may_have_gone_forward(2 * settings.RENEW_EVERY)
         return still > settings.LEASE.total_seconds()
 
     async def _wake_missed(self, client: PrefectClient) -> None:
@@ -314,7 +314,7 @@ class Keeper:
         states = await states_of(client, [run.id for run in deployed])
         for run in deployed:
             state = states.get(run.id)
-            if state is None or state.type in _ENDED:
+            if state is None or state.type in ENDED_IN_PREFECT:
                 confirmed.append(run.id)
             elif run.state == RunState.FAILED:
                 # Never by running it again: that would try the step again that failed.
@@ -328,62 +328,10 @@ class Keeper:
         if confirmed:
             await self.ledger.runs.confirm(confirmed)
 
-    async def _follow_prefect(self, client: PrefectClient) -> None:
-        """Parked runs that ended on Prefect's side, or were resumed there for a process that died at its start."""
-        parked = {
-            run.id: run
-            for run in await self.ledger.runs.all(ended=False)
-            if run.deployment_id is not None and run.state in (RunState.PARKED, RunState.READY)
-        }
-        for run_id, state in (await states_of(client, parked)).items():
-            if state.type in _ENDED:
-                await self._end_as_prefect_says(run_id, state)
-            elif (
-                parked[run_id].state == RunState.PARKED
-                and parked[run_id].holder is None
-                and state.type in _STARTING
-                and clock.is_over(state.timestamp, _grace(state))
-                and self._patience.allows(run_id)
-            ):
-                log.info("Run %s was resumed and not reached: its process died. It is scheduled again.", run_id)
-                self._patience.tried(run_id)
-                self._waker.add(run_id, presumed_dead=True)
-
-    async def _start_stranded(self, client: PrefectClient) -> None:
-        """Runs that a worker took, at first or for a retry, and whose process died before it reached the ledger."""
-        starting = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_STARTING)))),
-            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[settings.AGENT_TAG])),
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=BATCH,
-        )
-        now = clock.utcnow()
-        for flow_run in starting:
-            state, run_id = flow_run.state, str(flow_run.id)
-            if state is None or not clock.is_over(state.timestamp, _grace(state)) or not self._patience.allows(run_id):
-                continue
-            if state.type is StateType.CRASHED and now - state.timestamp > 20 * settings.START_GRACE:
-                continue  # an old wreck, from before there was a keeper
-            run = await self.ledger.runs.get(run_id)
-            if run is None or (RunState(run.state) in ENDED and run.confirmed):
-                log.info("Run %s never started: its process died. It is scheduled again.", run_id)
-                self._patience.tried(run_id)
-                self._waker.add(run_id, presumed_dead=True)
-
     async def _prefect_states(self, client: PrefectClient, runs: Collection[Any]) -> dict[str, State[Any]]:
         """Prefect's states of runs that have not ended in the ledger, without those gone or ended there."""
         states = await states_of(client, [run.id for run in runs])
         for run_id, state in states.items():
-            if state.type in _ENDED:
-                await self._end_as_prefect_says(run_id, state)
-        return {run_id: state for run_id, state in states.items() if state.type not in _ENDED}
-
-    async def _end_as_prefect_says(self, run_id: str, state: State[Any]) -> None:
-        ended = _ENDED[state.type]
-        if await self.ledger.runs.end_from_outside(run_id, ended, f"{state.name} in Prefect: {state.message or ''}"):
-            log.info("Run %s was ended in Prefect (%s); its waits are closed.", run_id, state.name)
-
-
-def _grace(state: State[Any]) -> timedelta:
-    """How long a run may stand in a state on its way to the ledger. One that has crashed is not on its way any more."""
-    return settings.WAKE_GRACE if state.type is StateType.CRASHED else settings.START_GRACE
+            if state.type in ENDED_IN_PREFECT:
+                await end_as_prefect_says(self.ledger, run_id, state)
+        return {run_id: state for run_id, state in states.items() if state.type not in ENDED_IN_PREFECT}

@@ -4,7 +4,7 @@ does not."""
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 
 from standby import clock
@@ -35,7 +35,8 @@ class ClockSteps:
 
     def __init__(self) -> None:
         self._last: tuple[datetime, float] | None = None
-        self._forward_at: float | None = None
+        # Nobody knows what was before the first look.
+        self._forward_at = monotonic()
 
     def look(self) -> float:
         """By how many seconds the clock was set since the last look: 0 where it was not, negative where it was set
@@ -51,6 +52,6 @@ class ClockSteps:
             self._forward_at = steady
         return step
 
-    def forward_within(self, seconds: float) -> bool:
-        """Whether a look in the last ``seconds`` has found the clock set forward."""
-        return self._forward_at is not None and monotonic() - self._forward_at < seconds
+    def may_have_gone_forward(self, within: timedelta) -> bool:
+        """Whether the clock was set forward in that time, or may have been because nobody looked before."""
+        return monotonic() - self._forward_at < within.total_seconds()

@@ -122,6 +122,8 @@ async def _settled(
     for_all = asked or run.asked
     rows = [await _row(wait, f"{place.key}/{name}" if name else place.key, for_all) for name, wait in waits.items()]
     hold = run.hold_for(asked)
+    if len(rows) == 1:
+        need = Need.ONE  # of one, any and all are the same
     reach("wait.opening")
     group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
     del rows

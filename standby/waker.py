@@ -63,7 +63,7 @@ class Waker:
                         self._now = next(iter(self._queue))
                         await self._one(client, self._now, presumed_dead=self._queue.pop(self._now))
                     self._now = None
-        except (httpx.HTTPError, OSError, RuntimeError) as error:
+        except (httpx.HTTPError, OSError) as error:  # Prefect does not answer, to nobody
             log.warning("Runs cannot be woken now and are later: %s: %s", type(error).__name__, error)
             self._queue.clear()
         except Exception:
@@ -77,3 +77,7 @@ class Waker:
             await self._wake(client, run_id, presumed_dead=presumed_dead)
         except PrefectHTTPStatusError as error:
             log.warning("Run %s cannot be woken now and is later: %s", run_id, error)
+        except (httpx.HTTPError, OSError):
+            raise
+        except Exception:  # of this run alone
+            log.exception("Run %s could not be woken now and is later.", run_id)

@@ -54,7 +54,7 @@ class Ledger:
         self.delegations = Delegations(database)
         self.notices = Notices(database)
         self.chases = Chases(database)
-        self.deadlines = Deadlines(database, self.waits)
+        self.deadlines = Deadlines(database)
         self.polls = Polls(database)
         self.children = Children(database)
         self.events = Events(database)

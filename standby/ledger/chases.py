@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 
 from standby import clock
 from standby.ledger.database import Database
@@ -21,10 +21,12 @@ class Chases:
         self._db = database
 
     async def due(self, limit: int = 200) -> list[tuple[str, str]]:
-        """``(wait, run)`` of open waits whose next reminder or escalation is due."""
+        """``(wait, run)`` of open waits whose next reminder or escalation is due, and whose deadline is not."""
+        now = clock.utcnow()
         rows = await self._db.read(
             select(waits.c.id, waits.c.run_id)
-            .where(waits.c.state == WaitState.OPEN, waits.c.chase_at <= clock.utcnow())
+            .where(waits.c.state == WaitState.OPEN, waits.c.chase_at <= now)
+            .where(or_(waits.c.deadline.is_(None), waits.c.deadline > now))
             .order_by(waits.c.chase_at)
             .limit(limit)
         )

@@ -9,8 +9,7 @@ from sqlalchemy import Row
 
 from standby import clock
 from standby.ledger.database import Database
-from standby.ledger.settling_many import Answer, SettlingMany, is_open, to_wake
-from standby.ledger.waits import Waits
+from standby.ledger.settling_many import Answer, SettlingMany, is_open
 from standby.states import Door, Need, Outcome
 
 TOGETHER = 250
@@ -24,44 +23,50 @@ class Woken(NamedTuple):
     address: str | None
 
 
+class Fired(NamedTuple):
+    """How many waits were settled, and the runs to wake."""
+
+    settled: int
+    woken: list[Woken]
+
+
 class Deadlines:
-    def __init__(self, database: Database, waits: Waits) -> None:
-        self._db, self._waits = database, waits
+    def __init__(self, database: Database) -> None:
+        self._db = database
         self._settling = SettlingMany(database)
 
-    async def fire(self, due: Sequence[Row[Any]]) -> list[Woken]:
-        """Settle waits whose deadline has passed, as ``Waits.expire`` does; the runs to wake.
+    async def fire(self, due: Sequence[Row[Any]]) -> Fired:
+        """Settle waits whose deadline has passed, as ``Waits.expire`` does.
 
         A wait that somebody else is at just then is left alone, and still due if that did not settle it.
         """
-        woken: list[Woken] = []
-        alone: dict[str, Row[Any]] = {}
-        others = []
-        for wait in due:
-            # The second one of a run is settled after the first.
-            if wait.need == Need.ONE and wait.run_id not in alone:
-                alone[wait.run_id] = wait
-            else:
-                others.append(wait)
-        ids = [wait.id for wait in alone.values()]
+        fired = Fired(0, [])
+        ids = [wait.id for wait in due]
         for first in range(0, len(ids), TOGETHER):
-            woken += await self._fire(ids[first : first + TOGETHER])
-        # These take a lock each, and wait for it: those above need not.
-        for wait in others:
-            if (settled := await self._waits.expire(wait)) is not None and settled.wake:
-                woken.append(Woken(wait.run_id, settled.wake_address))
-        return woken
+            settled, woken = await self._fire(ids[first : first + TOGETHER])
+            fired = Fired(fired.settled + settled, fired.woken + woken)
+        return fired
 
-    async def _fire(self, ids: Sequence[str]) -> list[Woken]:
+    async def _fire(self, ids: Sequence[str]) -> Fired:
         async with self._db.transaction() as connection:
             now = clock.utcnow()
             found = await self._settling.locked(connection, ids)
             over = [
                 wait for wait in found.values() if is_open(wait) and wait.deadline is not None and wait.deadline <= now
             ]
-            await self._settling.settle(connection, [_answer(wait) for wait in over])
-        wakes = [(wait.run_id, *to_wake(wait)) for wait in over]
-        return [Woken(run_id, address) for run_id, wake, address in wakes if wake]
+            over = _first_of_each(sorted(over, key=lambda wait: wait.deadline))
+            ready = await self._settling.settle(connection, [_answer(wait) for wait in over])
+        addresses = {wait.run_id: wait.run_wake_address for wait in over}
+        return Fired(len(over), [Woken(run, address) for run, address in addresses.items() if run in ready])
+
+
+def _first_of_each(over: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Without those of a group where one is enough that come after another one of it, which closes them."""
+    chosen: dict[tuple[str, str], Row[Any]] = {}
+    for wait in over:
+        group = wait.group_key if wait.need == Need.ANY else wait.id
+        chosen.setdefault((wait.run_id, group), wait)
+    return list(chosen.values())
 
 
 def _answer(wait: Row[Any]) -> Answer:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Row, bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -32,13 +32,11 @@ from standby.ledger.delivering import (
     lock_topics,
     to_open_wait,
 )
-from standby.ledger.locks import locked_run
 from standby.ledger.prepared import given
-from standby.ledger.settling import settle_in
-from standby.ledger.settling_many import Answer, SettlingMany, is_open, to_wake
+from standby.ledger.settling_many import Answer, SettlingMany, is_open
 from standby.ledger.starts import NewStart, started_by
 from standby.ledger.tables import Run, Signal, Wait, table_of
-from standby.states import BY_SIGNAL, ENDED, Disposition, Door, Need, Outcome, WaitState
+from standby.states import BY_SIGNAL, ENDED, Disposition, Door, Outcome, WaitState
 
 log = logging.getLogger("standby.ledger")
 
@@ -162,7 +160,7 @@ class Intake:
             return {}
         found = await self._settling.locked(connection, wanted)
         made: dict[str, Delivery] = {}
-        answers: list[Answer] = []
+        settles: dict[str, Answer] = {}
         seen: set[str] = set()
         for signal_id, wait_id in wait_of.items():
             wait, one = found.get(wait_id or ""), batch[signal_id]
@@ -174,12 +172,15 @@ class Intake:
                     Disposition.REJECTED, signal_id, wait.id, wait.run_id, problems=tuple(problems)
                 )
                 continue
-            if wait.need != Need.ONE:
-                made[signal_id] = await _settle_in_group(connection, signal_id, one, wait)
-                continue
-            answers.append(Answer(wait, Outcome.ANSWERED, one.payload, Door.SIGNAL, one.source, f"signal {signal_id}"))
-            made[signal_id] = Delivery(Disposition.DELIVERED, signal_id, wait.id, wait.run_id, *to_wake(wait))
-        await self._settling.settle(connection, answers)
+            settles[signal_id] = Answer(
+                wait, Outcome.ANSWERED, one.payload, Door.SIGNAL, one.source, f"signal {signal_id}"
+            )
+        ready = await self._settling.settle(connection, list(settles.values()))
+        for signal_id, (wait, *_) in settles.items():
+            wake = wait.run_id in ready
+            made[signal_id] = Delivery(
+                Disposition.DELIVERED, signal_id, wait.id, wait.run_id, wake, wait.run_wake_address
+            )
         await self._dispose.many(
             connection,
             [
@@ -200,17 +201,6 @@ class Intake:
                 connection, signal_id, one.source, one.topic, one.correlation, one.payload, one.misfit
             )
             return found or await keep(connection, signal_id, one.topic, one.correlation, one.start)
-
-
-async def _settle_in_group(connection: AsyncConnection, signal_id: str, one: Incoming, wait: Row[Any]) -> Delivery:
-    """Settle a wait of several; its run is locked already."""
-    run = await locked_run(connection, wait.run_id)
-    assert run is not None
-    settled = await settle_in(
-        connection, run, wait, outcome=Outcome.ANSWERED, answer=one.payload, door=Door.SIGNAL, actor=one.source,
-        note=f"signal {signal_id}",
-    )  # fmt: skip
-    return Delivery(Disposition.DELIVERED, signal_id, wait.id, wait.run_id, settled.wake, settled.wake_address)
 
 
 def _address(one: Incoming) -> tuple[str, str | None]:

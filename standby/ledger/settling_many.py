@@ -1,7 +1,7 @@
 """Giving many waits their answers in one transaction, by the same few statements.
 
-For waits that stand alone (``Need.ONE``) and need no counting; the others are settled one by one. What somebody else
-has locked just then is passed over: a transaction that works for many must not wait for one of them.
+For answers that need no counting; a policy's decisions are counted one by one. What somebody else has locked just then
+is passed over: a transaction that works for many must not wait for one of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, and_, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
@@ -19,7 +19,7 @@ from standby.ledger.notifications import told
 from standby.ledger.prepared import given
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.text import digest_of
-from standby.states import ENDED, Door, Outcome, RunState, Verdict, WaitState
+from standby.states import ENDED, Door, Need, Outcome, RunState, Verdict, WaitState
 
 runs = table_of(Run)
 waits = table_of(Wait)
@@ -60,17 +60,38 @@ class SettlingMany:
             "evidence_digest",
         )  # fmt: skip
         self._decide = database.prepared(decisions.insert().values(decision))
+        self._close = database.prepared(
+            update(waits)
+            .where(
+                waits.c.run_id == bindparam("run"),
+                waits.c.group_key == bindparam("group"),
+                waits.c.state == WaitState.OPEN,
+            )
+            .values(state=WaitState.CLOSED, **given(waits, "settled_at"))
+        )
         ready = update(runs).where(among(runs.c.id, "runs", database))
         ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
         self._ready = told(ready, database)
+        settled, other = waits.alias(), waits.alias()
+        one_is_open = (
+            select(other.c.id)
+            .join(settled, and_(settled.c.run_id == other.c.run_id, settled.c.group_key == other.c.group_key))
+            .where(among(settled.c.id, "settled", database), other.c.state == WaitState.OPEN)
+            .where(other.c.run_id == runs.c.id)
+        )
+        self._ready_as_group = told(ready.where(~one_is_open.exists()), database)
+        self._are_ready = select(runs.c.id).where(among(runs.c.id, "runs", database), runs.c.state == RunState.READY)
 
     async def locked(self, connection: AsyncConnection, wait_ids: Iterable[str]) -> dict[str, Row[Any]]:
         """These waits by id, with ``run_state`` and ``run_wake_address``; both rows are locked."""
         found = await connection.execute(self._with_run, {"waits": listed(wait_ids, self._db)})
         return {row.id: row for row in found}
 
-    async def settle(self, connection: AsyncConnection, answers: Sequence[Answer]) -> None:
-        """Settle each: all are open, of different runs, and locked."""
+    async def settle(self, connection: AsyncConnection, answers: Sequence[Answer]) -> set[str]:
+        """Settle each: all are open and locked, and none of a group where one is enough is with another of it.
+
+        The runs that are READY by it, and have to be woken.
+        """
         now = clock.utcnow()
         await self._settle.many(
             connection,
@@ -88,15 +109,27 @@ class SettlingMany:
                 for one in answers
             ],
         )  # fmt: skip
-        if parked := [one.wait.run_id for one in answers if one.wait.run_state == RunState.PARKED]:
-            await connection.execute(self._ready, {"runs": listed(parked, self._db), "now": now})
+        settled = [one.wait for one in answers]
+        await self._close.many(
+            connection,
+            [
+                {"run": wait.run_id, "group": wait.group_key, "settled_at": now}
+                for wait in settled
+                if wait.need == Need.ANY
+            ],
+        )
+        parked = [wait for wait in settled if wait.run_state == RunState.PARKED]
+        ready = {wait.run_id for wait in parked if wait.need == Need.ONE}
+        if ready:
+            await connection.execute(self._ready, {"runs": listed(ready, self._db), "now": now})
+        if groups := [wait for wait in parked if wait.need != Need.ONE]:
+            named = listed({wait.run_id for wait in groups}, self._db)
+            ids = listed([wait.id for wait in groups], self._db)
+            await connection.execute(self._ready_as_group, {"runs": named, "settled": ids, "now": now})
+            ready |= set((await connection.execute(self._are_ready, {"runs": named})).scalars())
+        return ready
 
 
 def is_open(wait: Row[Any]) -> bool:
     """Not asked for in SQL: SQLite would go through all that are open."""
     return wait.state == WaitState.OPEN and RunState(wait.run_state) not in ENDED
-
-
-def to_wake(wait: Row[Any]) -> tuple[bool, str | None]:
-    """Whether its run has to be woken when it settles, and where the process listens that has it, or takes it up."""
-    return wait.run_state == RunState.PARKED, wait.run_wake_address

@@ -18,6 +18,7 @@ from sqlalchemy import func, select, update
 from standby import clock, settings
 from standby.keeper import Keeper
 from standby.ledger import Ledger
+from standby.ledger.hosted import LEASES
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.parking import wake
 from standby.policy import Policy
@@ -66,6 +67,24 @@ async def test_a_policy_that_cannot_be_followed_keeps_nobody_from_theirs(desk: D
     assert (odd.state, odd.chased) == (WaitState.OPEN, 0)
 
 
+async def test_a_duty_that_fails_keeps_nobody_from_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """The round says so when all were tried."""
+
+    async def fails(*_: object) -> None:
+        raise KeyError("nobody thought of this")
+
+    await parked(desk.ledger, [approval(deadline=clock.utcnow())], run=(due := str(uuid4())))
+    await parked(desk.ledger, [approval()], run=(open_ := str(uuid4())))
+    monkeypatch.setattr(desk.ledger.signals, "expire", fails)
+    monkeypatch.setattr(desk.ledger.chases, "due", fails)
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+    with pytest.raises(KeyError, match="nobody thought of this"):
+        await keeper.tick()
+    [fired], [announced] = [await desk.ledger.waits.of_run(run) for run in (due, open_)]
+    assert fired.state == WaitState.SETTLED
+    assert announced.announced_at is not None
+
+
 # Many at once.
 
 
@@ -108,13 +127,15 @@ async def test_runs_are_woken_in_their_order_and_one_that_cannot_be_holds_up_nob
         if run_id == "gone":
             request = httpx.Request("POST", desk.url)
             raise PrefectHTTPStatusError("refused", request=request, response=httpx.Response(503, request=request))
+        if run_id == "odd":
+            raise KeyError("nobody thought of this")
         woken.append((run_id, presumed_dead))
         if woken == [("first", False)]:
             assert "first" in waker
             waker.add("first")  # it has parked and become ready again meanwhile
 
     waker = Waker(lambda: PrefectClient(desk.url), wakes)
-    for run_id in ("first", "gone", "dead", "third", "dead"):
+    for run_id in ("first", "gone", "odd", "dead", "third", "dead"):
         waker.add(run_id, presumed_dead=run_id == "dead")
     waker.add("dead")
     await waker.finish()
@@ -273,6 +294,26 @@ async def test_a_living_attempt_is_not_given_up_because_the_clock_was_set_forwar
     )
     await keeper.tick()
     assert await state_of_run(desk.ledger, run_id) == RunState.READY, "it has not renewed it in time"
+
+
+async def test_a_keeper_that_has_just_begun_gives_up_nobody_by_the_clock(
+    desk: Desk, opened: Callable[[], Keeper], set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
+):
+    """Row 38: it has not seen whether the clock was set forward; who lives renews its lease meanwhile. So do hosts."""
+    run_id, warm = await at_work(desk, FAR_AWAY), str(uuid4())
+    await parked(desk.ledger, [approval()], run=warm)
+    host = f"{FAR_AWAY}/host"
+    await desk.ledger.leases.take(f"{LEASES}127.0.0.1:9/1", host, settings.LEASE)
+    await desk.ledger.database.write(update(runs).where(runs.c.id == warm).values(hold=Hold.WARM, holder=host))
+    set_clock.by = DAY
+    keeper = opened()
+    await keeper.tick()
+    assert await state_of_run(desk.ledger, run_id) == RunState.RUNNING
+    assert await desk.ledger.hosted.warm_in(host) == {warm: 1}
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(0))
+    await keeper.tick()
+    assert await state_of_run(desk.ledger, run_id) == RunState.READY
+    assert await desk.ledger.hosted.warm_in(host) == {}
 
 
 async def test_who_was_ready_when_the_clock_was_set_back_is_woken(

@@ -26,7 +26,7 @@ async def test_they_settle_with_their_default_or_as_timed_out(ledger: Ledger, wa
     await parked(ledger, [approval(deadline=watch.now)], run="times out")
     await parked(ledger, [approval(deadline=watch.now)], run="in a process", hold=Hold.PAUSE)
     await parked(ledger, [approval(deadline=watch.now + timedelta(seconds=1))], run="later")
-    woken = await ledger.deadlines.fire(await ledger.waits.due())
+    woken = (await ledger.deadlines.fire(await ledger.waits.due())).woken
     assert {one.run_id: one.address for one in woken} == {
         "defaults": None, "times out": None, "in a process": "127.0.0.1:9",
     }  # fmt: skip
@@ -39,7 +39,7 @@ async def test_they_settle_with_their_default_or_as_timed_out(ledger: Ledger, wa
     [decision] = await ledger.waits.decisions_of("defaults")
     assert (decision.door, decision.verdict, decision.answer) == (Door.DEADLINE, Verdict.WON, '"no"')
     assert await state_of_run(ledger, "defaults") == RunState.READY
-    assert await ledger.deadlines.fire(await ledger.waits.due()) == []
+    assert await ledger.deadlines.fire(await ledger.waits.due()) == (0, [])
 
 
 async def test_a_group_is_woken_when_it_has_what_it_needs(ledger: Ledger, watch: Watch) -> None:
@@ -47,10 +47,19 @@ async def test_a_group_is_woken_when_it_has_what_it_needs(ledger: Ledger, watch:
     await parked(ledger, both, run="any", need=Need.ANY)
     await parked(ledger, both, run="all", need=Need.ALL)
     await parked(ledger, [both[0], approval("b")], run="one of all", need=Need.ALL)
-    woken = await ledger.deadlines.fire(await ledger.waits.due())
+    woken = (await ledger.deadlines.fire(await ledger.waits.due())).woken
     assert sorted(one.run_id for one in woken) == ["all", "any"]
     assert sorted((await states_of(ledger, "any")).values()) == [WaitState.CLOSED, WaitState.SETTLED]
     assert await states_of(ledger, "one of all") == {"a": WaitState.SETTLED, "b": WaitState.OPEN}
+
+
+async def test_of_two_that_are_due_where_one_is_enough_the_earlier_one_fires(ledger: Ledger, watch: Watch) -> None:
+    second = timedelta(seconds=1)
+    members = [approval("late", deadline=watch.now + second), approval("early", deadline=watch.now)]
+    await parked(ledger, members, need=Need.ANY)
+    watch.forward(second)
+    assert (await ledger.deadlines.fire(await ledger.waits.due())).settled == 1
+    assert await states_of(ledger) == {"early": WaitState.SETTLED, "late": WaitState.CLOSED}
 
 
 async def test_a_run_that_has_not_parked_yet_or_has_ended_is_not_woken(ledger: Ledger, watch: Watch) -> None:
@@ -61,7 +70,7 @@ async def test_a_run_that_has_not_parked_yet_or_has_ended_is_not_woken(ledger: L
         await open_group(ledger, [approval(deadline=watch.now)], run=run)
     due = await ledger.waits.due()
     await ledger.database.write(update(runs).where(runs.c.id == "ended").values(state=RunState.CANCELLED))
-    assert await ledger.deadlines.fire(due) == []
+    assert await ledger.deadlines.fire(due) == (1, [])
     assert [await states_of(ledger, run) for run in ("at work", "ended")] == [
         {"approval": WaitState.SETTLED}, {"approval": WaitState.OPEN},
     ]  # fmt: skip
@@ -77,8 +86,8 @@ async def test_a_wait_that_somebody_is_at_is_passed_over(connect: Connect, watch
     due = await one.waits.due()
     async with two.database.transaction() as connection:
         await connection.execute(select(runs).where(runs.c.id == "locked").with_for_update())
-        assert [woken.run_id for woken in await asyncio.wait_for(one.deadlines.fire(due), 10)] == ["free"]
-    assert [woken.run_id for woken in await one.deadlines.fire(await one.waits.due())] == ["locked"]
+        assert [woken.run_id for woken in (await asyncio.wait_for(one.deadlines.fire(due), 10)).woken] == ["free"]
+    assert [woken.run_id for woken in (await one.deadlines.fire(await one.waits.due())).woken] == ["locked"]
 
 
 @pytest.mark.parametrize("seed", seeds())
@@ -101,7 +110,7 @@ async def test_answers_and_keepers_race_for_many(connect: Connect, monkeypatch: 
     async def fired(ledger: Ledger) -> list[str]:
         woken = []
         while due := await ledger.waits.due():
-            woken += [one.run_id for one in await ledger.deadlines.fire(dice.sample(due, len(due)))]
+            woken += [one.run_id for one in (await ledger.deadlines.fire(dice.sample(due, len(due)))).woken]
         return woken
 
     first, second, *settled = await asyncio.gather(fired(one), fired(two), *map(answered, asked))
@@ -113,10 +122,45 @@ async def test_answers_and_keepers_race_for_many(connect: Connect, monkeypatch: 
     assert await one.waits.decided_more_than_once() == []
 
 
+@pytest.mark.parametrize("seed", seeds())
+async def test_answers_and_keepers_race_for_groups(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Two waits of each of 100 runs are due; of half of them one is enough. Each run is woken once."""
+    monkeypatch.setattr(deadlines, "TOGETHER", 7)
+    one, two, three = [await connect() for _ in range(3)]
+    dice = random.Random(seed)
+    now = clock.utcnow()
+    need_of = {f"{number:03}": dice.choice([Need.ANY, Need.ALL]) for number in range(100)}
+    for run, need in need_of.items():
+        members = [signal(f"g/{name}", correlation=run + name, deadline=now, has_default=True) for name in "ab"]
+        await parked(one, members, run=run, need=need)
+    waits = await one.waits.due()
+    assert len(waits) == 200
+
+    async def answered(wait: Any) -> Any:
+        await asyncio.sleep(dice.random() * 0.1)
+        return await answer(three, wait.id, '"answer"')
+
+    async def fired(ledger: Ledger) -> list[str]:
+        woken = []
+        while due := await ledger.waits.due():
+            woken += [one.run_id for one in (await ledger.deadlines.fire(dice.sample(due, len(due)))).woken]
+        return woken
+
+    first, second, *settled = await asyncio.gather(fired(one), fired(two), *map(answered, dice.sample(waits, 60)))
+    answerers = [made.wait.run_id for made in settled if made.wake]
+    assert Counter([*first, *second, *answerers]) == Counter(dict.fromkeys(need_of, 1))
+    for run, need in need_of.items():
+        states = sorted((await states_of(one, run)).values())
+        assert states == ([WaitState.CLOSED, WaitState.SETTLED] if need is Need.ANY else [WaitState.SETTLED] * 2)
+    assert await one.waits.decided_more_than_once() == []
+
+
 async def test_a_wait_that_opened_again_with_another_deadline_is_left(ledger: Ledger, watch: Watch) -> None:
     await parked(ledger, [approval(deadline=watch.now)])
     due = await ledger.waits.due()
     waits = table_of(Wait)
     await ledger.database.write(update(waits).values(deadline=watch.now + timedelta(days=1)))
-    assert await ledger.deadlines.fire(due) == []
+    assert await ledger.deadlines.fire(due) == (0, [])
     assert await states_of(ledger) == {"approval": WaitState.OPEN}

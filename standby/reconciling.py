@@ -1,0 +1,154 @@
+"""Compares the ledger's runs with Prefect's state of them: what ended there, or was resumed or started for nothing.
+
+Beside the keeper's other duties, which do not wait for it: it reads the state of everything that is parked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectHTTPStatusError
+
+from standby import clock, settings
+from standby.children import follow_children
+from standby.errors import LedgerUnavailable
+from standby.ledger import Ledger
+from standby.ledger.settling import Settled
+from standby.patience import Patience
+from standby.projection import BATCH, states_of
+from standby.starts import follow_starts
+from standby.states import ENDED, RunState
+from standby.waker import Waker
+
+log = logging.getLogger("standby.keeper")
+
+_STARTING = (StateType.PENDING, StateType.RUNNING, StateType.CRASHED)
+"""Prefect's states of a run whose process may have died before it reached the ledger."""
+
+ENDED_IN_PREFECT = {
+    StateType.COMPLETED: RunState.COMPLETED, StateType.FAILED: RunState.FAILED,
+    StateType.CANCELLED: RunState.CANCELLED, StateType.CANCELLING: RunState.CANCELLED,
+}  # fmt: skip
+
+
+async def end_as_prefect_says(ledger: Ledger, run_id: str, state: State[Any]) -> None:
+    """End the run in the ledger, too, and close its waits."""
+    ended = ENDED_IN_PREFECT[state.type]
+    if await ledger.runs.end_from_outside(run_id, ended, f"{state.name} in Prefect: {state.message or ''}"):
+        log.info("Run %s was ended in Prefect (%s); its waits are closed.", run_id, state.name)
+
+
+class Reconciler:
+    """One comparison at a time, every ``RECONCILE_EVERY``.
+
+    ``client`` opens a Prefect client, ``wake_settled`` wakes the run of a wait that was settled.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: Callable[[], AbstractAsyncContextManager[PrefectClient]],
+        patience: Patience,
+        waker: Waker,
+        wake_settled: Callable[[Settled], Awaitable[None]],
+    ) -> None:
+        self._ledger, self._client = ledger, client
+        self._patience, self._waker, self._wake_settled = patience, waker, wake_settled
+        self._last: float | None = None  # monotonic
+        self._work: asyncio.Task[None] | None = None
+
+    def tick(self) -> None:
+        """Start a comparison if one is due, and wait for nothing of it."""
+        if self._work is not None and not self._work.done():
+            return
+        if self._last is None or monotonic() - self._last >= settings.RECONCILE_EVERY.total_seconds():
+            self._last = monotonic()
+            self._work = asyncio.create_task(self._compare(), name="standby-reconciler")
+
+    async def finish(self) -> None:
+        """Return when the comparison that goes on is done."""
+        if self._work is not None:
+            await self._work
+
+    async def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+
+    async def _compare(self) -> None:
+        try:
+            async with self._client() as client:
+                await self._follow_prefect(client)
+                late = clock.utcnow() - settings.WAKE_GRACE
+                for settled in await follow_children(self._ledger, client, late):
+                    await self._wake_settled(settled)
+                await follow_starts(self._ledger, client, late)
+                await self._start_stranded(client)
+        except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError, OSError, RuntimeError) as error:
+            log.warning("Runs are compared with Prefect's later: %s: %s", type(error).__name__, error)
+        except Exception:
+            log.exception("Runs could not be compared with Prefect's.")
+
+    async def _follow_prefect(self, client: PrefectClient) -> None:
+        """Parked runs that ended on Prefect's side, or were resumed there for a process that died at its start."""
+        parked = {
+            run.id: run
+            for run in await self._ledger.runs.all(ended=False)
+            if run.deployment_id is not None and run.state in (RunState.PARKED, RunState.READY)
+        }
+        for run_id, state in (await states_of(client, parked)).items():
+            if state.type in ENDED_IN_PREFECT:
+                await end_as_prefect_says(self._ledger, run_id, state)
+            elif (
+                parked[run_id].state == RunState.PARKED
+                and parked[run_id].holder is None
+                and state.type in _STARTING
+                and clock.is_over(state.timestamp, _grace(state))
+                and self._patience.allows(run_id)
+            ):
+                log.info("Run %s was resumed and not reached: its process died. It is scheduled again.", run_id)
+                self._patience.tried(run_id)
+                self._waker.add(run_id, presumed_dead=True)
+
+    async def _start_stranded(self, client: PrefectClient) -> None:
+        """Runs that a worker took, at first or for a retry, and whose process died before it reached the ledger."""
+        starting = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_STARTING)))),
+            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[settings.AGENT_TAG])),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=BATCH,
+        )
+        now = clock.utcnow()
+        for flow_run in starting:
+            state, run_id = flow_run.state, str(flow_run.id)
+            if state is None or not clock.is_over(state.timestamp, _grace(state)) or not self._patience.allows(run_id):
+                continue
+            if state.type is StateType.CRASHED and now - state.timestamp > 20 * settings.START_GRACE:
+                continue  # an old wreck, from before there was a keeper
+            run = await self._ledger.runs.get(run_id)
+            if run is None or (RunState(run.state) in ENDED and run.confirmed):
+                log.info("Run %s never started: its process died. It is scheduled again.", run_id)
+                self._patience.tried(run_id)
+                self._waker.add(run_id, presumed_dead=True)
+
+
+def _grace(state: State[Any]) -> timedelta:
+    """How long a run may stand in a state on its way to the ledger. One that has crashed is not on its way any more."""
+    return settings.WAKE_GRACE if state.type is StateType.CRASHED else settings.START_GRACE
