@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import text
 
+from standby import settings
 from standby.states import RunState
 from tests.support.attempts import Attempt
 from tests.support.stage import Run, Stage
 from tests.support.waiting import together, wait_until
 
 YES = {"approved": True}
+
+
+@pytest.fixture(autouse=True)
+def _keeper_that_has_been_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has just begun waits whether an attempt renews a lease that has ended by the clock."""
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(0))
 
 
 async def test_two_attempts_of_one_run_at_once_have_each_effect_once(stage: Stage) -> None:

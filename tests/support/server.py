@@ -22,8 +22,19 @@ STARTS_WITHIN = 120.0
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # It would only read all paused runs every five seconds; deadlines are the ledger's.
-    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "3600",
+    # What it does every few seconds of its own accord, and no test waits for; deadlines are the ledger's.
+    **{
+        f"PREFECT_SERVER_SERVICES_{service}_LOOP_SECONDS": "3600"
+        for service in (
+            "PAUSE_EXPIRATIONS",
+            "CANCELLATION_CLEANUP",
+            "CLEANUP_RECONCILER",
+            "FOREMAN",
+            "LATE_RUNS",
+            "REPOSSESSOR",
+            "SCHEDULER_RECENT_DEPLOYMENTS",
+        )
+    },
     # Events can be asked for when it has written them down.
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
     "PREFECT_SERVER_UI_ENABLED": "false",

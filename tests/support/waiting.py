@@ -13,6 +13,10 @@ T = TypeVar("T")
 WITHIN = 45.0
 """Seconds: a bound for what never comes. On a loaded machine a process takes ten to start."""
 
+SELDOMER = 0.1
+"""The longer it takes the seldomer it is asked: after a tenth of the time it took until now, but ``every`` at least and
+five times that at most. Asking costs the others what they are waited for to do."""
+
 
 async def wait_until(
     condition: Callable[[], T | Awaitable[T]],
@@ -21,16 +25,17 @@ async def wait_until(
     every: float = 0.02,
     shows: Callable[[], Any | Awaitable[Any]] | None = None,
 ) -> T:
-    """The first truthy answer of ``condition``, asked every ``every`` seconds for ``within`` seconds.
+    """The first truthy answer of ``condition``, asked every ``every`` seconds, later seldomer, for ``within`` seconds.
 
     When it never comes the failure prints the last answer and what ``shows`` returns.
     """
-    deadline = time.monotonic() + within
+    began = time.monotonic()
     while not (answer := await _called(condition)):
-        if time.monotonic() > deadline:
+        took = time.monotonic() - began
+        if took > within:
             seen = "" if shows is None else f"\n{await _called(shows)}"
             raise AssertionError(f"not so within {within} s: the last answer was {answer!r}{seen}")
-        await asyncio.sleep(every)
+        await asyncio.sleep(min(max(every, took * SELDOMER), 5 * every))
     return answer
 
 
