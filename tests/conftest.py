@@ -50,6 +50,7 @@ ON_ONE_DATABASE = {
     "test_a_run_killed_at_every_point_ends_as_an_undisturbed_one",
     "test_an_answer_is_the_same_on_every_replay",
     "test_a_signal_before_its_wait_is_used_once",
+    "test_deadlines_that_pass_while_everything_is_down_fire_once",
     "test_fifty_cycles_of_park_and_wake_leave_memory_as_it_was",
 }
 """The longest tests that kill processes; the statements they come by are attacked on both databases in tests/ledger."""

@@ -12,7 +12,7 @@ up
 gateway terminal host
 tables
 view costs agent_tasks pushes local doctor keeper
-missed event_door
+missed event_door reconciling
 connect doors events notices
 flows
 agents

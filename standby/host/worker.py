@@ -3,6 +3,9 @@
 ``prefect worker start --pool agents --type standby``, or ``standby host``. What is scheduled comes from Prefect, by
 events and a slow poll; what is parked and settled comes from the ledger. What cannot share the host's process is run
 as a process worker runs it.
+
+Prefect imports this module wherever it lists the types of workers, in its server too: what a host needs is imported
+when one starts.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import builtins
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
@@ -25,17 +28,12 @@ from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
 
-from standby.checkpoints import load_store, shared_ledger
-from standby.connect import open_prefect
 from standby.errors import UsageError
 from standby.host.configuration import HostConfiguration, HostVariables
-from standby.host.health import Health
-from standby.host.hearing import hear
-from standby.host.host import Host
-from standby.host.placing import Placing
-from standby.host.stopping import StopSignals, grace
-from standby.host.watch import Watch
 from standby.projection import BATCH
+
+if TYPE_CHECKING:
+    from standby.host.host import Host
 
 log = logging.getLogger("standby.host")
 
@@ -85,6 +83,9 @@ class HostWorker(ProcessWorker):
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
     ) -> None:
         """Host until the process is told to stop, then drain. ``run_once``: what is scheduled now, to its rest."""
+        from standby.host.health import Health
+        from standby.host.stopping import StopSignals, grace
+
         with StopSignals(self._stop):
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self)
@@ -117,6 +118,11 @@ class HostWorker(ProcessWorker):
         Prefect's engine takes a synchronous one for each attempt, if only to throw it away: without a shared one that
         is a TLS context, 40 ms in the event loop.
         """
+        from standby.checkpoints import load_store, shared_ledger
+        from standby.connect import open_prefect
+        from standby.host.host import Host
+        from standby.host.placing import Placing
+
         api_url = str(self.client.api_url)
         stack.enter_context(SyncClientContext())
         context = await stack.enter_async_context(AsyncClientContext())
@@ -145,6 +151,9 @@ class HostWorker(ProcessWorker):
                 return found
 
     def _loops(self, host: Host, run_once: bool) -> list[Any]:
+        from standby.host.hearing import hear
+        from standby.host.watch import Watch
+
         if run_once:
             return [self._once(host)]
         watch = Watch(host)

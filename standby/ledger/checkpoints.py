@@ -65,11 +65,9 @@ _fenced_row = (
 )
 
 
-class Checkpoints:
+class _Statements:
     def __init__(self, database: Database) -> None:
-        self._db = database
         insert = sqlite_insert if database.sqlite else postgres_insert
-        self._insert = insert
         statement = insert(checkpoints).from_select(_columns, _fenced_row)
         recorded = {
             "state": statement.excluded.state,
@@ -80,13 +78,20 @@ class Checkpoints:
             "written_at": statement.excluded.written_at,
         }
         # Only an intent may be overwritten: what was recorded stays.
-        self._record = database.prepared(
+        self.record = database.prepared(
             statement.on_conflict_do_update(
                 index_elements=["run_id", "key"],
                 set_=recorded,
                 where=checkpoints.c.state == CheckpointState.INTENDED,
             )
         )
+
+
+class Checkpoints:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._insert = sqlite_insert if database.sqlite else postgres_insert
+        self._sql = database.made(_Statements)
 
     async def journal(self, run_id: str) -> list[Entry]:
         """All of a run's checkpoints, in one query."""
@@ -108,7 +113,7 @@ class Checkpoints:
         key is recorded already."""
         return bool(
             await self._db.write(
-                self._record,
+                self._sql.record,
                 {
                     "run": run_id,
                     "fence": attempt,

@@ -10,12 +10,12 @@ import asyncio
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 import asyncpg  # type: ignore[import-untyped]
@@ -47,6 +47,11 @@ IDLE_SECONDS = 60.0
 
 CLOSE_SECONDS = 1.0
 """How long PostgreSQL may take to answer a connection's goodbye."""
+
+M = TypeVar("M")
+
+_MADE: dict[tuple[Callable[..., Any], bool], Any] = {}
+"""What was made for a kind of database (whether it is SQLite), by what made it."""
 
 
 class Database:
@@ -123,6 +128,13 @@ class Database:
                     return await _changed(connection, statement, parameters)
             async with engine.connect() as connection:
                 return await _changed(connection, statement, parameters)
+
+    def made(self, make: Callable[[Database], M]) -> M:
+        """What ``make`` makes for this kind of database: statements, which take milliseconds, once in this process."""
+        if (make, self.sqlite) not in _MADE:
+            _MADE[make, self.sqlite] = make(self)
+        made: M = _MADE[make, self.sqlite]
+        return made
 
     def prepared(self, statement: ClauseElement) -> Prepared:
         """The statement compiled once, for ``write``."""

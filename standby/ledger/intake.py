@@ -74,23 +74,28 @@ _oldest_open = (
 )
 
 
-class Intake:
+class _Statements:
     def __init__(self, database: Database) -> None:
-        self._db = database
-        self._settling = SettlingMany(database)
         insert = sqlite_insert if database.sqlite else postgres_insert
         signal = given(
             signals, "id", "source", "delivery_id", "topic", "correlation", "payload", "disposition", "received_at",
             "expires_at",
         )  # fmt: skip
-        self._write = database.prepared(insert(signals).values(signal).on_conflict_do_nothing())
-        self._dispose = database.prepared(
+        self.write = database.prepared(insert(signals).values(signal).on_conflict_do_nothing())
+        self.dispose = database.prepared(
             update(signals)
             .where(signals.c.id == bindparam("signal"))
             .values(given(signals, "disposition", "wait_id", "note"))
         )
-        self._waits_for = select(signals.c.id, _oldest_open).where(among(signals.c.id, "signals", database))
-        self._undo = delete(signals).where(among(signals.c.id, "signals", database))
+        self.waits_for = select(signals.c.id, _oldest_open).where(among(signals.c.id, "signals", database))
+        self.undo = delete(signals).where(among(signals.c.id, "signals", database))
+
+
+class Intake:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._sql = database.made(_Statements)
+        self._settling = SettlingMany(database)
         self._batches: Batches[Incoming, Delivery | None] = Batches(self._take, _address)
         self._turns: WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = WeakValueDictionary()
 
@@ -135,15 +140,15 @@ class Intake:
             # In one order in all transactions: one of two that write the same delivery, for two keys, waits for the
             # other.
             rows = sorted(batch.items(), key=lambda item: (item[1].source, item[1].delivery_id))
-            await self._write.many(connection, [_kept(signal_id, one) for signal_id, one in rows])
-            found = await connection.execute(self._waits_for, {"signals": listed(batch, self._db)})
+            await self._sql.write.many(connection, [_kept(signal_id, one) for signal_id, one in rows])
+            found = await connection.execute(self._sql.waits_for, {"signals": listed(batch, self._db)})
             wait_of: dict[str, str | None] = dict(found.tuples().all())
             made |= await self._settle_waits(connection, batch, wait_of)
             alone = [
                 signal_id for signal_id, wait_id in wait_of.items() if wait_id is not None and signal_id not in made
             ]
             if alone:
-                await connection.execute(self._undo, {"signals": listed(alone, self._db)})
+                await connection.execute(self._sql.undo, {"signals": listed(alone, self._db)})
             for signal_id, one in batch.items():
                 if signal_id not in wait_of:
                     made[signal_id] = await _duplicate(connection, one)
@@ -181,7 +186,7 @@ class Intake:
             made[signal_id] = Delivery(
                 Disposition.DELIVERED, signal_id, wait.id, wait.run_id, wake, wait.run_wake_address
             )
-        await self._dispose.many(
+        await self._sql.dispose.many(
             connection,
             [
                 {"signal": signal_id, "disposition": one.disposition, "wait_id": one.wait_id, "note": one.said or None}
@@ -194,7 +199,7 @@ class Intake:
         signal_id = uuid4().hex
         async with self._db.transaction() as connection:
             await lock_topics(connection, self._db, [_address(one)])
-            inserted = await self._write.many(connection, [_kept(signal_id, one)])
+            inserted = await self._sql.write.many(connection, [_kept(signal_id, one)])
             if not inserted:
                 return await _duplicate(connection, one)
             found = await to_open_wait(

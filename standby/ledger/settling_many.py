@@ -37,10 +37,9 @@ class Answer(NamedTuple):
     note: str | None = None
 
 
-class SettlingMany:
+class _Statements:
     def __init__(self, database: Database) -> None:
-        self._db = database
-        self._with_run = (
+        self.with_run = (
             select(
                 waits,
                 runs.c.state.label("run_state"),
@@ -50,7 +49,7 @@ class SettlingMany:
             .where(among(waits.c.id, "waits", database))
             .with_for_update(of=[runs, waits], skip_locked=True)
         )
-        self._settle = database.prepared(
+        self.settle = database.prepared(
             update(waits)
             .where(waits.c.id == bindparam("wait"))
             .values(state=WaitState.SETTLED, refused=None, **given(waits, "outcome", "answer", "settled_at"))
@@ -59,8 +58,8 @@ class SettlingMany:
             decisions, "id", "wait_id", "run_id", "door", "actor", "opening", "verdict", "answer", "note", "decided_at",
             "evidence_digest",
         )  # fmt: skip
-        self._decide = database.prepared(decisions.insert().values(decision))
-        self._close = database.prepared(
+        self.decide = database.prepared(decisions.insert().values(decision))
+        self.close = database.prepared(
             update(waits)
             .where(
                 waits.c.run_id == bindparam("run"),
@@ -71,7 +70,7 @@ class SettlingMany:
         )
         ready = update(runs).where(among(runs.c.id, "runs", database))
         ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
-        self._ready = told(ready, database)
+        self.ready = told(ready, database)
         settled, other = waits.alias(), waits.alias()
         one_is_open = (
             select(other.c.id)
@@ -79,12 +78,18 @@ class SettlingMany:
             .where(among(settled.c.id, "settled", database), other.c.state == WaitState.OPEN)
             .where(other.c.run_id == runs.c.id)
         )
-        self._ready_as_group = told(ready.where(~one_is_open.exists()), database)
-        self._are_ready = select(runs.c.id).where(among(runs.c.id, "runs", database), runs.c.state == RunState.READY)
+        self.ready_as_group = told(ready.where(~one_is_open.exists()), database)
+        self.are_ready = select(runs.c.id).where(among(runs.c.id, "runs", database), runs.c.state == RunState.READY)
+
+
+class SettlingMany:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._sql = database.made(_Statements)
 
     async def locked(self, connection: AsyncConnection, wait_ids: Iterable[str]) -> dict[str, Row[Any]]:
         """These waits by id, with ``run_state`` and ``run_wake_address``; both rows are locked."""
-        found = await connection.execute(self._with_run, {"waits": listed(wait_ids, self._db)})
+        found = await connection.execute(self._sql.with_run, {"waits": listed(wait_ids, self._db)})
         return {row.id: row for row in found}
 
     async def settle(self, connection: AsyncConnection, answers: Sequence[Answer]) -> set[str]:
@@ -93,11 +98,11 @@ class SettlingMany:
         The runs that are READY by it, and have to be woken.
         """
         now = clock.utcnow()
-        await self._settle.many(
+        await self._sql.settle.many(
             connection,
             [{"wait": one.wait.id, "outcome": one.outcome, "answer": one.answer, "settled_at": now} for one in answers],
         )
-        await self._decide.many(
+        await self._sql.decide.many(
             connection,
             [
                 {
@@ -110,7 +115,7 @@ class SettlingMany:
             ],
         )  # fmt: skip
         settled = [one.wait for one in answers]
-        await self._close.many(
+        await self._sql.close.many(
             connection,
             [
                 {"run": wait.run_id, "group": wait.group_key, "settled_at": now}
@@ -121,12 +126,12 @@ class SettlingMany:
         parked = [wait for wait in settled if wait.run_state == RunState.PARKED]
         ready = {wait.run_id for wait in parked if wait.need == Need.ONE}
         if ready:
-            await connection.execute(self._ready, {"runs": listed(ready, self._db), "now": now})
+            await connection.execute(self._sql.ready, {"runs": listed(ready, self._db), "now": now})
         if groups := [wait for wait in parked if wait.need != Need.ONE]:
             named = listed({wait.run_id for wait in groups}, self._db)
             ids = listed([wait.id for wait in groups], self._db)
-            await connection.execute(self._ready_as_group, {"runs": named, "settled": ids, "now": now})
-            ready |= set((await connection.execute(self._are_ready, {"runs": named})).scalars())
+            await connection.execute(self._sql.ready_as_group, {"runs": named, "settled": ids, "now": now})
+            ready |= set((await connection.execute(self._sql.are_ready, {"runs": named})).scalars())
         return ready
 
 

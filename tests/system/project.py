@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import psutil
 
 from standby.ledger import Ledger
 from tests.bank.process import ROOT, Bank
+from tests.support.forks import Fork, Forks
 from tests.support.ports import reserved_port
 from tests.support.server import copy_database
 from tests.support.waiting import wait_until
@@ -53,9 +54,11 @@ class Result(NamedTuple):
 
 
 class Project:
-    def __init__(self, folder: Path, *, pyproject: str | None = None) -> None:
-        """``pyproject``: its text, where it is not the shipped one."""
+    def __init__(self, folder: Path, terminal: Forks, *, pyproject: str | None = None) -> None:
+        """``terminal`` starts its commands; ``pyproject``: its text, where it is not the shipped one."""
         self.folder, self.home = folder, folder / ".standby"
+        self.terminal = terminal
+        self._commands = 0
         folder.mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
             (folder / name).symlink_to(ROOT / name)
@@ -104,15 +107,29 @@ class Project:
 
     # Commands.
 
-    def up(self, *arguments: str) -> Up:
-        """Start `standby up` on its port."""
-        started = Up(self, len(self._ups) + 1, arguments)
+    def up(self, *arguments: str, plain: bool = False) -> Up:
+        """Start `standby up` on its port; ``plain``: in an interpreter of its own."""
+        started = Up(self, arguments, plain=plain)
         self._ups.append(started)
         return started
 
     async def standby(self, *arguments: str, **env: str) -> Result:
         """A command of the terminal, to its end."""
-        return await self.run([str(PROGRAMS / "standby"), *arguments], **env)
+        process, out, err = self.begin(arguments, **env)
+        return Result(await asyncio.to_thread(process.wait, 120), out.read_text(), err.read_text())
+
+    def begin(self, arguments: Sequence[str], *, plain: bool = False, **env: str) -> tuple[Fork, Path, Path]:
+        """Start a command of the terminal: the process, and the files of what it says and what it says is wrong."""
+        self._commands += 1
+        out, err = (self.folder / f"{arguments[0]}-{self._commands}.{kind}" for kind in ("out", "err"))
+        out.touch()
+        process = Fork()
+        foreign: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name not in self.env)
+        self.terminal.start(
+            process, ["standby", *arguments],
+            env=foreign | self.env | env, cwd=self.folder, log=out, errors=err, plain=plain,
+        )  # fmt: skip
+        return process, out, err
 
     async def python(self, *arguments: str, **env: str) -> Result:
         return await self.run([sys.executable, *arguments], **env)
@@ -148,7 +165,7 @@ class Project:
     # What there is.
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that works on this project's data, however it was started."""
+        """Every process that works on this project's data, but for commands that were forked (``begin``)."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
@@ -206,15 +223,10 @@ class Project:
 class Up:
     """One `standby up`, from its start to its end."""
 
-    def __init__(self, project: Project, number: int, arguments: tuple[str, ...]) -> None:
+    def __init__(self, project: Project, arguments: tuple[str, ...], *, plain: bool) -> None:
         self.project = project
-        self._out, self._err = project.folder / f"up-{number}.out", project.folder / f"up-{number}.err"
-        command = [str(PROGRAMS / "standby"), "up", "--port", str(project.port), *arguments]
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                command, cwd=project.folder, env=project.env, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                start_new_session=True,
-            )  # fmt: skip
+        command = ["up", "--port", str(project.port), *arguments]
+        self._process, self._out, self._err = project.begin(command, plain=plain)
         self.pid = self._process.pid
 
     @property
@@ -236,7 +248,7 @@ class Up:
         def said() -> bool:
             if text in self.output:
                 return True
-            assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.shown()}"
+            assert self._process.running, f"it ended with {self._process.poll()}:\n{self.shown()}"
             return False
 
         await wait_until(said, within, every=0.1, shows=self.shown)
@@ -245,7 +257,7 @@ class Up:
         """What it said, when it has ended by itself."""
         try:
             code = await asyncio.to_thread(self._process.wait, within)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             raise AssertionError(f"it has not ended within {within} s:\n{self.shown()}") from None
         return Result(code, self.output, self._err.read_text())
 

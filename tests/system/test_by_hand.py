@@ -60,8 +60,12 @@ async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_afte
         assert doors == [Door.TERMINAL, Door.POLL]
 
 
-async def test_the_agent_of_the_readme_does_what_the_readme_says(project: Project) -> None:
+async def test_the_agent_of_the_readme_does_what_the_readme_says(
+    project: Project, server_and_new_database: tuple[PrefectServer, Path]
+) -> None:
     """Saved and run as it stands there; only the price's shop is made to count who asks."""
+    (project.folder / "prefect").mkdir()
+    copy_database(server_and_new_database[1], project.folder / "prefect" / "prefect.db")
     [code] = re.findall(
         r"^Save this as `buyer.py` in the project folder:\n\n```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
     )

@@ -77,10 +77,10 @@ class Storm:
         assert not [name for name, process in left.items() if alive(process)]
 
     async def everything_at_once(self) -> None:
+        self.up.kill()
         for process in self.project.processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.up.kill()
         await self.project.gone()
         self.up = await self.project.up().ready()
 

@@ -16,6 +16,7 @@ from blocks.payment_policy import PaymentPolicy
 from blocks.payment_provider import PaymentProvider
 from standby.doctor import audit
 from tests.invoices.documents import PEPPOL
+from tests.support.forks import Forks
 from tests.support.server import PrefectServer
 from tests.system.project import Project
 from tests.system.runs import Runs
@@ -28,9 +29,9 @@ CALM: dict[str, Any] = {
 
 @pytest.fixture(scope="package")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, server_and_new_database: tuple[PrefectServer, Path]
+    tmp_path_factory: pytest.TempPathFactory, terminal: Forks, server_and_new_database: tuple[PrefectServer, Path]
 ) -> Iterator[Project]:
-    with closing(Project(tmp_path_factory.mktemp("agents") / "project")) as project:
+    with closing(Project(tmp_path_factory.mktemp("agents") / "project", terminal)) as project:
         project.begin_with(server_and_new_database[1])
         up = project.up().wait_ready()
         asyncio.run(configure(project))
