@@ -12,4 +12,4 @@ async def housekeeping() -> bool:
     async with get_client() as client:
         store = await load_store(str(client.api_url))
     async with shared_ledger(store.resolved_url()) as ledger:
-        return await Keeper(ledger, get_client).tick()
+        return await Keeper(ledger, get_client).once()

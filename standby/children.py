@@ -11,7 +11,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling
 
 from standby.errors import UsageError
@@ -64,8 +64,8 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
     for wait in await ledger.children.unstarted(unstarted_since):
         try:
             settled += await start_children(ledger, [wait], client)
-        except UsageError as error:
-            log.warning("%s", error)
+        except (UsageError, PrefectHTTPStatusError) as error:  # the others are not kept from theirs
+            log.warning("The agent that run %s waits for is not started: %s", wait.run_id, error)
     awaited = await ledger.children.awaited()
     states = await states_of(client, {wait.child_run_id for wait in awaited})
     for wait in awaited:

@@ -35,6 +35,7 @@ from standby.errors import AnswerRefused, LedgerUnavailable
 from standby.event_door import EventDoor
 from standby.events import announce
 from standby.ledger import Ledger
+from standby.ledger.database import in_the_way
 from standby.ledger.settling import Settled
 from standby.missed import Missed
 from standby.notices import Notifier
@@ -75,6 +76,7 @@ class Keeper:
         self._pusher = Pusher(ledger)
         self._lease_taken = 0.0  # monotonic
         self._clock_steps = ClockSteps()
+        self._spared = False  # the last round has left somebody alone whose lease has ended
         self._still = Stillness()
         self._patience = Patience()
         self._waker = Waker(client, wake)
@@ -124,23 +126,33 @@ class Keeper:
     async def tick(self) -> bool:
         """One round, and all that it starts. False when another keeper is at work."""
         async with self._client() as client:
-            worked = await self._round(client)
-        await self._notifier.finish()
-        await self._poller.finish()
-        await self._pusher.finish()
-        await self._reconciler.finish()
-        await self._waker.finish()
+            try:
+                return await self._round(client)
+            finally:
+                await self._notifier.finish()
+                await self._poller.finish()
+                await self._pusher.finish()
+                await self._reconciler.finish()
+                await self._waker.finish()
+
+    async def once(self) -> bool:
+        """As ``tick``, where no keeper stays: if the lease of some attempt or host has ended, it also waits whether
+        they renew it, ``2 * RENEW_EVERY``, and rescues the runs of those that do not."""
+        worked = await self.tick()
+        if worked and self._spared:
+            await asyncio.sleep(2 * settings.RENEW_EVERY.total_seconds())
+            await self.tick()
         return worked
 
     async def _round(self, client: PrefectClient, *, listen: bool = False) -> bool:
         """``listen``: there will be another one soon, and events are heard until then."""
-        # First: just after the clock was set, a lease that has ended tells nothing.
-        await self._see_the_clock()
         if not await self._keep_lease():
             self._missed.forget()
             self._waker.forget()
+            await self._reconciler.close()
             await self._events.close()
             return False
+        await self._see_the_clock()
         self._reconciler.tick()
         await self._each(
             self.ledger.signals.expire,
@@ -152,6 +164,7 @@ class Keeper:
             lambda: self._announce(client),
             lambda: self._rescue(client),
             lambda: self._wake_missed(client),
+            lambda: self._missed.wake_heard(client),
             lambda: self._confirm_ends(client),
             lambda: self._events.tick(client, listen=listen),
         )
@@ -164,9 +177,9 @@ class Keeper:
         for duty in duties:
             try:
                 await duty()
-            except LedgerUnavailable:
-                raise
             except Exception as error:
+                if isinstance(error, LedgerUnavailable) and not in_the_way(error):
+                    raise
                 if first is None:
                     first = error
                 elif not isinstance(error, httpx.TransportError):  # which would be said again and again
@@ -207,11 +220,22 @@ class Keeper:
         while due := await self.ledger.waits.due(FIRED_TOGETHER):
             settled_any = False
             moved_on = await not_paused(client, {wait.run_id for wait in due})
+            unread = set()
             for wait in due:
-                if wait.run_id in moved_on and (settled := await self._take_in_time(client, wait)) is not None:
+                if wait.run_id not in moved_on:
+                    continue
+                try:
+                    settled = await self._take_in_time(client, wait)
+                except (LedgerUnavailable, httpx.TransportError):
+                    raise
+                except Exception:  # the deadlines of the others fire
+                    log.exception("Whether wait %s was answered in time cannot be read, and it stays open.", wait.id)
+                    unread.add(wait.id)
+                    continue
+                if settled is not None:
                     await self._wake_settled(settled)
                     settled_any |= settled.won
-            fired = await self.ledger.deadlines.fire(due)
+            fired = await self.ledger.deadlines.fire([wait for wait in due if wait.id not in unread])
             for run_id, address in fired.woken:
                 if address is None or not call(address):
                     self._waker.add(run_id)
@@ -250,8 +274,9 @@ class Keeper:
 
     async def _rescue(self, client: PrefectClient) -> None:
         """Runs whose attempt is dead: fence it off, and have the run taken up again."""
+        self._spared = False
         for host, alive in await self.ledger.hosted.warm_holders():
-            if holder.is_dead(host) or not (alive or self._clock_steps.may_have_gone_forward(2 * settings.RENEW_EVERY)):
+            if holder.is_dead(host) or not (alive or self._may_renew()):
                 count = await self.ledger.hosted.abandon(host)
                 log.info("%s runs that were parked warm in %s, which is gone, are parked cold.", count, host)
         held = await self.ledger.runs.held()
@@ -280,8 +305,15 @@ class Keeper:
             return True
         still = self._still.seconds(run.id, (run.attempt, run.lease_expires_at))
         if run.lease_expires_at <= clock.utcnow():
-            return not self._clock_steps.may_have_gone_forward(2 * settings.RENEW_EVERY)
+            return not self._may_renew()
         return still > settings.LEASE.total_seconds()
+
+    def _may_renew(self) -> bool:
+        """Whether whose lease has ended by the clock may be at work: the clock was set forward, and they have not
+        renewed it since."""
+        spared = self._clock_steps.may_have_gone_forward(2 * settings.RENEW_EVERY)
+        self._spared |= spared
+        return spared
 
     async def _wake_missed(self, client: PrefectClient) -> None:
         """Runs whose wait has settled, and which nobody has taken up."""

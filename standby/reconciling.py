@@ -95,13 +95,12 @@ class Reconciler:
     async def _compare(self) -> None:
         try:
             async with self._client() as client:
-                await self._follow_prefect(client)
-                late = clock.utcnow() - settings.WAKE_GRACE
-                for settled in await follow_children(self._ledger, client, late):
-                    await self._wake_settled(settled)
-                await follow_starts(self._ledger, client, late)
-                await self._start_stranded(client)
-        except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError, OSError, RuntimeError) as error:
+                for part in (self._follow_prefect, self._follow_children, self._follow_starts, self._start_stranded):
+                    try:
+                        await part(client)
+                    except PrefectHTTPStatusError as error:  # of one run; the other parts are of others
+                        log.warning("Runs are compared with Prefect's later: %s", error)
+        except (LedgerUnavailable, httpx.HTTPError, OSError, RuntimeError) as error:
             log.warning("Runs are compared with Prefect's later: %s: %s", type(error).__name__, error)
         except Exception:
             log.exception("Runs could not be compared with Prefect's.")
@@ -126,6 +125,13 @@ class Reconciler:
                 log.info("Run %s was resumed and not reached: its process died. It is scheduled again.", run_id)
                 self._patience.tried(run_id)
                 self._waker.add(run_id, presumed_dead=True)
+
+    async def _follow_children(self, client: PrefectClient) -> None:
+        for settled in await follow_children(self._ledger, client, clock.utcnow() - settings.WAKE_GRACE):
+            await self._wake_settled(settled)
+
+    async def _follow_starts(self, client: PrefectClient) -> None:
+        await follow_starts(self._ledger, client, clock.utcnow() - settings.WAKE_GRACE)
 
     async def _start_stranded(self, client: PrefectClient) -> None:
         """Runs that a worker took, at first or for a retry, and whose process died before it reached the ledger."""

@@ -35,23 +35,29 @@ class ClockSteps:
 
     def __init__(self) -> None:
         self._last: tuple[datetime, float] | None = None
+        self._step = 0.0  # not told of yet
         # Nobody knows what was before the first look.
         self._forward_at = monotonic()
 
     def look(self) -> float:
         """By how many seconds the clock was set since the last look: 0 where it was not, negative where it was set
         back."""
-        now, steady = clock.utcnow(), monotonic()
-        last, self._last = self._last, (now, steady)
-        if last is None:
-            return 0.0
-        step = (now - last[0]).total_seconds() - (steady - last[1])
-        if abs(step) < NOTICED:
-            return 0.0
-        if step > 0:
-            self._forward_at = steady
+        self._see()
+        step, self._step = self._step, 0.0
         return step
 
     def may_have_gone_forward(self, within: timedelta) -> bool:
         """Whether the clock was set forward in that time, or may have been because nobody looked before."""
+        self._see()
         return monotonic() - self._forward_at < within.total_seconds()
+
+    def _see(self) -> None:
+        now, steady = clock.utcnow(), monotonic()
+        last, self._last = self._last, (now, steady)
+        if last is None:
+            return
+        step = (now - last[0]).total_seconds() - (steady - last[1])
+        if abs(step) >= NOTICED:
+            self._step += step
+            if step > 0:
+                self._forward_at = steady

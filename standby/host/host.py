@@ -126,9 +126,9 @@ class Host:
     async def take_back(self) -> None:
         """At the start: what this machine's dead processes have left, and cold runs that no host listens for."""
         self.deployments = await self._deployments()
-        for dead, alive in await self.ledger.hosted.warm_holders():
-            if not alive or holder.is_dead(dead):
-                await self.ledger.hosted.abandon(dead)
+        for host, _ in await self.ledger.hosted.warm_holders():
+            if holder.is_dead(host):  # by its lease alone only the keeper tells, which sees the clock
+                await self.ledger.hosted.abandon(host)
         for run in await self.ledger.hosted.orphans(self.deployments):
             if holder.is_dead(run.holder):
                 await self.ledger.runs.rescue(run.id, run.attempt, run.holder)

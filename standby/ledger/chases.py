@@ -36,7 +36,8 @@ class Chases:
         """Do what is due now for one wait: once, whoever else does it too. False if there is nothing to do."""
         now = clock.utcnow()
         async with self._db.transaction() as connection:
-            await locked_run(connection, run_id)
+            if await locked_run(connection, run_id, skip_locked=True) is None:
+                return False  # whoever is at it may settle it; if not, it is due again
             wait = (await connection.execute(select(waits).where(waits.c.id == wait_id))).one()
             if wait.state != WaitState.OPEN or wait.policy is None or wait.chase_at is None or wait.chase_at > now:
                 return False

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from standby.ledger.database import Database, by
+from standby.ledger.database import Database, by, unindexed
 from standby.ledger.locks import locked_run
 from standby.ledger.settling import Settled, settle_in
 from standby.ledger.tables import Run, Wait, table_of
@@ -29,7 +29,9 @@ async def tell_parents(
     """Settle the waits for a run that ends, in the transaction that ends it."""
     found = (
         await connection.execute(
-            select(waits.c.id, waits.c.run_id).where(waits.c.child_run_id == run_id, waits.c.state == WaitState.OPEN)
+            select(waits.c.id, waits.c.run_id).where(
+                waits.c.child_run_id == run_id, unindexed(waits.c.state) == WaitState.OPEN
+            )
         )
     ).all()
     settled = []
@@ -107,7 +109,8 @@ class Children:
         return await self._db.read(
             select(runs)
             .join(waits, waits.c.run_id == runs.c.id)
-            .where(waits.c.child_run_id == run_id, waits.c.state == WaitState.SETTLED, runs.c.state == RunState.READY)
+            .where(waits.c.child_run_id == run_id, unindexed(waits.c.state) == WaitState.SETTLED)
+            .where(unindexed(runs.c.state) == RunState.READY)
         )
 
     async def abandoned(self) -> list[Row[Any]]:

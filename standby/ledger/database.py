@@ -182,6 +182,12 @@ def among(column: ColumnElement[str], name: str, database: Database) -> ColumnEl
     return column == any_(bindparam(name, type_=ARRAY(Text)))
 
 
+def unindexed(state: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A state, where the rows are few by another condition: SQLite, which keeps no statistics, would go by the index on
+    it through all rows that are in that state."""
+    return func.coalesce(state, "")
+
+
 def by(column: ColumnElement[datetime | None], before: datetime) -> ColumnElement[bool]:
     """Whether the column's time is not after ``before``, or lies so far ahead that the clock was set back since."""
     return or_(column <= before, column > clock.utcnow() + clock.AHEAD)

@@ -16,9 +16,13 @@ runs = table_of(Run)
 waits = table_of(Wait)
 
 
-async def locked_run(connection: AsyncConnection, run_id: str) -> Row[Any] | None:
-    """The run's row, locked to the end of the transaction (SQLite: the transaction already has the write lock)."""
-    return (await connection.execute(select(runs).where(runs.c.id == run_id).with_for_update())).first()
+async def locked_run(connection: AsyncConnection, run_id: str, *, skip_locked: bool = False) -> Row[Any] | None:
+    """The run's row, locked to the end of the transaction (SQLite: the transaction already has the write lock).
+
+    ``skip_locked``: None, too, where somebody else has locked it, who may be frozen.
+    """
+    statement = select(runs).where(runs.c.id == run_id).with_for_update(skip_locked=skip_locked)
+    return (await connection.execute(statement)).first()
 
 
 async def run_of_attempt(connection: AsyncConnection, run_id: str, attempt: int) -> Row[Any] | None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.children import tell_parents
-from standby.ledger.database import Database, by
+from standby.ledger.database import Database, by, unindexed
 from standby.ledger.holds import held
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt, take
 from standby.ledger.notifications import told
@@ -194,13 +194,14 @@ class Runs:
             return True
 
     async def rescue(self, run_id: str, attempt: int, holder: str | None) -> RunState | None:
-        """Take the run from a dead attempt, which is fenced off. What it is now: PARKED or READY; None if it moved on.
+        """Take the run from a dead attempt, which is fenced off. What it is now: PARKED or READY; None if it moved on,
+        or somebody is at it just then.
 
         READY means that somebody should work on it: it was running, or its wait has settled.
         """
         now = clock.utcnow()
         async with self._db.transaction() as connection:
-            row = await self._locked(connection, run_id)
+            row = await locked_run(connection, run_id, skip_locked=True)
             if row is None or row.attempt != attempt or row.holder != holder or RunState(row.state) in ENDED:
                 return None
             state = RunState(row.state)
@@ -301,7 +302,7 @@ async def _end(
     )
     await connection.execute(
         update(waits)
-        .where(waits.c.run_id == run_id, waits.c.state == WaitState.OPEN)
+        .where(waits.c.run_id == run_id, unindexed(waits.c.state) == WaitState.OPEN)
         .values(state=WaitState.CLOSED, settled_at=now)
     )
     await tell_parents(connection, run_id, state, result, error)

@@ -9,6 +9,7 @@ from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
+from standby.ledger.database import unindexed
 from standby.ledger.locks import group_ready
 from standby.ledger.notifications import told
 from standby.ledger.tables import Decision, Run, Wait, table_of
@@ -66,7 +67,7 @@ async def settle_in(
             .where(
                 waits.c.run_id == wait.run_id,
                 waits.c.group_key == wait.group_key,
-                waits.c.state == WaitState.OPEN,
+                unindexed(waits.c.state) == WaitState.OPEN,
             )
             .values(state=WaitState.CLOSED, settled_at=now)
         )

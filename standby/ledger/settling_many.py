@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Row, and_, bindparam, select, update
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
-from standby.ledger.database import Database, among, listed
+from standby.ledger.database import Database, among, listed, unindexed
 from standby.ledger.notifications import told
 from standby.ledger.prepared import given
 from standby.ledger.tables import Decision, Run, Wait, table_of
@@ -64,7 +64,7 @@ class _Statements:
             .where(
                 waits.c.run_id == bindparam("run"),
                 waits.c.group_key == bindparam("group"),
-                waits.c.state == WaitState.OPEN,
+                unindexed(waits.c.state) == WaitState.OPEN,
             )
             .values(state=WaitState.CLOSED, **given(waits, "settled_at"))
         )
@@ -72,14 +72,18 @@ class _Statements:
         ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
         self.ready = told(ready, database)
         settled, other = waits.alias(), waits.alias()
-        one_is_open = (
-            select(other.c.id)
-            .join(settled, and_(settled.c.run_id == other.c.run_id, settled.c.group_key == other.c.group_key))
-            .where(among(settled.c.id, "settled", database), other.c.state == WaitState.OPEN)
-            .where(other.c.run_id == runs.c.id)
+        one_is_open = select(other.c.id).where(
+            other.c.run_id == settled.c.run_id,
+            other.c.group_key == settled.c.group_key,
+            unindexed(other.c.state) == WaitState.OPEN,
         )
-        self.ready_as_group = told(ready.where(~one_is_open.exists()), database)
-        self.are_ready = select(runs.c.id).where(among(runs.c.id, "runs", database), runs.c.state == RunState.READY)
+        complete = select(settled.c.id).where(
+            among(settled.c.id, "settled", database), settled.c.run_id == runs.c.id, ~one_is_open.exists()
+        )
+        self.ready_as_group = told(ready.where(complete.exists()), database)
+        self.are_ready = select(runs.c.id).where(
+            among(runs.c.id, "runs", database), unindexed(runs.c.state) == RunState.READY
+        )
 
 
 class SettlingMany:

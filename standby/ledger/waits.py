@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.checkpoints import intend_wait, record_wait
-from standby.ledger.database import Database
+from standby.ledger.database import Database, unindexed
 from standby.ledger.delivering import lock_topics, mark_signal, take_buffered
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
 from standby.ledger.notices import notify
@@ -170,7 +170,8 @@ class Waits:
                 return False
             await connection.execute(
                 update(waits)
-                .where(waits.c.run_id == run_id, waits.c.group_key == key, waits.c.state == WaitState.OPEN)
+                .where(waits.c.run_id == run_id, waits.c.group_key == key)
+                .where(unindexed(waits.c.state) == WaitState.OPEN)
                 .values(state=WaitState.CLOSED, settled_at=clock.utcnow())
             )
             return True

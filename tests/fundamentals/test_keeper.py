@@ -316,6 +316,20 @@ async def test_a_keeper_that_has_just_begun_gives_up_nobody_by_the_clock(
     assert await desk.ledger.hosted.warm_in(host) == {}
 
 
+async def test_who_keeps_once_waits_whether_a_lease_that_has_ended_is_renewed(
+    desk: Desk, opened: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch
+):
+    """As the housekeeping flow does, each time as a keeper that has just begun."""
+    gone, there = await at_work(desk, FAR_AWAY), await at_work(desk, FAR_AWAY)
+    ended = update(runs).where(runs.c.id.in_([gone, there])).values(lease_expires_at=clock.utcnow() - HOUR)
+    await desk.ledger.database.write(ended)
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=2))
+    keeping = asyncio.create_task(opened().once())
+    assert await desk.ledger.runs.renew(there, 1, settings.LEASE)
+    assert await keeping
+    assert [await state_of_run(desk.ledger, run) for run in (gone, there)] == [RunState.READY, RunState.RUNNING]
+
+
 async def test_who_was_ready_when_the_clock_was_set_back_is_woken(
     desk: Desk, opened: Callable[[], Keeper], set_clock: SetClock
 ):

@@ -15,7 +15,7 @@ from standby.ledger.tables import Run, Wait, table_of
 from standby.states import Door, Hold, Need, Outcome, RunState, Verdict, WaitState
 from tests.support.seeds import seeds
 
-from .acts import answer, approval, open_group, parked, signal, state_of_run, states_of
+from .acts import answer, approval, claim, open_group, parked, signal, state_of_run, states_of
 from .conftest import Connect, Watch
 
 runs = table_of(Run)
@@ -51,6 +51,18 @@ async def test_a_group_is_woken_when_it_has_what_it_needs(ledger: Ledger, watch:
     assert sorted(one.run_id for one in woken) == ["all", "any"]
     assert sorted((await states_of(ledger, "any")).values()) == [WaitState.CLOSED, WaitState.SETTLED]
     assert await states_of(ledger, "one of all") == {"a": WaitState.SETTLED, "b": WaitState.OPEN}
+
+
+async def test_a_group_that_is_left_open_keeps_no_other_of_its_run_from_waking_it(ledger: Ledger, watch: Watch) -> None:
+    """An agent may have given up what it waited for first, and wait for something else."""
+    left = [approval("left a", deadline=watch.now), approval("left b")]
+    attempt = (await claim(ledger)).attempt
+    await open_group(ledger, left, attempt=attempt, need=Need.ALL, key="left")
+    now = [approval("now a", deadline=watch.now), approval("now b", deadline=watch.now)]
+    group = await open_group(ledger, now, attempt=attempt, need=Need.ALL, key="now")
+    assert await ledger.runs.park("run", attempt, group.waits[0].group_key, Hold.SUSPEND, None) is RunState.PARKED
+    settled, woken = await ledger.deadlines.fire(await ledger.waits.due())
+    assert (settled, [one.run_id for one in woken]) == (3, ["run"])
 
 
 async def test_of_two_that_are_due_where_one_is_enough_the_earlier_one_fires(ledger: Ledger, watch: Watch) -> None:
