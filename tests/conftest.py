@@ -16,12 +16,14 @@ from pathlib import Path
 import certifi
 import pytest
 
-# Before anything imports Prefect, which reads them then: a profile of our own, and no server it points to.
+# Before anything imports Prefect, which reads them then: a profile of our own, and no server it points to. What
+# `standby up` left in this folder is not ours either.
 _home = tempfile.mkdtemp(prefix="standby-tests-")
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "STANDBY_")) and "_TEST_" not in name]:
     del os.environ[_name]
 os.environ |= {
     "PREFECT_HOME": _home,
+    "STANDBY_HOME": str(Path(_home, "standby")),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # All is plain http: no client need load 150 certificates, which takes each of a thousand a twentieth of a second.
@@ -71,7 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # What is there by now stays: the collections after the tests need not look at it, a quarter of a second each.
+    # What is there by now stays: the collections after the tests need not look at it, a quarter of a second each; nor,
+    # later, at what an earlier test has left, which is there to stay.
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -90,6 +93,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -40,19 +40,13 @@ PARKS_WITHIN = 120.0
 
 
 class ServerWithPages(PrefectServer):
-    def launch(self) -> None:
-        env = prefect_env(
-            self.home,
-            PREFECT_SERVER_UI_ENABLED="true",
-            PREFECT_SERVER_UI_STATIC_DIRECTORY=str(self.folder / "ui"),
-            PREFECT_API_URL=self.url,
-        )
-        server = [sys.executable, "-m", "standby.up.prefect_server"]
-        command = [*server, "--host", "127.0.0.1", "--port", str(self.port)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True
-            )
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.settings |= {
+            "PREFECT_SERVER_UI_ENABLED": "true",
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
+            "PREFECT_API_URL": self.url,
+        }
 
 
 class Installation:

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from playwright.async_api import Browser, Locator, Page, TimeoutError, async_playwright
+from playwright.async_api import Browser, BrowserContext, Locator, Page, TimeoutError, async_playwright
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -43,15 +43,21 @@ async def running_browser(program: str) -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def new_page(browser: Browser, **options: Any) -> AsyncIterator[Page]:
-    """A page of a fresh profile."""
-    context = await browser.new_context(**options)
+async def new_profile(browser: Browser, **options: Any) -> AsyncIterator[BrowserContext]:
+    context = await browser.new_context(reduced_motion="reduce", **options)
     try:
         context.set_default_timeout(LONGEST_WAIT * 1000)
         await context.add_init_script(FEWER_FRAMES)
-        yield await context.new_page()
+        yield context
     finally:
         await context.close()
+
+
+@asynccontextmanager
+async def new_page(browser: Browser, **options: Any) -> AsyncIterator[Page]:
+    """A page of a fresh profile."""
+    async with new_profile(browser, **options) as profile:
+        yield await profile.new_page()
 
 
 class Sent(NamedTuple):

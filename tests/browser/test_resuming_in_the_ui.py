@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -28,7 +28,7 @@ from tests.browser.pages import (
     NewerPages,
     OlderPages,
     find_browser,
-    new_page,
+    new_profile,
     running_browser,
 )
 from tests.support.server import PrefectServer
@@ -105,10 +105,18 @@ def edited(sample: str, inbox: Path, *edits: tuple[str, str]) -> str:
     return str(inbox / sample)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: Browser) -> AsyncIterator[Page]:
-    async with new_page(browser, viewport={"width": 1280, "height": 900}) as opened:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def profile(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """One for all of them, as a person has: the two UIs are loaded once."""
+    async with new_profile(browser, viewport={"width": 1280, "height": 900}) as opened:
         yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(profile: BrowserContext) -> AsyncIterator[Page]:
+    opened = await profile.new_page()
+    yield opened
+    await opened.close()
 
 
 async def test_what_is_typed_into_the_form_is_what_the_agent_acts_on(

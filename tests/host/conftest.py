@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import sys
-import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -201,6 +199,3 @@ async def inn(
         await inn.opens()
         stack.push_async_callback(inn.closes)
         yield inn
-    with warnings.catch_warnings():  # Prefect leaves sockets of its clients to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()

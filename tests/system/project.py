@@ -19,7 +19,7 @@ from standby.ledger import Ledger
 from tests.bank.process import ROOT, Bank
 from tests.support.forks import Fork, Forks
 from tests.support.ports import reserved_port
-from tests.support.server import copy_database
+from tests.support.server import ON_A_COPY, copy_database
 from tests.support.waiting import wait_until
 
 PROGRAMS = Path(sys.executable).parent
@@ -83,6 +83,7 @@ class Project:
         """Have its Prefect server start from a copy of this database, which saves half of a first start."""
         (self.home / "prefect").mkdir(parents=True)
         copy_database(database, self.home / "prefect" / "prefect.db")
+        self.env |= ON_A_COPY
 
     def close(self) -> None:
         """Kill what is left of its processes."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from standby.states import Door, RunState
 from tests.invoices.documents import NO_ORDER, SAMPLES
 from tests.support.forks import ROOT
-from tests.support.server import PrefectServer, copy_database
+from tests.support.server import ON_A_COPY, PrefectServer, copy_database
 from tests.support.waiting import wait_until
 from tests.system.project import Project
 
@@ -28,7 +28,7 @@ async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_afte
     (project.folder / "prefect").mkdir()
     copy_database(server_and_new_database[1], project.folder / "prefect" / "prefect.db")
     command = [sys.executable, "flows/invoice_agent.py", str(SAMPLES / NO_ORDER)]
-    env = {"PREFECT_HOME": str(project.folder / "prefect")}
+    env = {"PREFECT_HOME": str(project.folder / "prefect")} | ON_A_COPY
     said = project.folder / "agent.out"
 
     with project.process("agent", command, **env) as first:
@@ -61,18 +61,17 @@ async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_afte
 
 
 async def test_the_agent_of_the_readme_does_what_the_readme_says(
-    project: Project, server_and_new_database: tuple[PrefectServer, Path]
+    project: Project, prefect_server: PrefectServer
 ) -> None:
-    """Saved and run as it stands there; only the price's shop is made to count who asks."""
-    (project.folder / "prefect").mkdir()
-    copy_database(server_and_new_database[1], project.folder / "prefect" / "prefect.db")
+    """Saved and run as it stands there; only the price's shop is made to count who asks, and a server is there."""
     [code] = re.findall(
         r"^Save this as `buyer.py` in the project folder:\n\n```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
     )
     counted = code.replace("return 1250.0", "open('asked', 'a').write('x'); return 1250.0")
     assert counted != code
     (project.folder / "buyer.py").write_text(counted)
-    command, env = [sys.executable, "buyer.py"], {"PREFECT_HOME": str(project.folder / "prefect")}
+    command = [sys.executable, "buyer.py"]
+    env = {"PREFECT_HOME": str(project.folder / "prefect"), "PREFECT_API_URL": prefect_server.url}
     said = project.folder / "buyer.out"
 
     with project.process("buyer", command, **env) as first:
