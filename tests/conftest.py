@@ -38,7 +38,7 @@ gc.disable()  # until all is imported: it takes a fifth of that time
 
 from standby.ledger import Ledger  # noqa: E402
 from tests.support.databases import NoPostgres, fresh_database, postgres_server  # noqa: E402
-from tests.support.forks import Forks  # noqa: E402
+from tests.support.forks import SERVICES, Forks, connected  # noqa: E402
 from tests.support.leaks import no_leaks  # noqa: E402
 from tests.support.seeds import ALL  # noqa: E402
 from tests.support.server import PrefectServer  # noqa: E402
@@ -173,26 +173,34 @@ async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Starts gateways and banks, in a tenth of the time that they take to import what they need."""
-    modules = ("standby.gateway.server", "standby.cli_gateway", "deployments.sandbox_bank.app")
-    started = Forks(tmp_path_factory.mktemp("forks"), os.environ, *modules)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run's, the same for all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def forks(shared_folder: Path) -> Iterator[Forks]:
+    """Starts servers, banks, gateways and commands of the terminal, in a tenth of the time that their imports take."""
+    started = Forks(connected(shared_folder, os.environ, *SERVICES), os.environ)
     yield started
     started.close()
 
 
 @pytest.fixture(scope="session")
-def server_and_new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrefectServer, Path]]:
-    server = PrefectServer(tmp_path_factory.mktemp("server"))
+def server_and_new_database(
+    tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, forks: Forks
+) -> Iterator[tuple[PrefectServer, Path]]:
+    server = PrefectServer(tmp_path_factory.mktemp("server"), forks)
     try:
-        yield server, _start_as_new(server, tmp_path_factory.getbasetemp().parent / "new-prefect.db")
+        yield server, _start_as_new(server, shared_folder / "new-prefect.db")
     finally:
         server.close()
 
 
 def _start_as_new(server: PrefectServer, new: Path) -> Path:
     """Start it on a database that the first of the test processes has made, which is most of a start's time."""
-    with (new.parent / "new-prefect.lock").open("w") as lock:
+    with new.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not new.exists():
             server.start_now()
@@ -211,10 +219,10 @@ def prefect_server(server_and_new_database: tuple[PrefectServer, Path]) -> Prefe
 
 @pytest.fixture
 async def own_prefect_server(
-    server_and_new_database: tuple[PrefectServer, Path], tmp_path: Path
+    server_and_new_database: tuple[PrefectServer, Path], forks: Forks, tmp_path: Path
 ) -> AsyncIterator[PrefectServer]:
     """A Prefect server of the test's own, to kill and to start again, with nothing on it."""
-    server = PrefectServer(tmp_path / "server")
+    server = PrefectServer(tmp_path / "server", forks)
     server.begin_with(server_and_new_database[1])
     try:
         await server.start()

@@ -20,8 +20,6 @@ from tests.bank.process import ROOT, Bank, running_bank, until
 from tests.bank.receiver import ANOTHER, REFUSED, SECRET, TAKEN, receiver
 from tests.support.forks import Forks
 
-pytestmark = pytest.mark.xdist_group("forks")  # one process that forks them all
-
 NEVER = 3600.0
 """Seconds to settlement where a test wants none."""
 

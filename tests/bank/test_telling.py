@@ -17,8 +17,6 @@ from tests.bank.receiver import ANOTHER, SECRET, receiver
 from tests.bank.test_bank import delivered, pay
 from tests.support.forks import Forks
 
-pytestmark = pytest.mark.xdist_group("forks")
-
 GATEWAY = "http://127.0.0.1:4280"
 
 

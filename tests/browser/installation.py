@@ -28,6 +28,7 @@ from standby.host.place import attempt_command, fork_server_place
 from standby.ledger import Ledger
 from standby.states import RunState, WaitState
 from tests.bank.process import Bank, running_bank
+from tests.support.forks import Forks
 from tests.support.server import PrefectServer, prefect_env
 from tests.support.waiting import wait_until
 
@@ -40,8 +41,8 @@ PARKS_WITHIN = 120.0
 
 
 class ServerWithPages(PrefectServer):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, forks: Forks | None) -> None:
+        super().__init__(folder, forks)
         self.settings |= {
             "PREFECT_SERVER_UI_ENABLED": "true",
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
@@ -134,20 +135,22 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(folder: Path, new: Path | None = None) -> AsyncIterator[Installation]:
+async def installation(
+    folder: Path, new: Path | None = None, forks: Forks | None = None
+) -> AsyncIterator[Installation]:
     """Everything up, with empty databases in ``folder``. The bank settles no payment until it is told to.
 
-    ``new``: a new Prefect database to begin with a copy of.
+    ``new``: a new Prefect database to begin with a copy of. ``forks``: forks the server and the bank.
     """
     home = folder / "home"
     home.mkdir()
     async with AsyncExitStack() as stack:
-        server = ServerWithPages(folder / "server")
+        server = ServerWithPages(folder / "server", forks)
         stack.callback(server.close)
         if new is not None:
             server.begin_with(new)
         server.launch()
-        bank = await stack.enter_async_context(running_bank(folder, settle_after=0))
+        bank = await stack.enter_async_context(running_bank(folder, forks=forks, settle_after=0))
         await bank.configure(settle="manual")
         ledger_url = f"sqlite:///{home / 'ledger.db'}"
         ledger = await Ledger.connect(ledger_url)

@@ -31,6 +31,7 @@ from tests.browser.pages import (
     new_profile,
     running_browser,
 )
+from tests.support.forks import Forks
 from tests.support.server import PrefectServer
 
 # One installation for all of them.
@@ -66,9 +67,12 @@ async def browser(program: str) -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(
-    program: str, tmp_path_factory: pytest.TempPathFactory, server_and_new_database: tuple[PrefectServer, Path]
+    program: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    server_and_new_database: tuple[PrefectServer, Path],
+    forks: Forks,
 ) -> AsyncIterator[Installation]:
-    async with installation(tmp_path_factory.mktemp("browser"), server_and_new_database[1]) as up:
+    async with installation(tmp_path_factory.mktemp("browser"), server_and_new_database[1], forks) as up:
         yield up
 
 

@@ -24,8 +24,6 @@ from tests.support.forks import Fork, Forks
 from tests.support.ports import reserved_port
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("forks")  # one process that forks them all
-
 Start = Callable[..., Awaitable["Process"]]
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.support.forks import Fork, Forks
+from tests.support.forks import ATTEMPTS, Fork, Forks, connected
 from tests.support.server import prefect_env
 
 ENDS_WITHIN = 120.0
@@ -65,7 +65,8 @@ class Attempts:
             # A batch of logs that is cut off by a kill can leave a Prefect server on SQLite locked for a minute.
             PREFECT_LOGGING_TO_API_ENABLED="false",
         )
-        self._forks = Forks(folder, env)
+        # Of its own: Prefect reads its settings, such as the server's address, when it is imported.
+        self._forks = Forks(connected(folder, env, *ATTEMPTS), env)
 
     def begin(self, env: dict[str, str], *, plain: bool = False, traced: bool = False) -> Attempt:
         self._count += 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.forks import Fork, Forks
 from tests.support.ports import reserved_port
 from tests.support.waiting import wait_until
 
@@ -58,11 +59,12 @@ def prefect_env(home: Path, **more: str) -> dict[str, str]:
 class PrefectServer:
     """``url`` is the API's address, the same through any number of processes.
 
-    ``settings`` are Prefect's, by the names of their variables, that it starts with beside ``SETTINGS``.
+    With ``forks`` it is forked, else an interpreter of its own. ``settings`` are Prefect's, by the names of their
+    variables, that it starts with beside ``SETTINGS``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, forks: Forks | None = None) -> None:
+        self.folder, self._forks = folder, forks
         self.home = folder / "prefect"
         self.home.mkdir(parents=True, exist_ok=True)
         self.port, self._reservation = reserved_port()
@@ -70,7 +72,7 @@ class PrefectServer:
         self.database = self.home / "prefect.db"
         self.log = folder / "server.log"
         self.settings: dict[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Fork | None = None
 
     def keep_as_new(self, to: Path) -> None:
         """Copy the database as it is now, for other servers to ``begin_with``."""
@@ -85,11 +87,17 @@ class PrefectServer:
     def launch(self) -> None:
         assert self._process is None, "the server is running"
         # As `standby up` starts it: a stock one on SQLite stands still for a minute now and then.
-        server = [sys.executable, "-m", "standby.up.prefect_server"]
-        command = [*server, "--host", "127.0.0.1", "--port", str(self.port)]
+        command = ["standby.up.prefect_server", "--host", "127.0.0.1", "--port", str(self.port)]
+        env = prefect_env(self.home, **self.settings)
+        # In a session of its own, so its number is that of the group: with what it has started.
+        if self._forks is not None:
+            self._process = Fork()
+            foreign: dict[str, str | None] = dict.fromkeys(os.environ)
+            self._forks.start(self._process, command, env=foreign | env, cwd=self.folder, log=self.log, service=True)
+            return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self.folder, env=prefect_env(self.home, **self.settings), stdout=log, stderr=log,
+                [sys.executable, "-m", *command], cwd=self.folder, env=env, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 
@@ -126,7 +134,6 @@ class PrefectServer:
     def _end(self, by: signal.Signals) -> None:
         assert self._process is not None, "the server is not running"
         process, self._process = self._process, None
-        # A session of its own, so its number is that of the group: the command line and the server it runs.
         os.killpg(process.pid, by)
         process.wait(30)
 

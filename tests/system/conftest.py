@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,18 +11,9 @@ from tests.support.forks import Forks
 from tests.system.project import Project
 
 
-@pytest.fixture(scope="session")
-def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Starts commands of the terminal, in a tenth of the time that they take to import what they need."""
-    modules = ("standby.cli", "standby.keeper", "standby.up.stack")
-    started = Forks(tmp_path_factory.mktemp("terminal"), os.environ, *modules)
-    yield started
-    started.close()
-
-
 @pytest.fixture
-def project(tmp_path: Path, terminal: Forks) -> Iterator[Project]:
+def project(tmp_path: Path, forks: Forks) -> Iterator[Project]:
     """A project folder with nothing up."""
-    made = Project(tmp_path / "project", terminal)
+    made = Project(tmp_path / "project", forks)
     yield made
     made.close()

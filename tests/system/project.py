@@ -54,10 +54,10 @@ class Result(NamedTuple):
 
 
 class Project:
-    def __init__(self, folder: Path, terminal: Forks, *, pyproject: str | None = None) -> None:
-        """``terminal`` starts its commands; ``pyproject``: its text, where it is not the shipped one."""
+    def __init__(self, folder: Path, forks: Forks, *, pyproject: str | None = None) -> None:
+        """``forks`` starts its commands; ``pyproject``: its text, where it is not the shipped one."""
         self.folder, self.home = folder, folder / ".standby"
-        self.terminal = terminal
+        self.forks = forks
         self._commands = 0
         folder.mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
@@ -126,7 +126,7 @@ class Project:
         out.touch()
         process = Fork()
         foreign: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name not in self.env)
-        self.terminal.start(
+        self.forks.start(
             process, ["standby", *arguments],
             env=foreign | self.env | env, cwd=self.folder, log=out, errors=err, plain=plain,
         )  # fmt: skip
@@ -166,11 +166,14 @@ class Project:
     # What there is.
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that works on this project's data, but for commands that were forked (``begin``)."""
+        """Every process that works on this project's data: in its folder, or told where the data is.
+
+        Of one that was forked only the folder is seen.
+        """
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                if process.environ().get("STANDBY_HOME") == str(self.home):
+                if process.cwd() == str(self.folder) or process.environ().get("STANDBY_HOME") == str(self.home):
                     found.append(process)
         return found
 
@@ -183,19 +186,13 @@ class Project:
         await wait_until(lambda: not self.processes(), 10, every=0.1, shows=shown)
 
     def children(self) -> dict[str, psutil.Process]:
-        """What `up` has started and still runs, by name: server, bank and worker."""
-        parent = psutil.Process(self._ups[-1].pid)
-        marks = {
-            "server": "prefect_server",
-            "bank": "sandbox_bank",
-            "gateway": "standby gateway",
-            "worker": "standby host",
-        }
+        """What `up` has started and still runs, by name: server, bank, gateway and worker."""
+        names = {"prefect_server": "server", "sandbox_bank": "bank", "gateway": "gateway", "host": "worker"}
         found = {}
-        for process in parent.children():
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
-                line = " ".join(process.cmdline())
-                found |= {name: process for name, mark in marks.items() if mark in line}
+                if process.name() in names:
+                    found[names[process.name()]] = process
         return found
 
     @asynccontextmanager

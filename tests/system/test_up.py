@@ -57,10 +57,10 @@ async def test_the_demo_that_answers_by_itself_ends_with_the_receipts_of_all_sam
 
 
 async def test_ctrl_c_keeps_what_waits_and_the_next_up_carries_on_with_it(
-    server_and_new_database: tuple[PrefectServer, Path], terminal: Forks, tmp_path: Path
+    server_and_new_database: tuple[PrefectServer, Path], forks: Forks, tmp_path: Path
 ) -> None:
     with closing(
-        Project(tmp_path / "project", terminal, pyproject=edited('demo = "deployments.demo"', 'demo = "two"'))
+        Project(tmp_path / "project", forks, pyproject=edited('demo = "deployments.demo"', 'demo = "two"'))
     ) as project:
         project.begin_with(server_and_new_database[1])
         (project.folder / "two.py").write_text(TWO_INVOICES)
@@ -151,10 +151,10 @@ BAD_PROJECTS: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("what", BAD_PROJECTS)
 async def test_what_is_wrong_with_the_project_is_said_in_a_sentence(
-    server_and_new_database: tuple[PrefectServer, Path], terminal: Forks, tmp_path: Path, what: str
+    server_and_new_database: tuple[PrefectServer, Path], forks: Forks, tmp_path: Path, what: str
 ) -> None:
     text, sentence = BAD_PROJECTS[what]
-    with closing(Project(tmp_path / "project", terminal, pyproject="")) as project:
+    with closing(Project(tmp_path / "project", forks, pyproject="")) as project:
         project.begin_with(server_and_new_database[1])
         (project.folder / "pyproject.toml").write_bytes(text.encode(errors="surrogateescape"))
         said = await project.up("--demo").ended()

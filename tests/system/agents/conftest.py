@@ -29,9 +29,9 @@ CALM: dict[str, Any] = {
 
 @pytest.fixture(scope="package")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, terminal: Forks, server_and_new_database: tuple[PrefectServer, Path]
+    tmp_path_factory: pytest.TempPathFactory, forks: Forks, server_and_new_database: tuple[PrefectServer, Path]
 ) -> Iterator[Project]:
-    with closing(Project(tmp_path_factory.mktemp("agents") / "project", terminal)) as project:
+    with closing(Project(tmp_path_factory.mktemp("agents") / "project", forks)) as project:
         project.begin_with(server_and_new_database[1])
         up = project.up().wait_ready()
         asyncio.run(configure(project))
