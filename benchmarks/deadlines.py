@@ -30,7 +30,8 @@ from standby.ledger.tables import Run, Wait, table_of
 from standby.states import Hold, Need, RunState, WaitKind, WaitState
 
 NAME = "deadlines"
-DUE = (100, 10_000)
+DUE = ((100, 1), (10_000, 1), (10_000, 2))
+"""How many waits are due, and of how many a run waits for all at once."""
 BLOCKS = 5
 AHEAD = timedelta(seconds=2)
 
@@ -41,20 +42,21 @@ waits = table_of(Wait)
 async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
     for kind in ledgers.KINDS:
         try:
-            for due in DUE:
-                blocks = [await _block(kind, folder, due) for _ in range(BLOCKS)]
+            for due, of_each in DUE:
+                blocks = [await _block(kind, folder, due, of_each) for _ in range(BLOCKS)]
+                at_once = f"{due:,} at once" if of_each == 1 else f"{due:,} at once, {of_each} of each run"
                 for name in blocks[0]:
                     values = [block[name] for block in blocks]
-                    yield of_blocks(NAME, f"{name}, {due:,} at once", kind, values, n=BLOCKS * due)
+                    yield of_blocks(NAME, f"{name}, {at_once}", kind, values, n=BLOCKS * due)
         except ledgers.NoDatabase as reason:
             yield Skipped(NAME, kind, str(reason))
 
 
-async def _block(kind: str, folder: Path, due: int) -> dict[str, float]:
+async def _block(kind: str, folder: Path, due: int, of_each: int) -> dict[str, float]:
     async with ledgers.ledger(kind, folder):
         ledger = await Ledger.connect(settings.told_ledger_url() or "")
         try:
-            await _park(ledger, due)
+            await _park(ledger, due, of_each)
             keeper = asyncio.create_task(Keeper(ledger, get_client).run())
             try:
                 return await _lateness(ledger, due)
@@ -66,21 +68,27 @@ async def _block(kind: str, folder: Path, due: int) -> dict[str, float]:
             await ledger.close()
 
 
-async def _park(ledger: Ledger, due: int) -> None:
-    """So many runs, parked until the same instant."""
+async def _park(ledger: Ledger, due: int, of_each: int) -> None:
+    """So many waits of parked runs, due at the same instant; each run waits for all of its own."""
     deadline = clock.utcnow() + AHEAD
     then = deadline - timedelta(hours=1)
-    names = [str(uuid4()) for _ in range(due)]
+    names = [str(uuid4()) for _ in range(due // of_each)]
+    need = Need.ONE if of_each == 1 else Need.ALL
     run = {"flow": "decider", "state": RunState.PARKED, "attempt": 1, "hold": Hold.SUSPEND, "started_at": then,
            "parked_at": then, "confirmed": False}  # fmt: skip
-    wait = {"key": "approval", "group_key": "approval", "member": 0, "need": Need.ONE, "kind": WaitKind.APPROVAL,
+    wait = {"group_key": "approval", "need": need, "kind": WaitKind.APPROVAL,
             "reason": "Pay?", "has_default": True, "default_answer": json.dumps({"approved": False}),
             "state": WaitState.OPEN, "opened_at": then, "announced_at": then, "deadline": deadline}  # fmt: skip
     async with ledger.database.transaction() as connection:
         for first in range(0, due, BATCH):
             some = names[first : first + BATCH]
             await connection.execute(runs.insert(), [run | {"id": name, "name": name} for name in some])
-            await connection.execute(waits.insert(), [wait | {"id": f"w{name}", "run_id": name} for name in some])
+            members = [
+                wait | {"id": f"{name}/{member}", "run_id": name, "key": f"approval {member}", "member": member}
+                for name in some
+                for member in range(of_each)
+            ]
+            await connection.execute(waits.insert(), members)
 
 
 async def _lateness(ledger: Ledger, due: int) -> dict[str, float]:

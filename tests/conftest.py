@@ -41,7 +41,7 @@ from tests.support.databases import NoPostgres, fresh_database, postgres_server 
 from tests.support.forks import SERVICES, Forks, connected  # noqa: E402
 from tests.support.leaks import no_leaks  # noqa: E402
 from tests.support.seeds import ALL  # noqa: E402
-from tests.support.server import PrefectServer  # noqa: E402
+from tests.support.server import SETTINGS, PrefectServer  # noqa: E402
 
 SLOWEST_FIRST = (
     "system", "browser", "faults", "fundamentals", "research", "prefect", "bank", "invoices", "ledger", "unit",
@@ -182,7 +182,8 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def forks(shared_folder: Path) -> Iterator[Forks]:
     """Starts servers, banks, gateways and commands of the terminal, in a tenth of the time that their imports take."""
-    started = Forks(connected(shared_folder, os.environ, *SERVICES), os.environ)
+    # A Prefect server reads how often its services do what they do when it is imported.
+    started = Forks(connected(shared_folder, os.environ | SETTINGS, *SERVICES), os.environ)
     yield started
     started.close()
 
