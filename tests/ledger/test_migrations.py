@@ -1,8 +1,9 @@
 """From an empty database to the tables of today, whoever comes first."""
 
 import asyncio
+import fcntl
 import json
-import sys
+from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect, text
@@ -12,35 +13,23 @@ from standby.ledger import Ledger, migrations
 from standby.ledger.database import Database
 from standby.ledger.tables import metadata
 from tests.ledger.acts import approval, parked
-
-CONNECT = """
-import asyncio, sys
-from standby.ledger import Ledger
-
-async def main():
-    sys.stdin.readline()
-    ledger = await Ledger.connect(sys.argv[1])
-    await ledger.leases.take("keeper", sys.argv[2], __import__("datetime").timedelta(minutes=1))
-    await ledger.close()
-
-print("imported", flush=True)
-asyncio.run(main())
-"""
+from tests.support.forks import ROOT, Fork, Forks
+from tests.support.waiting import wait_until
 
 
-async def test_eight_processes_that_start_at_once_make_the_tables_once(empty_url: str) -> None:
-    processes = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CONNECT, empty_url, str(number),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )
-        for number in range(8)
-    ]  # fmt: skip
-    for process in processes:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"imported\n"
-    said = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
-    assert [(process.returncode, out) for process, (out, _) in zip(processes, said, strict=True)] == [(0, b"")] * 8
+async def test_eight_processes_that_start_at_once_make_the_tables_once(
+    empty_url: str, forks: Forks, tmp_path: Path
+) -> None:
+    logs = [tmp_path / f"{number}.log" for number in range(8)]
+    processes = [Fork() for _ in logs]
+    gate = tmp_path / "gate"
+    with gate.open("w") as shut:
+        fcntl.flock(shut, fcntl.LOCK_EX)
+        for process, log in zip(processes, logs, strict=True):
+            forks.start(process, ["tests.ledger.connects", empty_url, log.stem, str(gate)], env={}, cwd=ROOT, log=log)
+        await wait_until(lambda: [log.exists() and log.read_text() for log in logs] == ["here\n"] * 8)
+    assert [await asyncio.to_thread(process.wait, 60) for process in processes] == [0] * 8
+    assert [log.read_text() for log in logs] == ["here\n"] * 8
     ledger = await Ledger.connect(empty_url)
     try:
         async with ledger.database.transaction() as connection:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import pty
-import subprocess
+import select
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,8 @@ from standby.waits import Approval, Signal, Timer
 from standby.wakeups import Listener
 from tasks.models import PaymentDecision, Settlement
 from tests.ledger import acts
-from tests.system.project import PROGRAMS, Result
+from tests.support.forks import Fork, Forks
+from tests.system.project import Result
 
 RUN = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a001"
 OTHER = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a002"
@@ -412,7 +413,9 @@ FORBIDDEN = ["\x1b]", "\x07", "\x1b[2J", "\x9b", "\u202e", "\x08"]
         ["doctor"],
     ],
 )
-async def test_what_came_from_elsewhere_is_not_obeyed_by_the_terminal(ledger: Ledger, command: list[str]) -> None:
+async def test_what_came_from_elsewhere_is_not_obeyed_by_the_terminal(
+    ledger: Ledger, forks: Forks, command: list[str]
+) -> None:
     class Odd(BaseModel):
         nasty: str = NASTY
 
@@ -425,24 +428,22 @@ async def test_what_came_from_elsewhere_is_not_obeyed_by_the_terminal(ledger: Le
     await ledger.runs.end(OTHER, 1, RunState.FAILED, error=NASTY)
     await acts.claim(ledger, THIRD)
     await ledger.runs.end(THIRD, 1, RunState.COMPLETED, result=json.dumps({NASTY: NASTY}))
-    said = await asyncio.to_thread(on_a_terminal, [str(PROGRAMS / "standby"), *command])
+    said = await asyncio.to_thread(on_a_terminal, forks, command)
     assert "owned" in said or command == ["doctor"]
     assert [mark for mark in FORBIDDEN if mark in said] == [], repr(said)
 
 
-def on_a_terminal(command: list[str]) -> str:
+def on_a_terminal(forks: Forks, command: list[str]) -> str:
     """What a real process writes to a terminal."""
     ours, its = pty.openpty()
-    written = b""
-    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its):
-        os.close(its)
-        while True:
-            try:
-                chunk = os.read(ours, 65536)
-            except OSError:  # how a terminal without a process says that this was all
-                break
-            if not chunk:
-                break
-            written += chunk
+    process, written = Fork(), b""
+    forks.start(process, ["standby", *command], env=os.environ, cwd=Path.cwd(), log=Path(os.ttyname(its)))
+    # Read while it writes, for a terminal holds little; and what is left when it has ended.
+    ended = False
+    while not ended:
+        ended = not process.running
+        while select.select([ours], [], [], 0 if ended else 0.05)[0]:
+            written += os.read(ours, 65536)
+    os.close(its)
     os.close(ours)
     return written.decode()
