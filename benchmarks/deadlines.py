@@ -80,7 +80,7 @@ async def _park(ledger: Ledger, due: int, of_each: int) -> None:
             "reason": "Pay?", "has_default": True, "default_answer": json.dumps({"approved": False}),
             "state": WaitState.OPEN, "opened_at": then, "announced_at": then, "deadline": deadline}  # fmt: skip
     async with ledger.database.transaction() as connection:
-        for first in range(0, due, BATCH):
+        for first in range(0, len(names), BATCH):
             some = names[first : first + BATCH]
             await connection.execute(runs.insert(), [run | {"id": name, "name": name} for name in some])
             members = [
