@@ -31,11 +31,13 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
                 await client.delete_flow_run_input(UUID(run.id), response.key)
 
 
-async def answer_in_prefect(client: PrefectClient, wait: Any, hold: Hold = Hold.SUSPEND) -> str | None:
+async def answer_in_prefect(client: PrefectClient, wait: Any) -> str | None:
     """The answer (JSON text) that Prefect has taken for a run's wait, and the run has not read yet."""
-    for response in await responses(client, wait, hold):
-        with suppress(ValueError, KeyError, TypeError):
-            return answer_of(response, wait)
+    # However the run was held when it was asked: that is not always how it was held last.
+    for hold in (Hold.SUSPEND, Hold.PAUSE):
+        for response in await responses(client, wait, hold):
+            with suppress(ValueError, KeyError, TypeError):
+                return answer_of(response, wait)
     return None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import PrefectClient
 from prefect.states import Pending
 from pydantic import BaseModel, Field
 
@@ -24,6 +25,8 @@ from standby import (
     wait_any,
     wait_for,
 )
+from standby.keeper import Keeper
+from standby.states import WaitState
 from tests.fundamentals.conftest import Desk, Interruption
 from tests.support.waiting import wait_until
 
@@ -215,6 +218,36 @@ async def test_an_answer_submitted_in_prefect_in_time_beats_the_deadline(desk: D
     await desk.client.resume_flow_run(UUID(run.id), run_input={"approved": True, "comment": "in time"})
     monkeypatch.setattr(clock, "_source", lambda: start + timedelta(hours=2))
     assert await run.result() == "in time"
+
+
+async def test_an_answer_that_a_paused_run_did_not_live_to_read_beats_the_deadline(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    """The keeper, which fires the deadline, finds it."""
+    start = clock.utcnow()
+
+    @agent
+    async def buyer() -> str:
+        otherwise = Decision(approved=False, comment="nobody answered")
+        return (await wait_for(Approval("Buy tea?", by=start + timedelta(hours=1), otherwise=otherwise))).comment
+
+    run = await desk.start(buyer)
+    [wait] = await run.open_waits()
+
+    async def paused() -> bool:
+        return (await desk.client.read_flow_run(UUID(run.id))).state.is_paused()  # type: ignore[union-attr]
+
+    await wait_until(paused)
+    await desk.client.resume_flow_run(UUID(run.id), run_input={"approved": True, "comment": "in time"})
+    assert run.attempt is not None
+    run.attempt.cancel()
+    await asyncio.gather(run.attempt, return_exceptions=True)
+    assert (await desk.ledger.waits.get(wait.id)).state == WaitState.OPEN  # type: ignore[union-attr]
+    monkeypatch.setattr(clock, "_source", lambda: start + timedelta(hours=2))
+    await Keeper(desk.ledger, lambda: PrefectClient(desk.url)).tick()
+    [decision] = await desk.ledger.waits.decisions_of(run.id)
+    assert (decision.verdict, decision.door) == ("won", "prefect")
+    assert "in time" in decision.answer
 
 
 async def test_a_question_is_asked_in_the_form_of_today(desk: Desk):
