@@ -14,7 +14,7 @@ from standby.parking.client import prefect_for
 from standby.parking.forms import answer_of, opening
 from standby.policy import Policy
 from standby.runs import AgentRun
-from standby.states import Door, Hold, Outcome
+from standby.states import Door, Outcome
 from standby.values import summary
 from standby.waits import Wait
 
@@ -26,28 +26,29 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
     """
     async with prefect_for(run.id) as client:
         for wait in group.waits:
-            for response in await responses(client, wait, Hold(wait.held or run.hold)):
+            for response in await responses(client, wait):
                 await _take(run, wait, waits[wait.member], response)
                 await client.delete_flow_run_input(UUID(run.id), response.key)
 
 
 async def answer_in_prefect(client: PrefectClient, wait: Any) -> str | None:
     """The answer (JSON text) that Prefect has taken for a run's wait, and the run has not read yet."""
-    # However the run was held when it was asked: that is not always how it was held last.
-    for hold in (Hold.SUSPEND, Hold.PAUSE):
-        for response in await responses(client, wait, hold):
-            with suppress(ValueError, KeyError, TypeError):
-                return answer_of(response, wait)
+    for response in await responses(client, wait):
+        with suppress(ValueError, KeyError, TypeError):
+            return answer_of(response, wait)
     return None
 
 
-async def responses(client: PrefectClient, wait: Any, hold: Hold) -> list[FlowRunInput]:
+async def responses(client: PrefectClient, wait: Any) -> list[FlowRunInput]:
     """What was submitted for this wait in Prefect. The key names the wait: no other one of its group is reached."""
-    verb = "paused" if hold is Hold.PAUSE else "suspended"
-    saved = await client.filter_flow_run_input(
-        UUID(wait.run_id), key_prefix=f"{verb}-{opening(wait)}-", limit=200, exclude_keys=set()
-    )
-    return [item for item in saved if item.key.endswith("-response")]
+    found: list[FlowRunInput] = []
+    # Both: how a run was held when it was answered is not always what the ledger knows of, nor how it is held now.
+    for verb in ("suspended", "paused"):
+        saved = await client.filter_flow_run_input(
+            UUID(wait.run_id), key_prefix=f"{verb}-{opening(wait)}-", limit=200, exclude_keys=set()
+        )
+        found += [item for item in saved if item.key.endswith("-response")]
+    return found
 
 
 async def _take(run: AgentRun, wait: Any, declared: Wait[Any], response: FlowRunInput) -> None:

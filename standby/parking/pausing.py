@@ -167,7 +167,7 @@ async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listene
 async def _submitted(client: PrefectClient, waits: list[Any]) -> bool:
     """Whether Prefect has taken an answer for one of these that the run, paused, is yet to read."""
     try:
-        return any([await responses(client, wait, Hold.PAUSE) for wait in waits])
+        return any([await responses(client, wait) for wait in waits])
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         log.warning("Whether an answer was submitted in Prefect cannot be seen: %s", error)
         return False

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import Flow
@@ -108,6 +109,15 @@ class Run:
         """Another attempt to its end."""
         self.begin(agent)
         return await self.result()
+
+    async def paused(self) -> Any:
+        """Its flow run on the server, once that shows it as paused."""
+
+        async def found() -> Any:
+            flow_run = await self.desk.client.read_flow_run(UUID(self.id))
+            return flow_run if flow_run.state is not None and flow_run.state.is_paused() else None
+
+        return await wait_until(found, 30)
 
     async def open_waits(self) -> list[Any]:
         """What it waits for, once it waits."""

@@ -24,16 +24,6 @@ async def asker() -> Decision:
     return await wait_for(Approval("May I?"))
 
 
-async def paused(desk: Desk, run: Run) -> Any:
-    """Its flow run on the server, once that shows it as paused."""
-
-    async def found() -> Any:
-        flow_run = await desk.client.read_flow_run(UUID(run.id))
-        return flow_run if flow_run.state is not None and flow_run.state.is_paused() else None
-
-    return await wait_until(found, 30)
-
-
 async def resume(desk: Desk, run: Run, **answer: Any) -> str:
     """What Prefect's Resume button does; what came of it."""
     response = await desk.client.request("POST", f"/flow_runs/{run.id}/resume", json={"run_input": answer or None})
@@ -67,7 +57,7 @@ async def test_an_answer_at_any_instant_finds_the_run(desk: Desk):
 async def test_the_form_in_prefect_is_a_door_like_any_other(desk: Desk):
     """Its answer is checked, stored and audited."""
     run = await desk.start(asker)
-    await paused(desk, run)
+    await run.paused()
     assert await resume(desk, run, approved=True, comment="go") == "ACCEPT"
     assert await run.result() == Decision(approved=True, comment="go")
     [decision] = await desk.ledger.waits.decisions_of(run.id)
@@ -77,7 +67,7 @@ async def test_the_form_in_prefect_is_a_door_like_any_other(desk: Desk):
 async def test_a_resume_without_an_answer_passes_no_gate(desk: Desk):
     """The run finds its wait open and pauses again, under another key."""
     run = await desk.start(asker)
-    before = await paused(desk, run)
+    before = await run.paused()
     await desk.client.set_flow_run_state(UUID(run.id), Running())
     after = await wait_until(lambda: _paused_anew(desk, run, before), 30)
     assert after.state.state_details.pause_key != before.state.state_details.pause_key
@@ -88,14 +78,14 @@ async def test_a_resume_without_an_answer_passes_no_gate(desk: Desk):
 
 
 async def _paused_anew(desk: Desk, run: Run, before: Any) -> Any:
-    flow_run = await paused(desk, run)
+    flow_run = await run.paused()
     return flow_run if flow_run.state.id != before.state.id else None
 
 
 async def test_a_run_that_is_cancelled_while_it_waits_ends_cancelled(desk: Desk):
     """Its wait is closed, and an answer comes too late."""
     run = await desk.start(asker)
-    await paused(desk, run)
+    await run.paused()
     await desk.client.set_flow_run_state(UUID(run.id), Cancelling())
     with pytest.raises(Abort, match="cancelled while it waited"):
         await run.result()
@@ -116,7 +106,7 @@ ON_POSTGRES = pytest.mark.parametrize("desk_url", ["postgres_url"], indirect=Tru
 async def settled_elsewhere(desk: Desk, run: Run) -> None:
     """A door on another machine answers: what it sends to the run's loopback address reaches nobody."""
     [wait] = await run.open_waits()
-    await paused(desk, run)
+    await run.paused()
     settled = await desk.ledger.waits.settle(
         wait.id, outcome=Outcome.ANSWERED, answer='{"approved": true, "comment": ""}', door=Door.GATEWAY
     )
@@ -140,7 +130,7 @@ async def test_a_run_that_hears_nothing_looks_again(desk: Desk, monkeypatch: pyt
     monkeypatch.setattr(notifications, "BACKOFF_SECONDS", (3600.0, 3600.0))
     run = await desk.start(asker)
     await run.open_waits()
-    await paused(desk, run)
+    await run.paused()
     await wait_until(lambda: kill_listeners(desk.ledger))
     await settled_elsewhere(desk, run)
     assert await run.result() == Decision(approved=True)

@@ -210,11 +210,7 @@ async def test_an_answer_submitted_in_prefect_in_time_beats_the_deadline(desk: D
 
     run = await desk.start(buyer)
     await run.open_waits()
-
-    async def paused() -> bool:
-        return (await desk.client.read_flow_run(UUID(run.id))).state.is_paused()  # type: ignore[union-attr]
-
-    await wait_until(paused)
+    await run.paused()
     await desk.client.resume_flow_run(UUID(run.id), run_input={"approved": True, "comment": "in time"})
     monkeypatch.setattr(clock, "_source", lambda: start + timedelta(hours=2))
     assert await run.result() == "in time"
@@ -233,11 +229,7 @@ async def test_an_answer_that_a_paused_run_did_not_live_to_read_beats_the_deadli
 
     run = await desk.start(buyer)
     [wait] = await run.open_waits()
-
-    async def paused() -> bool:
-        return (await desk.client.read_flow_run(UUID(run.id))).state.is_paused()  # type: ignore[union-attr]
-
-    await wait_until(paused)
+    await run.paused()
     await desk.client.resume_flow_run(UUID(run.id), run_input={"approved": True, "comment": "in time"})
     assert run.attempt is not None
     run.attempt.cancel()
