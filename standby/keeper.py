@@ -362,8 +362,9 @@ class Keeper:
 
     async def _prefect_states(self, client: PrefectClient, runs: Collection[Any]) -> dict[str, State[Any]]:
         """Prefect's states of runs that have not ended in the ledger, without those gone or ended there."""
-        states = await states_of(client, [run.id for run in runs])
+        rows = {run.id: run for run in runs}
+        states = await states_of(client, rows)
         for run_id, state in states.items():
             if state.type in ENDED_IN_PREFECT:
-                await end_as_prefect_says(self.ledger, run_id, state)
+                await end_as_prefect_says(self.ledger, rows[run_id], state)
         return {run_id: state for run_id, state in states.items() if state.type not in ENDED_IN_PREFECT}

@@ -48,11 +48,11 @@ ENDED_IN_PREFECT = {
 }  # fmt: skip
 
 
-async def end_as_prefect_says(ledger: Ledger, run_id: str, state: State[Any]) -> None:
-    """End the run in the ledger, too, and close its waits."""
-    ended = ENDED_IN_PREFECT[state.type]
-    if await ledger.runs.end_from_outside(run_id, ended, f"{state.name} in Prefect: {state.message or ''}"):
-        log.info("Run %s was ended in Prefect (%s); its waits are closed.", run_id, state.name)
+async def end_as_prefect_says(ledger: Ledger, run: Any, state: State[Any]) -> None:
+    """End the run in the ledger, too, and close its waits. ``run``: its row from before Prefect was asked."""
+    ended, said = ENDED_IN_PREFECT[state.type], f"{state.name} in Prefect: {state.message or ''}"
+    if await ledger.runs.end_from_outside(run.id, ended, said, attempt=run.attempt):
+        log.info("Run %s was ended in Prefect (%s); its waits are closed.", run.id, state.name)
 
 
 class Reconciler:
@@ -114,7 +114,7 @@ class Reconciler:
         }
         for run_id, state in (await states_of(client, parked)).items():
             if state.type in ENDED_IN_PREFECT:
-                await end_as_prefect_says(self._ledger, run_id, state)
+                await end_as_prefect_says(self._ledger, parked[run_id], state)
             elif (
                 parked[run_id].state == RunState.PARKED
                 and parked[run_id].holder is None

@@ -181,11 +181,17 @@ class Runs:
             await _end(connection, run_id, state, result, error)
             return True
 
-    async def end_from_outside(self, run_id: str, state: RunState, error: str | None = None) -> bool:
-        """Someone ended the run on Prefect's side. The attempt number goes up, so that a live attempt stops."""
+    async def end_from_outside(
+        self, run_id: str, state: RunState, error: str | None = None, *, attempt: int | None = None
+    ) -> bool:
+        """Someone ended the run on Prefect's side. The attempt number goes up, so that a live attempt stops.
+
+        ``attempt``: the one it was in before Prefect was asked. False if there is a newer one, which came after a retry
+        that Prefect's answer does not know of. None: whichever it is in.
+        """
         async with self._db.transaction() as connection:
             row = await self._locked(connection, run_id)
-            if row is None or RunState(row.state) in ENDED:
+            if row is None or RunState(row.state) in ENDED or attempt not in (None, row.attempt):
                 return False
             await _end(connection, run_id, state, None, error)
             await connection.execute(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,10 +12,10 @@ import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Running, Scheduled, Suspended
+from prefect.states import Cancelled, Running, Scheduled, Suspended
 from sqlalchemy import func, select, update
 
-from standby import clock, settings
+from standby import clock, reconciling, settings
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.hosted import LEASES
@@ -26,7 +26,7 @@ from standby.states import Hold, Need, Outcome, RunState, Verdict, WaitKind, Wai
 from standby.view import wait_view
 from standby.waker import Waker
 from tests.fundamentals.conftest import Desk
-from tests.ledger.acts import approval, parked, state_of_run
+from tests.ledger.acts import approval, claim, parked, state_of_run
 from tests.support.waiting import wait_until
 
 runs, waits, decisions = table_of(Run), table_of(Wait), table_of(Decision)
@@ -253,6 +253,25 @@ async def deployed(desk: Desk) -> str:
     flow_id = await desk.client.create_flow_from_name("an-agent")
     deployment = await desk.client.create_deployment(flow_id, f"of-{uuid4().hex[:8]}")
     return str((await desk.client.create_flow_run_from_deployment(deployment)).id)
+
+
+async def test_a_run_that_is_retried_while_prefect_is_asked_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """Cancelled as it was seen, and at work again by the time that what was seen is acted on."""
+    run_id = await deployed(desk)
+    await parked(desk.ledger, [approval()], run=run_id)
+    await desk.client.set_flow_run_state(run_id, Cancelled(), force=True)  # type: ignore[arg-type]
+    see = reconciling.states_of
+
+    async def see_and_be_overtaken(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, Any]:
+        seen = await see(client, run_ids)
+        assert seen[run_id].is_cancelled()
+        await claim(desk.ledger, run_id)
+        return seen
+
+    monkeypatch.setattr(reconciling, "states_of", see_and_be_overtaken)
+    assert await Keeper(desk.ledger, lambda: PrefectClient(desk.url)).tick()
+    assert await state_of_run(desk.ledger, run_id) == RunState.RUNNING
+    assert [wait.state for wait in await desk.ledger.waits.of_run(run_id)] == [WaitState.OPEN]
 
 
 async def test_a_silent_attempt_is_given_up_though_its_lease_seems_to_last(

@@ -163,6 +163,15 @@ async def test_a_run_cancelled_from_outside_ends_once(ledger: Ledger) -> None:
     assert not await ledger.runs.end_from_outside("none", RunState.FAILED)
 
 
+async def test_what_was_seen_of_a_run_before_its_retry_does_not_end_the_attempt_after_it(ledger: Ledger) -> None:
+    await parked(ledger, [approval()])
+    attempt = (await claim(ledger)).attempt
+    assert not await ledger.runs.end_from_outside("run", RunState.CANCELLED, attempt=attempt - 1)
+    assert await ledger.runs.renew("run", attempt, LEASE)
+    assert await ledger.runs.end_from_outside("run", RunState.CANCELLED, attempt=attempt)
+    assert not await ledger.runs.renew("run", attempt, LEASE)
+
+
 async def test_a_cancelled_run_that_is_retried_waits_again_and_takes_an_answer(ledger: Ledger) -> None:
     await parked(ledger, [signal()])
     await ledger.runs.end_from_outside("run", RunState.CANCELLED)
