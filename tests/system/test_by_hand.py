@@ -61,9 +61,11 @@ async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_afte
 
 
 async def test_the_agent_of_the_readme_does_what_the_readme_says(
-    project: Project, prefect_server: PrefectServer
+    project: Project, server_and_new_database: tuple[PrefectServer, Path]
 ) -> None:
-    """Saved and run as it stands there; only the price's shop is made to count who asks, and a server is there."""
+    """Saved and run as it stands there; only the price's shop is made to count who asks."""
+    (project.folder / "prefect").mkdir()
+    copy_database(server_and_new_database[1], project.folder / "prefect" / "prefect.db")
     [code] = re.findall(
         r"^Save this as `buyer.py` in the project folder:\n\n```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
     )
@@ -71,7 +73,7 @@ async def test_the_agent_of_the_readme_does_what_the_readme_says(
     assert counted != code
     (project.folder / "buyer.py").write_text(counted)
     command = [sys.executable, "buyer.py"]
-    env = {"PREFECT_HOME": str(project.folder / "prefect"), "PREFECT_API_URL": prefect_server.url}
+    env = {"PREFECT_HOME": str(project.folder / "prefect")} | ON_A_COPY
     said = project.folder / "buyer.out"
 
     with project.process("buyer", command, **env) as first:

@@ -429,7 +429,7 @@ async def test_what_came_from_elsewhere_is_not_obeyed_by_the_terminal(
     await acts.claim(ledger, THIRD)
     await ledger.runs.end(THIRD, 1, RunState.COMPLETED, result=json.dumps({NASTY: NASTY}))
     said = await asyncio.to_thread(on_a_terminal, forks, command)
-    assert "owned" in said or command == ["doctor"]
+    assert "owned" in said or (command == ["doctor"] and "All is well." in said)
     assert [mark for mark in FORBIDDEN if mark in said] == [], repr(said)
 
 
