@@ -88,22 +88,19 @@ async def test_a_run_killed_while_it_holds_its_process_loses_nothing(stage: Stag
         await attempt.killed()
         return run
 
-    async def answered_after_the_rescue() -> Run:
-        run = await killed()
+    async def answered_after_the_rescue(run: Run) -> None:
         await run.recover()
         attempt = run.begin()
         await wait_until(run.at_rest, shows=run.shown)
         assert (await run.answer(YES)).won
         await attempt.ended()
-        return run
 
-    async def resumed_before_the_rescue() -> Run:
-        run = await killed()
-        assert await run.resume(YES) is SetStateStatus.ACCEPT
-        assert (await run.prefect()).type is StateType.RUNNING, "with nobody behind it"
-        return run
-
-    for run in await together(answered_after_the_rescue(), resumed_before_the_rescue()):
+    one, other = await together(killed(), killed())
+    # Before the keeper works at all, for it rescues both.
+    assert await one.resume(YES) is SetStateStatus.ACCEPT
+    assert (await one.prefect()).type is StateType.RUNNING, "with nobody behind it"
+    await answered_after_the_rescue(other)
+    for run in (one, other):
         assert await run.rests() is RunState.COMPLETED
         assert await run.result() == "True fine"
         assert len(await run.waits()) == 1

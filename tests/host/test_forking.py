@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -65,6 +66,17 @@ class Workshop:
         found = await wait_until(forked, 60)
         assert found is not None
         return found
+
+    async def stood_in_for(self, begun: subprocess.Popen[str]) -> psutil.Process:
+        """The same, once the command knows of it: until then it would become an attempt itself if the server died."""
+
+        def knows() -> bool:
+            with suppress(FileNotFoundError):  # closed meanwhile
+                return any("pidfd" in os.readlink(file) for file in Path(f"/proc/{begun.pid}/fd").iterdir())
+            return False
+
+        await wait_until(knows, 60)
+        return await self.attempt()
 
     def close(self) -> None:
         for process in [*self.commands, self.server]:
@@ -122,7 +134,7 @@ async def test_an_attempt_outlives_a_fork_server_that_dies(workshop: Workshop) -
     """The command stands in for it to its end, and kills it with itself; the next one has an interpreter of its own."""
     for killed in ("attempt", "command"):
         begun = workshop.begin()
-        attempt = await workshop.attempt()
+        attempt = await workshop.stood_in_for(begun)
         workshop.server.kill()
         workshop.server.wait()
         assert attempt.is_running()
