@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from standby import doors, settings, view
+from standby import doors, view
 from standby.agents.transcript import as_markdown
+from standby.cli_answers import Target, answer, approve, links, reject
 from standby.cli_costs import costs
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
 from standby.cli_host import host
 from standby.connect import open_prefect
-from standby.errors import AnswerRefused, UnknownRun, UnknownWait, UsageError
-from standby.holder import is_dead
+from standby.errors import UnknownRun, UsageError
 from standby.ledger import Ledger
-from standby.policy import Policy
-from standby.states import NOBODY_ANSWERS, Disposition, Door, WaitKind
+from standby.states import Disposition
 from standby.tables import asked, plain, runs_table
-from standby.terminal import Json, err, escaped, open_ledger, out, perform, tell
+from standby.terminal import Json, err, escaped, open_ledger, out, own_words, perform, tell
 
 if TYPE_CHECKING:
     from standby.starts import ToStart
@@ -35,19 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="AI agents that wait: see them, answer them, run them.",
 )
-Target = Annotated[str, typer.Argument(help="A wait's or a run's id (its beginning will do), or a run's name.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="A field of the form: name=value. The value is JSON, or text.")
-]
-As = Annotated[
-    str | None,
-    typer.Option("--as", metavar="NAME", help="Who decides. It is believed of whoever may write the ledger; default: "
-                 "this system's user."),
-]  # fmt: skip
-
 app.add_typer(keys_app, name="keys")
 app.add_typer(signals_app, name="signals")
 app.add_typer(delegations_app, name="delegations")
+for answering in (approve, reject, answer, links):
+    app.command()(answering)
 app.command()(gateway)
 app.command()(host)
 app.command()(costs)
@@ -70,7 +59,7 @@ def ps(
             out.print("No agent is running or waiting here.")
         return 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @app.command()
@@ -87,27 +76,7 @@ def show(run: Target, as_json: Json = False) -> None:
             _print_run(found)
         return 0
 
-    perform(work())
-
-
-@app.command()
-def approve(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
-    """Approve: answer the form with approved=true, the other fields as set or by their defaults."""
-    perform(_answer(target, lambda wait: _decision(wait, True, comment, set_), as_, as_json))
-
-
-@app.command()
-def reject(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
-    """Reject: answer the form with approved=false."""
-    perform(_answer(target, lambda wait: _decision(wait, False, comment, set_), as_, as_json))
-
-
-@app.command()
-def answer(
-    target: Target, text: Annotated[str, typer.Argument(metavar="JSON")], as_: As = None, as_json: Json = False
-) -> None:
-    """Answer a wait with JSON, whatever its form."""
-    perform(_answer(target, lambda _: text, as_, as_json))
+    perform(work(), as_json)
 
 
 @app.command()
@@ -136,10 +105,11 @@ def signal(
 
     async def work() -> int:
         async with open_ledger() as (ledger, place):
-            made = await doors.signal(
-                ledger, topic=topic, key=key, payload=payload, source=source, delivery_id=delivery,
-                api_url=place.api_url, start=_to_start(start, payload_as),
-            )  # fmt: skip
+            with own_words():
+                made = await doors.signal(
+                    ledger, topic=topic, key=key, payload=payload, source=source, delivery_id=delivery,
+                    api_url=place.api_url, start=_to_start(start, payload_as),
+                )  # fmt: skip
         started = f"Run {made.run_id} is started with it." if made.run_id else "A run will be started with it."
         sentences = {
             Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
@@ -157,7 +127,7 @@ def signal(
         )  # fmt: skip
         return 1 if made.disposition is Disposition.REJECTED else 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @app.command()
@@ -189,7 +159,7 @@ def doctor(as_json: Json = False) -> None:
             out.print("All is well.")
         return 1 if findings else 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @app.command()
@@ -235,83 +205,6 @@ def up(
     perform(run_stack(port=port, gateway_port=gateway_port, demo=demo, auto_answer=answer))
 
 
-@app.command()
-def links(
-    target: Target,
-    person: Annotated[str, typer.Option("--for", help="Who answers with it. Stands in the audit.")],
-    as_json: Json = False,
-) -> None:
-    """A link to the gateway's page about a wait, by which one person answers it, once, without a key."""
-
-    async def work() -> int:
-        from standby.links import address_of, link_for
-
-        gateway_url = settings.gateway_url()
-        if gateway_url is None:
-            raise UsageError(
-                "Where the gateway is reached is not known. Set STANDBY_GATEWAY_URL to its public address."
-            )
-        if not (name := person.strip()):
-            raise UsageError("A link is for somebody: give a name with --for.")
-        async with open_ledger() as (ledger, _):
-            link = await link_for(ledger, await _one_wait(ledger, target), name)
-            address = await address_of(ledger, link, gateway_url)
-        expires = view.iso(link.expires_at)
-        tell(
-            as_json,
-            {"link": address, "wait_id": link.wait_id, "person": name, "expires_at": expires},
-            f"{address}\nWhoever has it answers as {name}, once, until {expires}.",
-        )
-        return 0
-
-    perform(work())
-
-
-async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, as_json: bool) -> int:
-    actor = getpass.getuser() if as_ is None else as_.strip()
-    if not actor:
-        raise UsageError("--as takes the name of who decides.")
-    async with open_ledger() as (ledger, place):
-        wait = await _one_wait(ledger, target)
-        run = await ledger.runs.get(wait.run_id)
-        if wait.kind in NOBODY_ANSWERS:
-            raise UnknownWait(target, f"it waits for {'a time' if wait.kind == WaitKind.TIMER else 'an agent'}, which "
-                                      "nobody answers")  # fmt: skip
-        try:
-            made = await doors.answer(
-                ledger, wait, text_for(wait), door=Door.TERMINAL, actor=actor, api_url=place.api_url
-            )
-        except AnswerRefused as refused:
-            fields = ", ".join(json.loads(wait.answer_schema or "{}").get("properties", {}))
-            if as_json:
-                print(json.dumps({"accepted": False, "wait_id": wait.id, "problems": refused.problems}))
-                return 1
-            raise AnswerRefused(f"wait {wait.id[:8]}", [*refused.problems, ("the form has", fields)]) from refused
-    report: dict[str, Any] = {"accepted": made.won, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken}
-    report["counted"] = made.counted
-    if made.counted:
-        sentence = f"Counted. The wait asks for more: {Policy.model_validate_json(wait.policy).said}."
-    elif made.won:
-        sentence = f"Answered. Run {wait.run_id} {_goes_on(run)}."
-    elif made.winner is not None:
-        who = made.winner.actor or made.winner.door
-        report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
-                            "answer": json.loads(made.winner.answer or "null")}  # fmt: skip
-        sentence = f"Too late: {who} was first, with {made.winner.answer}."
-    else:
-        sentence = "Too late: the wait is closed."
-    tell(as_json, report, sentence)
-    return 0 if made.won or made.counted else 1
-
-
-def _goes_on(run: Any) -> str:
-    if run.deployment_id is not None:
-        return "goes on as soon as a worker takes it up"
-    if run.holder is None or is_dead(run.holder):
-        return "goes on when its command is started again: its process is gone"
-    return "goes on"
-
-
 def _to_start(deployment: str | None, payload_as: str | None) -> ToStart | None:
     if deployment is None:
         if payload_as is not None:
@@ -325,50 +218,6 @@ def _to_start(deployment: str | None, payload_as: str | None) -> ToStart | None:
         return ToStart(deployment=deployment, payload_as=payload_as)
     except ValidationError:
         raise UsageError(f"--start is flow/deployment, not {deployment!r}.") from None
-
-
-def _decision(wait: Any, approved: bool, comment: str, fields: list[str] | None) -> str:
-    schemas = json.loads(wait.answer_schema or "{}").get("properties", {})
-    made: dict[str, Any] = {"approved": approved}
-    if comment:
-        made["comment"] = comment
-    for item in fields or []:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set takes name=value, not {item!r}.")
-        made[name] = _field(value, schemas.get(name, {}))
-    return json.dumps(made)
-
-
-def _field(text: str, schema: dict[str, Any]) -> Any:
-    """A field as typed: JSON, else text; a ledger account such as 4930 is text where the form asks for text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
-    fits = isinstance(value, str) or (value is None and "null" in kinds)
-    return text if kinds <= {"string", "null"} and not fits else value
-
-
-async def _one_wait(ledger: Ledger, target: str) -> Any:
-    """The wait that a person means: by its id, or as the one open wait of a run."""
-    if not target:
-        raise UnknownWait("''", "give its id, or its run's id or name")
-    waits = await ledger.waits.find(target)
-    if not waits:
-        runs = await ledger.runs.find(target)
-        if not runs:
-            raise UnknownWait(target, "no wait or run begins with that")
-        waits = [
-            wait for wait in await ledger.waits.open_ones([run.id for run in runs]) if wait.kind not in NOBODY_ANSWERS
-        ]
-        if not waits:
-            raise UnknownWait(target, f"run {runs[0].name} is {runs[0].state} and waits for nobody")
-    if len(waits) > 1:
-        listed = ", ".join(f"{wait.id[:8]} ({wait.reason})" for wait in waits)
-        raise UnknownWait(target, f"it could be any of {listed}; give the wait's id")
-    return waits[0]
 
 
 async def _one_run(ledger: Ledger, target: str) -> Any:

@@ -42,7 +42,7 @@ def costs(
             out.print(f"No agent has waited here in the last {days} days.")
         return 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

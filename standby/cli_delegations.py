@@ -41,7 +41,7 @@ def list_delegations(context: typer.Context, as_json: Json = False) -> None:
         out.print(table if found else "Nobody decides in the place of another.")
         return 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @delegations_app.command("add")

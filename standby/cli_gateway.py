@@ -65,7 +65,7 @@ def add_key(
         )
         return 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @keys_app.command("list")
@@ -99,7 +99,7 @@ def list_keys(as_json: Json = False) -> None:
         out.print(table if found else "There are no keys. `standby keys add NAME --role sender` makes one.")
         return 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @keys_app.command("revoke")
@@ -147,7 +147,7 @@ def list_signals(
         out.print(table if rows else "No such signal has come.")
         return 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @signals_app.command("missed")
@@ -166,7 +166,7 @@ def missed(as_json: Json = False) -> None:
         out.print(table if rows else "No condition has come true.")
         return 0
 
-    perform(work())
+    perform(work(), as_json)
 
 
 @signals_app.command("redrive")
@@ -193,4 +193,4 @@ def redrive(
         tell(as_json, {"disposition": made.disposition, "run_id": made.run_id}, sentences[made.disposition])
         return 1 if made.disposition is Disposition.REJECTED else 0
 
-    perform(work())
+    perform(work(), as_json)

@@ -31,8 +31,8 @@ class Answered(NamedTuple):
     """What became of an answer.
 
     ``won``: it is the wait's answer. ``counted``: it counts, and the wait's policy asks for more. Else ``winner`` is
-    the decision that was first. ``woken`` tells whether the run was woken at once; if not, it either needs no waking
-    or the keeper does it.
+    the decision that was first. ``woken`` tells whether the run was woken at once; if not, it either needs no waking,
+    or Prefect was ``unreached`` and the keeper does it.
     """
 
     won: bool
@@ -40,6 +40,7 @@ class Answered(NamedTuple):
     winner: Any | None
     woken: bool
     counted: bool = False
+    unreached: bool = False
 
 
 async def answer(
@@ -66,8 +67,9 @@ async def answer(
     assert settled is not None
     if settled.refused is not None:
         raise NotAllowed(f"Not counted, the wait is as it was: {settled.refused}.")
-    woken = settled.won and settled.wake and await wake_run(wait.run_id, settled.wake_address, api_url)
-    return Answered(settled.won, settled.wait, settled.winner, woken, settled.counted)
+    asleep = settled.won and settled.wake
+    woken = asleep and await wake_run(wait.run_id, settled.wake_address, api_url)
+    return Answered(settled.won, settled.wait, settled.winner, woken, settled.counted, asleep and not woken)
 
 
 async def signal(

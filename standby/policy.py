@@ -5,6 +5,7 @@ A policy is stored with its wait and applied by the ledger's transactions and th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -112,6 +113,12 @@ def standing(policy: Policy, votes: Iterable[Vote]) -> Standing:
     rejections = len(votes) - approvals
     able = len(set(policy.approvers) - set(policy.not_by)) if policy.approvers else policy.quorum
     return Standing.REJECTED if able - rejections < policy.quorum else Standing.OPEN
+
+
+def approves(answer: str | None) -> bool:
+    """Whether an answer, as JSON text, is an approval."""
+    plain = json.loads(answer or "null")
+    return isinstance(plain, dict) and plain.get("approved") is True
 
 
 def place_of(policy: Policy, actor: str | None, votes: Iterable[Vote], delegates: dict[str, str]) -> str:

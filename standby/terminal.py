@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import httpx
@@ -36,22 +37,41 @@ async def open_ledger() -> AsyncIterator[tuple[Ledger, Place]]:
         await ledger.close()
 
 
-def perform(work: Coroutine[Any, Any, int]) -> None:
-    """Run a command. What is wrong with the request or the world is one sentence, and exit code 1."""
+def perform(work: Coroutine[Any, Any, int], as_json: bool = False) -> None:
+    """Run a command. What is wrong with the request or the world is one sentence, and exit code 1.
+
+    With ``as_json`` the sentence is ``{"error": ...}`` on standard output.
+    """
+    wrong = None
     try:
         code = asyncio.run(work)
     except httpx.HTTPError as error:
-        err.print(f"[red]The Prefect server cannot be reached: {escaped(str(error) or type(error).__name__)}.[/red]")
-        code = 1
+        wrong = f"The Prefect server cannot be reached: {str(error) or type(error).__name__}."
     except (StandbyError, OSError) as error:
-        err.print(f"[red]{escaped(str(error))}[/red]")
-        code = 1
+        wrong = str(error)
     except UnicodeEncodeError:
-        err.print("[red]An argument is not text: it has bytes that are no UTF-8.[/red]")
-        code = 1
+        wrong = "An argument is not text: it has bytes that are no UTF-8."
     except KeyboardInterrupt:
         code = 130
+    if wrong is not None:
+        code = 1
+        if as_json:
+            print(json.dumps({"error": wrong}))
+        else:
+            err.print(f"[red]{escaped(wrong)}[/red]")
     raise typer.Exit(code)
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """No warnings of the library's beside a command's sentence, which says the same."""
+    library = logging.getLogger("standby")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
 
 
 def tell(as_json: bool, data: dict[str, Any], sentence: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 LAYERS = """
 cli __main__
-cli_gateway cli_delegations cli_costs cli_host
+cli_answers cli_gateway cli_delegations cli_costs cli_host
 up
 gateway terminal host
 tables

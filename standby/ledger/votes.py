@@ -13,7 +13,7 @@ from standby import clock
 from standby.errors import NotAllowed
 from standby.ledger.settling import Settled, decide, settle_in
 from standby.ledger.tables import Decision, Delegation, table_of
-from standby.policy import Policy, Standing, Vote, disagreement, next_due, place_of, standing
+from standby.policy import Policy, Standing, Vote, approves, disagreement, next_due, place_of, standing
 from standby.states import ENDED, Door, Outcome, RunState, Verdict, WaitState
 
 decisions = table_of(Decision)
@@ -36,15 +36,15 @@ async def vote_in(
         return await settle_in(connection, run, wait, **how)
     policy = Policy.model_validate_json(wait.policy)
     counted = await counted_for(connection, wait)
-    votes = [Vote(one.actor, one.place or one.actor, _approves(one.answer)) for one in counted]
+    votes = [Vote(one.actor, one.place or one.actor, approves(one.answer)) for one in counted]
     try:
         place = place_of(policy, actor, votes, await _delegates(connection, policy))
-        if _approves(answer):
-            _must_agree(answer, [one for one in counted if _approves(one.answer)])
+        if approves(answer):
+            _must_agree(answer, [one for one in counted if approves(one.answer)])
     except NotAllowed as refused:
         await decide(connection, wait, Verdict.REFUSED, answer, door, actor, str(refused))
         return Settled(False, wait, False, None, refused=str(refused))
-    if standing(policy, [*votes, Vote(actor or "", place, _approves(answer))]) is Standing.OPEN:
+    if standing(policy, [*votes, Vote(actor or "", place, approves(answer))]) is Standing.OPEN:
         await decide(connection, wait, Verdict.COUNTED, answer, door, actor, note, place)
         return Settled(False, wait, False, None, counted=True)
     return await settle_in(connection, run, wait, **how, place=place or None)
@@ -89,11 +89,6 @@ async def _delegates(connection: AsyncConnection, policy: Policy) -> dict[str, s
         )
     )
     return {row.giver: row.taker for row in rows}
-
-
-def _approves(answer: str | None) -> bool:
-    plain = json.loads(answer or "null")
-    return isinstance(plain, dict) and plain.get("approved") is True
 
 
 def _must_agree(answer: str, earlier: list[Row[Any]]) -> None:

@@ -38,7 +38,7 @@ async def test_the_second_of_two_decides_and_who_may_not_is_told_why(
     monkeypatch.setenv("LOGNAME", "ada")
     said = await standby("approve", wait.id)
     assert (said.code, said.out) == (
-        0, "Counted. The wait asks for more: 2 people have to approve, of ada, bob, not eve.\n",
+        0, "Counted, as ada. 1 more has to approve: 2 people have to approve, of ada, bob, not eve.\n",
     )  # fmt: skip
     said = await standby("approve", wait.id)
     assert (said.code, said.err) == (

@@ -7,6 +7,8 @@ import json
 import os
 import pty
 import select
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +29,7 @@ from standby.wakeups import Listener
 from tasks.models import PaymentDecision, Settlement
 from tests.ledger import acts
 from tests.support.forks import Fork, Forks
+from tests.support.ports import reserved_port
 from tests.system.project import Result
 
 RUN = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a001"
@@ -206,7 +209,9 @@ async def test_who_answers_second_is_told_who_won_and_with_what(
 ) -> None:
     [wait] = await parked(ledger, PAY)
     monkeypatch.setenv("LOGNAME", "ada")
-    assert (await standby("approve", wait.id)).out == f"Answered. Run {RUN} goes on as soon as a worker takes it up.\n"
+    assert (await standby("approve", wait.id)).out == (
+        f"Answered. Run {RUN} goes on when its Prefect server is up again, which cannot be reached now.\n"
+    )
     monkeypatch.setenv("LOGNAME", "bob")
     said = await standby("reject", wait.id)
     assert (said.code, said.out.startswith('Too late: ada was first, with {"approved":true,')) == (1, True), said
@@ -218,6 +223,40 @@ async def test_who_answers_second_is_told_who_won_and_with_what(
         ("bob", "lost"),
         ("bob", "lost"),
     ]
+
+
+async def test_who_answers_second_by_the_name_of_the_run_is_told_too_though_it_has_ended(ledger: Ledger) -> None:
+    await parked(ledger, PAY)
+    assert (await standby("approve", RUN, "--as", "ada")).code == 0
+    assert await acts.claim(ledger, RUN)
+    assert await ledger.runs.end(RUN, 2, RunState.COMPLETED, result="null")
+    said = await standby("approve", f"name of {RUN}", "--as", "bob")
+    assert said.code == 1
+    assert said.out.startswith("Too late: ada was first, with {")
+    assert said.out.endswith(f"The question was: {PAY.reason}\n")
+
+
+async def test_an_answer_is_taken_without_a_prefect_server_and_what_is_missing_is_said(
+    ledger: Ledger, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a terminal of its own: a library's logging would show there, not under the test runner."""
+    port, reserved = reserved_port()  # nobody listens there
+    with reserved:
+        monkeypatch.setenv("STANDBY_LEDGER_URL", sqlite_url)
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+        [wait] = await parked(ledger, PAY)
+        command = [sys.executable, "-m", "standby", "approve", wait.id[:8]]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    said = f"Answered. Run {RUN} goes on when its Prefect server is up again, which cannot be reached now.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+async def test_what_goes_wrong_is_json_too_where_json_was_asked_for(ledger: Ledger) -> None:
+    said = await standby("show", "nothing", "--json")
+    assert (said.code, said.err) == (1, "")
+    assert said.json == {
+        "error": "There is no agent run nothing in the ledger. `standby ps --all` lists the ones it has."
+    }
 
 
 async def test_of_several_waits_one_must_be_named(ledger: Ledger) -> None:
@@ -256,7 +295,8 @@ async def test_an_unknown_target_is_said_and_nothing_is_answered(
     said = await standby(*command)
     assert said.code == 1
     assert sentence in said.sentence
-    assert (await standby(*command, "--json")).code == 1
+    in_json = await standby(*command, "--json")
+    assert (in_json.code, sentence in in_json.json["error"]) == (1, True)
     assert await acts.states_of(ledger, RUN) == {"approval": "open"}
 
 

@@ -1,0 +1,184 @@
+"""Answering in the terminal: ``standby approve | reject | answer | links``."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from standby import doors, settings, view
+from standby.errors import AnswerRefused, UnknownWait, UsageError
+from standby.holder import is_dead
+from standby.ledger import Ledger
+from standby.policy import Policy, approves
+from standby.states import NOBODY_ANSWERS, Door, Verdict, WaitKind
+from standby.terminal import Json, open_ledger, own_words, perform, tell
+
+Target = Annotated[str, typer.Argument(help="A wait's or a run's id (its beginning will do), or a run's name.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A field of the form: name=value. The value is JSON, or text.")
+]
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="Who decides. It is believed of whoever may write the ledger; default: "
+                 "this system's user."),
+]  # fmt: skip
+
+
+def approve(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
+    """Approve: answer the form with approved=true, the other fields as set or by their defaults."""
+    perform(_answer(target, lambda wait: _decision(wait, True, comment, set_), as_, as_json), as_json)
+
+
+def reject(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
+    """Reject: answer the form with approved=false."""
+    perform(_answer(target, lambda wait: _decision(wait, False, comment, set_), as_, as_json), as_json)
+
+
+def answer(
+    target: Target, text: Annotated[str, typer.Argument(metavar="JSON")], as_: As = None, as_json: Json = False
+) -> None:
+    """Answer a wait with JSON, whatever its form."""
+    perform(_answer(target, lambda _: text, as_, as_json), as_json)
+
+
+def links(
+    target: Target,
+    person: Annotated[str, typer.Option("--for", help="Who answers with it. Stands in the audit.")],
+    as_json: Json = False,
+) -> None:
+    """A link to the gateway's page about a wait, by which one person answers it, once, without a key."""
+
+    async def work() -> int:
+        from standby.links import address_of, link_for
+
+        gateway_url = settings.gateway_url()
+        if gateway_url is None:
+            raise UsageError(
+                "Where the gateway is reached is not known. Set STANDBY_GATEWAY_URL to its public address."
+            )
+        if not (name := person.strip()):
+            raise UsageError("A link is for somebody: give a name with --for.")
+        async with open_ledger() as (ledger, _):
+            link = await link_for(ledger, await _one_wait(ledger, target), name)
+            address = await address_of(ledger, link, gateway_url)
+        expires = view.iso(link.expires_at)
+        tell(
+            as_json,
+            {"link": address, "wait_id": link.wait_id, "person": name, "expires_at": expires},
+            f"{address}\nWhoever has it answers as {name}, once, until {expires}.",
+        )
+        return 0
+
+    perform(work(), as_json)
+
+
+async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, as_json: bool) -> int:
+    actor = getpass.getuser() if as_ is None else as_.strip()
+    if not actor:
+        raise UsageError("--as takes the name of who decides.")
+    async with open_ledger() as (ledger, place):
+        wait = await _one_wait(ledger, target, settled=True)
+        run = await ledger.runs.get(wait.run_id)
+        if wait.kind in NOBODY_ANSWERS:
+            raise UnknownWait(target, f"it waits for {'a time' if wait.kind == WaitKind.TIMER else 'an agent'}, which "
+                                      "nobody answers")  # fmt: skip
+        try:
+            with own_words():
+                made = await doors.answer(
+                    ledger, wait, text_for(wait), door=Door.TERMINAL, actor=actor, api_url=place.api_url
+                )
+        except AnswerRefused as refused:
+            fields = ", ".join(json.loads(wait.answer_schema or "{}").get("properties", {}))
+            if as_json:
+                print(json.dumps({"accepted": False, "wait_id": wait.id, "problems": refused.problems}))
+                return 1
+            raise AnswerRefused(f"wait {wait.id[:8]}", [*refused.problems, ("the form has", fields)]) from refused
+        votes = await ledger.waits.decisions_of(wait.run_id) if made.counted else []
+    report: dict[str, Any] = {"accepted": made.won, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken}
+    report["counted"] = made.counted
+    if made.counted:
+        sentence = _counted(made.wait, actor, votes)
+    elif made.won:
+        sentence = f"Answered. Run {wait.run_id} {_goes_on(run, made)}."
+    elif made.winner is not None:
+        who = made.winner.actor or made.winner.door
+        report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
+                            "answer": json.loads(made.winner.answer or "null")}  # fmt: skip
+        sentence = f"Too late: {who} was first, with {made.winner.answer}. The question was: {wait.reason}"
+    else:
+        sentence = f"Too late: the wait is closed. The question was: {wait.reason}"
+    tell(as_json, report, sentence)
+    return 0 if made.won or made.counted else 1
+
+
+def _counted(wait: Any, actor: str, decisions: list[Any]) -> str:
+    policy = Policy.model_validate_json(wait.policy)
+    counted = [one for one in decisions if (one.wait_id, one.opening) == (wait.id, wait.opening)]
+    more = policy.quorum - sum(one.verdict == Verdict.COUNTED and approves(one.answer) for one in counted)
+    return f"Counted, as {actor}. {more} more {'has' if more == 1 else 'have'} to approve: {policy.said}."
+
+
+def _goes_on(run: Any, made: doors.Answered) -> str:
+    if made.unreached:
+        return "goes on when its Prefect server is up again, which cannot be reached now"
+    if run.deployment_id is not None:
+        return "goes on as soon as a worker takes it up"
+    if run.holder is None or is_dead(run.holder):
+        return "goes on when its command is started again: its process is gone"
+    return "goes on"
+
+
+def _decision(wait: Any, approved: bool, comment: str, fields: list[str] | None) -> str:
+    schemas = json.loads(wait.answer_schema or "{}").get("properties", {})
+    made: dict[str, Any] = {"approved": approved}
+    if comment:
+        made["comment"] = comment
+    for item in fields or []:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set takes name=value, not {item!r}.")
+        made[name] = _field(value, schemas.get(name, {}))
+    return json.dumps(made)
+
+
+def _field(text: str, schema: dict[str, Any]) -> Any:
+    """A field as typed: JSON, else text; a ledger account such as 4930 is text where the form asks for text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
+    fits = isinstance(value, str) or (value is None and "null" in kinds)
+    return text if kinds <= {"string", "null"} and not fits else value
+
+
+async def _one_wait(ledger: Ledger, target: str, *, settled: bool = False) -> Any:
+    """The wait that a person means: by its id, or as the one open wait of a run.
+
+    ``settled``: where a run has none open, the one that was settled last, for who comes second.
+    """
+    if not target:
+        raise UnknownWait("''", "give its id, or its run's id or name")
+    waits = await ledger.waits.find(target)
+    if not waits:
+        runs = await ledger.runs.find(target)
+        if not runs:
+            raise UnknownWait(target, "no wait or run begins with that")
+        waits = _answerable(await ledger.waits.open_ones([run.id for run in runs]))
+        if not waits and settled and len(runs) == 1:
+            past = [wait for wait in _answerable(await ledger.waits.of_run(runs[0].id)) if wait.settled_at is not None]
+            waits = sorted(past, key=lambda wait: wait.settled_at)[-1:]
+        if not waits:
+            raise UnknownWait(target, f"run {runs[0].name} is {runs[0].state} and waits for nobody")
+    if len(waits) > 1:
+        listed = ", ".join(f"{wait.id[:8]} ({wait.reason})" for wait in waits)
+        raise UnknownWait(target, f"it could be any of {listed}; give the wait's id")
+    return waits[0]
+
+
+def _answerable(waits: list[Any]) -> list[Any]:
+    return [wait for wait in waits if wait.kind not in NOBODY_ANSWERS]
