@@ -7,6 +7,7 @@ was written before it was set back, and nobody can tell how long ago, so it coun
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,12 @@ _source: Callable[[], datetime] | None = None
 def utcnow() -> datetime:
     """The time now: an aware datetime in UTC."""
     return _source() if _source is not None else datetime.now(UTC)
+
+
+def elapsed() -> float:
+    """Seconds since some moment, which go on whatever the clock is set to, and where the system can tell while the
+    machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def set_source(source: Callable[[], datetime] | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from standby import settings
+from standby import clock, settings
 from standby.ledger import Ledger
 
 log = logging.getLogger("standby.pulse")
@@ -24,12 +24,14 @@ TOGETHER = 500
 class Held(Protocol):
     """An attempt whose lease is kept. ``fence`` is called in the pulse's thread when the run is another attempt's.
 
-    While it is ``lingering`` it has none: its host's stands for it. Its number changes when it goes on.
+    While it is ``lingering`` it has none: its host's stands for it. Its number changes when it goes on. ``sure_at`` is
+    when its lease was last asked for and given.
     """
 
     id: str
     attempt: int
     lingering: bool
+    sure_at: float
 
     def fence(self) -> None: ...
 
@@ -118,9 +120,11 @@ class Pulse:
         holding = [(run, run.attempt) for run in runs if not run.lingering]
         if not holding:
             return
+        asked_at = clock.elapsed()
         now = await ledger.runs.renew_all({(run.id, attempt) for run, attempt in holding}, settings.LEASE)
         for run, attempt in holding:
             if now.get(run.id) == attempt:
+                run.sure_at = max(run.sure_at, asked_at)
                 continue
             with self._lock:
                 still_held = id(run) in self._held

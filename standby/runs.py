@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from prefect.exceptions import Abort
 
-from standby import holder, settings
+from standby import clock, holder, settings
 from standby.checkpoints import CheckpointStore, shared_ledger
 from standby.errors import (
     CheckpointDamaged,
@@ -169,10 +169,21 @@ class _Failure(NamedTuple):
 
 
 class AgentRun:
-    """The run of the agent that is executing, bound to one attempt. Steps and waits go through it."""
+    """The run of the agent that is executing, bound to one attempt. Steps and waits go through it.
+
+    ``sure_at``: when its lease was last asked for (``clock.elapsed``) and given; for so long it is sure of the run.
+    """
 
     def __init__(
-        self, run_id: str, attempt: int, hold: Hold, ledger: Ledger, store: CheckpointStore, journal: list[Entry]
+        self,
+        run_id: str,
+        attempt: int,
+        hold: Hold,
+        ledger: Ledger,
+        store: CheckpointStore,
+        journal: list[Entry],
+        *,
+        sure_at: float,
     ) -> None:
         self.id = run_id
         self.attempt = attempt
@@ -193,6 +204,7 @@ class AgentRun:
         for entry in journal:
             if "?" in entry.key:
                 self._questions.setdefault(entry.key.partition("?")[0], []).append(entry.key)
+        self.sure_at = sure_at
         self._failures: list[_Failure] = []
         self._occurrences: Counter[str] = Counter()
         self._next = 0
@@ -341,6 +353,20 @@ class AgentRun:
                 f"the code comes to {key!r} and has not asked for {sorted(self._unmet_branches)}"
             ) from None
 
+    async def be_sure(self) -> None:
+        """An attempt that may have lost its lease meanwhile, because its process or its machine was frozen, asks before
+        it acts whether the run is still its own."""
+        now = clock.elapsed()
+        if now - self.sure_at < settings.LEASE.total_seconds():
+            return
+        try:
+            mine = await self.ledger.runs.renew(self.id, self.attempt, settings.LEASE)
+        except LedgerUnavailable as error:
+            raise self.must_stop(error) from None
+        if not mine:
+            self.stop()
+        self.sure_at = now
+
     def failed(self, place: Place, text: str | None) -> None:
         """A step raised (``text`` is the error as JSON), or was cut off (None): recorded if the agent goes on.
 
@@ -486,7 +512,8 @@ async def attach(
                 log.info("Run %s is being worked on by %s; this attempt gives way.", run_id, claim.holder)
                 raise Fenced(run_id, 0)
             await asyncio.sleep(0.5)
-        run = AgentRun(run_id, claim.attempt, hold, ledger, store, await ledger.checkpoints.journal(run_id))
+        journal = await ledger.checkpoints.journal(run_id)
+        run = AgentRun(run_id, claim.attempt, hold, ledger, store, journal, sure_at=claim.asked_at)
         if hosting is not None:
             run.hosting = hosting
             hosting.begins(run)

@@ -254,6 +254,7 @@ class Step(Generic[P, R]):
                 call.intended = True
                 reach("step.intended")
         if not found:
+            await call.run.be_sure()
             reach("step.acting")
             value = await self._invoke(call.args, call.kwargs)
             reach("step.acted")

@@ -54,13 +54,15 @@ class Hosted:
     ) -> tuple[Claim, Row[Any]] | None:
         """A host takes up a cold run, of one of these deployments, whose wait has settled; its row as it was. None when
         there is nothing to take."""
+        asked_at = clock.elapsed()
         async with self._db.transaction() as connection:
             run = await locked_run(connection, run_id)
             if run is None or run.state != RunState.READY or run.holder is not None or run.wake_address is None:
                 return None
             if run.deployment_id not in deployments:
                 return None
-            return Claim(await take(connection, run, holder, lease), RunState.READY, None), run
+            attempt = await take(connection, run, holder, lease)
+            return Claim(attempt, RunState.READY, None, asked_at=asked_at), run
 
     async def give_back(self, run_id: str, attempt: int, holder: str) -> bool:
         """A host that has claimed a run, or worked on it, leaves it to whom Prefect gives it. False when fenced."""

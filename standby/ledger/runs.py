@@ -26,7 +26,10 @@ checkpoints = table_of(Checkpoint)
 
 
 class Claim(NamedTuple):
-    """What a claim found. ``attempt`` is 0 when the run could not be claimed because ``holder`` works on it."""
+    """What a claim found. ``attempt`` is 0 when the run could not be claimed because ``holder`` works on it.
+
+    ``asked_at``: when it was asked for (``clock.elapsed``), if the run was claimed.
+    """
 
     attempt: int
     was: RunState | None  # its state before, None for a run the ledger had not seen
@@ -35,6 +38,7 @@ class Claim(NamedTuple):
     lease_expires_at: datetime | None = None
     error: str | None = None
     ended_at: datetime | None = None
+    asked_at: float = 0.0
 
 
 class Runs:
@@ -60,7 +64,7 @@ class Runs:
         run is not claimed: the claim has attempt 0 and its result. Nor is a failed one unless it is ``retried``: the
         claim then has attempt 0, what it failed with and when.
         """
-        now = clock.utcnow()
+        now, asked_at = clock.utcnow(), clock.elapsed()
         async with self._db.transaction() as connection:
             await connection.execute(
                 self._insert(runs)
@@ -93,7 +97,7 @@ class Runs:
                 .where(runs.c.id == run_id)
                 .values(name=name, deployment_id=deployment_id, error=None, ended_at=None, confirmed=False)
             )
-            return Claim(attempt, was, None)
+            return Claim(attempt, was, None, asked_at=asked_at)
 
     async def renew(self, run_id: str, attempt: int, lease: timedelta) -> bool:
         """Keep the lease, if the attempt has not let it go. False when the run is another attempt's."""

@@ -11,7 +11,7 @@ import logging
 
 from prefect.exceptions import Pause
 
-from standby import holder, settings
+from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.ledger.waits import Group
@@ -76,6 +76,7 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> boo
 async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> tuple[int, Woken]:
     """The number of the attempt that goes on, and what it was called for; 0 when it lingers on."""
     while True:
+        run.sure_at = clock.elapsed()
         try:
             if woken is Woken.EVICTED:
                 state = await hosting.shown()

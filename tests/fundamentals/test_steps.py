@@ -1,9 +1,13 @@
 """Steps: functions whose results are kept."""
 
+import asyncio
+
 import pytest
 
-from standby import Approval, UsageError, agent, idempotency_key, now, random, step, uuid, wait_for
+from standby import Approval, UsageError, agent, clock, idempotency_key, now, random, settings, step, uuid, wait_for
+from standby.runs import Fenced
 from tests.fundamentals.conftest import Desk, Interruption
+from tests.ledger.acts import take_over
 
 
 async def test_a_step_that_completed_is_not_computed_again(desk: Desk, interruption: Interruption):
@@ -24,6 +28,47 @@ async def test_a_step_that_completed_is_not_computed_again(desk: Desk, interrupt
     run = await desk.interrupted(lottery)
     assert await run.again() == 1
     assert calls == ["draw"]
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+async def test_an_attempt_that_was_frozen_between_two_steps_asks_whether_the_run_is_still_its_own(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, taken_over: bool
+):
+    """Its lease may be over: before the next step acts, the ledger is asked."""
+    done: list[str] = []
+    between, thawed = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def read() -> None:
+        done.append("read")
+
+    @step
+    async def report() -> None:
+        done.append("report")
+
+    @agent
+    async def slow() -> str:
+        await read()
+        between.set()
+        await thawed.wait()
+        await report()
+        return "reported"
+
+    run = await desk.start(slow)
+    await between.wait()
+    if taken_over:
+        row = await desk.ledger.runs.get(run.id)
+        await take_over(desk.ledger, run.id, from_holder=row.holder)
+    frozen_for = settings.LEASE.total_seconds()
+    since = clock.elapsed
+    monkeypatch.setattr(clock, "elapsed", lambda: since() + frozen_for)
+    thawed.set()
+    if taken_over:
+        with pytest.raises(Fenced):
+            await run.result()
+    else:
+        assert await run.result() == "reported"
+    assert done == (["read"] if taken_over else ["read", "report"])
 
 
 async def test_a_run_that_completed_does_nothing_more(desk: Desk):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.responses import SetStateStatus
 
+from standby import clock
 from standby.checkpoints import CheckpointStore
 from standby.host.guest import Guest, Phase
 from standby.host.host import Host
@@ -171,7 +172,7 @@ async def test_who_is_called_while_prefect_is_told_of_its_eviction_stays(host: H
 
 async def test_a_run_is_given_back_when_no_thread_acts_for_it_any_more(ledger: Ledger, host: Host) -> None:
     await claim(ledger, RUN)
-    run = AgentRun(RUN, 1, Hold.WARM, ledger, CheckpointStore(url="sqlite://"), [])
+    run = run_in(ledger)
     acting, acted = threading.Event(), threading.Event()
 
     def act() -> None:
@@ -199,7 +200,9 @@ async def test_what_has_just_begun_when_the_host_ends_goes_to_another(ledger: Le
     prefect.state = _state("Pending")
     guest = guest_of(host)
     guest.leave_soon()
-    guest.begins(run := AgentRun(RUN, 1, Hold.WARM, ledger, CheckpointStore(url="sqlite://"), []))
+    guest.begins(
+        run := AgentRun(RUN, 1, Hold.WARM, ledger, CheckpointStore(url="sqlite://"), [], sure_at=clock.elapsed())
+    )
     assert run.host_ends, "it goes no further than its next checkpoint"
     late = guest_of(host)
     late.leave()
@@ -213,6 +216,10 @@ async def test_a_stop_signal_in_a_task_group_is_one(signal: BaseException, ledge
 
     assert _stop_in(BaseExceptionGroup("", [ValueError(), BaseExceptionGroup("", [signal])])) is signal
     assert _stop_in(BaseExceptionGroup("", [ValueError(), KeyboardInterrupt()])) is None
+
+
+def run_in(ledger: Ledger) -> AgentRun:
+    return AgentRun(RUN, 1, Hold.WARM, ledger, CheckpointStore(url="sqlite://"), [], sure_at=clock.elapsed())
 
 
 def guest_of(host: Host) -> Guest:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from standby import JournalMismatch, UsageError, settings
+from standby import JournalMismatch, UsageError, clock, settings
 from standby.ledger.checkpoints import Entry
 from standby.parts import part
 from standby.runs import AgentRun, Place, question_on
@@ -20,7 +20,7 @@ def entry(key: str, position: int | None, kind: CheckpointKind = STEP) -> Entry:
 
 def run_with(*journal: Entry) -> AgentRun:
     unused: Any = None
-    return AgentRun("run", 2, Hold.SUSPEND, unused, unused, list(journal))
+    return AgentRun("run", 2, Hold.SUSPEND, unused, unused, list(journal), sure_at=clock.elapsed())
 
 
 READ, MATCH, ASK = entry("read", 0), entry("match", 1), entry("approval", 2, WAIT)

@@ -21,7 +21,7 @@ on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 
 class Attempt:
     def __init__(self, run_id: str, attempt: int = 1) -> None:
-        self.id, self.attempt, self.lingering, self.fenced = run_id, attempt, False, False
+        self.id, self.attempt, self.lingering, self.fenced, self.sure_at = run_id, attempt, False, False, 0.0
 
     def fence(self) -> None:
         self.fenced = True
