@@ -36,6 +36,7 @@ from standby.event_door import EventDoor
 from standby.events import announce
 from standby.ledger import Ledger
 from standby.ledger.database import in_the_way
+from standby.ledger.deadlines import TOGETHER
 from standby.ledger.settling import Settled
 from standby.missed import Missed
 from standby.notices import Notifier
@@ -57,7 +58,7 @@ log = logging.getLogger("standby.keeper")
 LEASE = timedelta(seconds=5)
 """How long a keeper that died keeps the others from taking over."""
 
-FIRED_TOGETHER = 1000
+LOOKED_FOR = 1000
 """Deadlines that are looked for at a time."""
 
 CONFIRM_AFTER = timedelta(seconds=5)
@@ -217,7 +218,7 @@ class Keeper:
 
     async def _fire_deadlines(self, client: PrefectClient) -> None:
         """Settle the waits that are due, and have their runs woken."""
-        while due := await self.ledger.waits.due(FIRED_TOGETHER):
+        while due := await self.ledger.waits.due(LOOKED_FOR):
             settled_any = False
             moved_on = await not_paused(client, {wait.run_id for wait in due})
             unread = set()
@@ -235,11 +236,14 @@ class Keeper:
                 if settled is not None:
                     await self._wake_settled(settled)
                     settled_any |= settled.won
-            fired = await self.ledger.deadlines.fire([wait for wait in due if wait.id not in unread])
-            for run_id, address in fired.woken:
-                if address is None or not call(address):
-                    self._waker.add(run_id)
-            if len(due) < FIRED_TOGETHER or not (settled_any or fired.settled) or not await self._keep_lease():
+            over = [wait for wait in due if wait.id not in unread]
+            for first in range(0, len(over), TOGETHER):
+                fired = await self.ledger.deadlines.fire(over[first : first + TOGETHER])
+                settled_any |= fired.settled > 0
+                for run_id, address in fired.woken:
+                    if address is None or not call(address):
+                        self._waker.add(run_id)
+            if len(due) < LOOKED_FOR or not settled_any or not await self._keep_lease():
                 return
 
     async def _take_in_time(self, client: PrefectClient, wait: Any) -> Settled | None:

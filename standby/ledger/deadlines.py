@@ -13,7 +13,7 @@ from standby.ledger.settling_many import Answer, SettlingMany, is_open
 from standby.states import Door, Need, Outcome
 
 TOGETHER = 250
-"""Deadlines in one transaction: few enough that nobody who writes meanwhile has to wait for long."""
+"""Deadlines to fire in one transaction: few enough that nobody who writes meanwhile has to wait for long."""
 
 
 class Woken(NamedTuple):
@@ -36,21 +36,13 @@ class Deadlines:
         self._settling = SettlingMany(database)
 
     async def fire(self, due: Sequence[Row[Any]]) -> Fired:
-        """Settle waits whose deadline has passed, as ``Waits.expire`` does.
+        """Settle waits whose deadline has passed, as ``Waits.expire`` does, in one transaction.
 
         A wait that somebody else is at just then is left alone, and still due if that did not settle it.
         """
-        fired = Fired(0, [])
-        ids = [wait.id for wait in due]
-        for first in range(0, len(ids), TOGETHER):
-            settled, woken = await self._fire(ids[first : first + TOGETHER])
-            fired = Fired(fired.settled + settled, fired.woken + woken)
-        return fired
-
-    async def _fire(self, ids: Sequence[str]) -> Fired:
         async with self._db.transaction() as connection:
             now = clock.utcnow()
-            found = await self._settling.locked(connection, ids)
+            found = await self._settling.locked(connection, [wait.id for wait in due])
             over = [
                 wait for wait in found.values() if is_open(wait) and wait.deadline is not None and wait.deadline <= now
             ]

@@ -9,6 +9,7 @@ from sqlalchemy import Row, Update, case, select, update
 
 from standby import clock, settings
 from standby.ledger.database import Database
+from standby.ledger.locks import locked_run
 from standby.ledger.tables import Checkpoint, Wait, table_of
 from standby.outlook import Past
 from standby.states import CheckpointState, Hold, WaitState
@@ -58,7 +59,10 @@ class Holds:
         if let_go:
             values["let_go_at"] = clock.utcnow()
         group = (waits.c.run_id == run_id, waits.c.group_key == group_key)
-        await self._db.write(update(waits).where(*group).values(**values))
+        async with self._db.transaction() as connection:
+            # As whoever settles one of them does: two that lock the waits of a group in another order block each other.
+            await locked_run(connection, run_id)
+            await connection.execute(update(waits).where(*group).values(**values))
 
     async def waited(self, since: datetime, *, limit: int = 100_000) -> list[Row[Any]]:
         """Waits that opened since then, oldest first; of more than ``limit`` the newest.

@@ -40,9 +40,12 @@ class Polls:
     async def hurry(self) -> None:
         """Ask all sources anew: the clock was set back, and when they were to be asked lies too far ahead."""
         now = clock.utcnow()
-        await self._db.write(
-            update(waits).where(waits.c.state == WaitState.OPEN, waits.c.poll_at > now).values(poll_at=now)
-        )
+        ahead = (waits.c.state == WaitState.OPEN, waits.c.poll_at > now)
+        async with self._db.transaction() as connection:
+            # As whoever settles one of a group does: two that lock its waits in another order block each other.
+            whose = select(waits.c.run_id).where(*ahead)
+            await connection.execute(select(runs.c.id).where(runs.c.id.in_(whose)).order_by(runs.c.id).with_for_update())
+            await connection.execute(update(waits).where(*ahead).values(poll_at=now))
 
     async def not_yet(self, wait: Row[Any], note: str | None = None) -> None:
         """The source had no answer; ``note`` says why, if it could not be asked. The next poll comes later."""
