@@ -17,12 +17,12 @@ from prefect.exceptions import Pause
 from pydantic import ValidationError
 
 from standby.checkpoints import load_store
-from standby.errors import CheckpointUnreadable, UsageError
+from standby.errors import CheckpointUnreadable, LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
-from standby.parking import calm_logs, scheduled_after, wake_parents
-from standby.runs import AgentRun, Ended, Fenced, Left, attach, current_hosting, current_run, release_quietly
+from standby.parking import asked_again_since, calm_logs, has_run, wake_parents
+from standby.runs import AgentRun, Away, Ended, Fenced, Left, attach, current_hosting, current_run, release_quietly
 from standby.states import RunState
 from standby.values import Codec, summary
 from standby.waiting import ask_outcome
@@ -109,9 +109,10 @@ async def _run(
     context.result_store.cache_result_in_memory = False
     deployed = flow_run.deployment_id is not None
 
-    async def is_retry(failed_at: datetime) -> bool:
-        return not deployed or await scheduled_after(flow_run.id, failed_at)
+    async def is_retry(ended_at: datetime) -> bool:
+        return not deployed or await asked_again_since(flow_run.id, ended_at)
 
+    began = False
     try:
         async with attach(
             str(flow_run.id),
@@ -122,6 +123,7 @@ async def _run(
             store=store,
             is_retry=is_retry,
         ) as run:
+            began = True
             run.ask_outcome = ask_outcome
             run.asked, run.deployed = asked, deployed
             reach("run.attached")
@@ -137,11 +139,16 @@ async def _run(
             return codec.decode(ended.result or "null")
         except ValidationError as error:
             raise CheckpointUnreadable(flow_run.id, "the run's result", summary(error)) from error
+    except LedgerUnavailable as error:
+        # At its first start it fails, and is seen; later that would close its questions.
+        if deployed and (began or await has_run(flow_run.id)):
+            raise Away(flow_run.id, error) from error
+        raise
 
 
 def _stop_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
     """The stop signal that a branch of the agent has met: a TaskGroup raises it among what the others raised."""
-    found, _ = group.split((Fenced, Left, Pause))
+    found, _ = group.split((Fenced, Left, Away, Pause))
     while found is not None:
         [first, *_] = found.exceptions
         if not isinstance(first, BaseExceptionGroup):
@@ -167,7 +174,7 @@ async def _attempt(
             run.over = True
         run.check_all_met()
         return codec.encode(value, what)
-    except (Fenced, Left):
+    except (Fenced, Left, Away):
         raise
     except asyncio.CancelledError:
         if run.fenced:
@@ -187,10 +194,13 @@ async def _attempt(
                 run.id, run.attempt, RunState.FAILED, error=f"{type(error).__name__}: {error}"
             ):
                 raise Fenced(run.id, run.attempt) from error
+            reach("run.failed")
             await wake_parents(run)
-        except Exception as away:
-            # What the agent failed with is what must be seen; the keeper brings the ledger in line with Prefect.
-            log.warning("The end of run %s could not be recorded: %s", run.id, away)
+        except LedgerUnavailable as away:
+            log.warning("That run %s failed could not be recorded: %s: %s", run.id, type(error).__name__, error)
+            if run.deployed:
+                # The run may be another attempt's by now: it must not fail for it.
+                raise Away(run.id, away) from error
         raise
     except BaseException:
         await release_quietly(run)

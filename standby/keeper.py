@@ -40,7 +40,7 @@ from standby.ledger.deadlines import TOGETHER
 from standby.ledger.settling import Settled
 from standby.missed import Missed
 from standby.notices import Notifier
-from standby.parking import answer_in_prefect, is_paused_by_somebody, wake
+from standby.parking import answer_in_prefect, is_paused_by_somebody, retried_since, wake
 from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
@@ -353,11 +353,11 @@ class Keeper:
             if state is None or state.type in ENDED_IN_PREFECT:
                 confirmed.append(run.id)
             elif run.state == RunState.FAILED:
-                # Never by running it again: that would try the step again that failed.
-                if state.timestamp <= run.ended_at:
+                # Never by running it again, unless somebody wants that: it would try the step again that failed.
+                if not await retried_since(client, UUID(run.id), run.ended_at):
                     log.info("Prefect is told that run %s failed: its process died before it could.", run.id)
                     await client.set_flow_run_state(UUID(run.id), Failed(message=run.error), force=True)
-                confirmed.append(run.id)  # a later state shows that Prefect knew: somebody retries the run
+                confirmed.append(run.id)
             elif self._patience.allows(run.id):
                 self._patience.tried(run.id)
                 self._waker.add(run.id, presumed_dead=True)

@@ -78,6 +78,14 @@ class Left(Abort):
         super().__init__(f"Run {run_id} is left to another process: this one ends.")
 
 
+class Away(Abort):
+    """Stop signal: the ledger cannot be reached. The run stays as it stands there, and when the ledger is back another
+    attempt takes it up from its last checkpoint."""
+
+    def __init__(self, run_id: object, error: Exception) -> None:
+        super().__init__(f"Run {run_id} stops here and goes on from its last checkpoint when it can: {error}")
+
+
 class Woken(StrEnum):
     """Why an attempt that lingers may go on, or has to go."""
 
@@ -362,7 +370,7 @@ class AgentRun:
         try:
             mine = await self.ledger.runs.renew(self.id, self.attempt, settings.LEASE)
         except LedgerUnavailable as error:
-            raise self.must_stop(error) from None
+            raise Away(self.id, error) from error
         if not mine:
             self.stop()
         self.sure_at = now

@@ -5,6 +5,7 @@ A wait is opened in the ledger, the run parks, and the typed answer is stored as
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -14,14 +15,14 @@ from typing import Any, NamedTuple, TypeVar
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, Field, ValidationError
 
-from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
+from standby.errors import CheckpointUnreadable, LedgerUnavailable, UsageError, WaitTimedOut
 from standby.faults import reach
 from standby.hold import Asked
 from standby.ledger.text import digest_of
 from standby.ledger.waits import Group, WaitRow
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.parking.lingering import linger
-from standby.runs import AgentRun, Place, check_key, current_run, question_on
+from standby.runs import AgentRun, Away, Place, check_key, current_run, question_on
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
 from standby.steps import in_step
 from standby.values import Codec, summary
@@ -115,6 +116,26 @@ async def _settled(
 ) -> dict[str, Any]:
     if not waits:
         raise UsageError("wait_any and wait_all need at least one wait.")
+    try:
+        return await _answers(run, place, need, waits, asked)
+    except LedgerUnavailable as error:
+        # Caught by the agent it would send it on a way that the next attempt, which gets an answer, does not take.
+        raise Away(run.id, error) from error
+    except asyncio.CancelledError:
+        if not (run.fenced or run.host_ends):
+            # For an agent that goes on all the same; the wait stays open for one that ends.
+            run.must_stop(
+                UsageError(
+                    f"The wait {place.key!r} was cut off, as asyncio.timeout does it, and could still be answered. "
+                    "Give it within= instead, or wait for several things with wait_any(...)."
+                )
+            )
+        raise
+
+
+async def _answers(
+    run: AgentRun, place: Place, need: Need, waits: dict[str, Wait[Any]], asked: Asked | None
+) -> dict[str, Any]:
     entry = run.journal.get(place.key)
     if entry is not None and entry.state == CheckpointState.RECORDED:
         return _replayed(run, place.key, waits, await run.text_of(entry))

@@ -43,8 +43,8 @@ class Polls:
         ahead = (waits.c.state == WaitState.OPEN, waits.c.poll_at > now)
         async with self._db.transaction() as connection:
             # As whoever settles one of a group does: two that lock its waits in another order block each other.
-            whose = select(waits.c.run_id).where(*ahead)
-            await connection.execute(select(runs.c.id).where(runs.c.id.in_(whose)).order_by(runs.c.id).with_for_update())
+            whose = runs.c.id.in_(select(waits.c.run_id).where(*ahead))
+            await connection.execute(select(runs.c.id).where(whose).order_by(runs.c.id).with_for_update())
             await connection.execute(update(waits).where(*ahead).values(poll_at=now))
 
     async def not_yet(self, wait: Row[Any], note: str | None = None) -> None:

@@ -5,7 +5,7 @@ at the ledger again. Who answers writes the ledger, then wakes. A wake that find
 """
 
 from standby.parking.answers import answer_in_prefect, take_response
-from standby.parking.client import scheduled_after, start_awaited
+from standby.parking.client import asked_again_since, has_run, retried_since, start_awaited
 from standby.parking.forms import description_of, form_schema
 from standby.parking.pausing import pause
 from standby.parking.suspending import calm_logs, is_paused_by_somebody, show_suspended, suspend, tell_log
@@ -13,13 +13,15 @@ from standby.parking.waking import cancel, wake, wake_parents
 
 __all__ = [
     "answer_in_prefect",
+    "asked_again_since",
     "calm_logs",
     "cancel",
     "description_of",
     "form_schema",
+    "has_run",
     "is_paused_by_somebody",
     "pause",
-    "scheduled_after",
+    "retried_since",
     "show_suspended",
     "start_awaited",
     "suspend",

@@ -21,6 +21,9 @@ from standby.runs import AgentRun
 
 log = logging.getLogger("standby.parking")
 
+_NO_RETRY = ("Resuming", "Late", "AwaitingConcurrencySlot")
+"""Names of scheduled states that a run comes to without a person who wants to have it run again."""
+
 
 @asynccontextmanager
 async def prefect_for(run_id: str) -> AsyncIterator[PrefectClient]:
@@ -47,8 +50,22 @@ async def start_awaited(run: AgentRun, group: Group) -> None:
         reach("child.started")
 
 
-async def scheduled_after(run_id: UUID, when: datetime) -> bool:
-    """Whether the run has been scheduled since then, as Retry does."""
+async def asked_again_since(run_id: UUID, when: datetime) -> bool:
+    """Whether somebody has had the run started again since then, as Retry does."""
     async with prefect_for(str(run_id)) as client:
-        states = await client.read_flow_run_states(run_id)
-    return any(state.type is StateType.SCHEDULED and state.timestamp > when for state in states)
+        return await retried_since(client, run_id, when)
+
+
+async def has_run(run_id: UUID) -> bool:
+    """Whether an attempt of the run was there before this one."""
+    async with prefect_for(str(run_id)) as client:
+        seen = [state.type for state in await client.read_flow_run_states(run_id)]
+    return StateType.PAUSED in seen or seen.count(StateType.RUNNING) > 1
+
+
+async def retried_since(client: PrefectClient, run_id: UUID, when: datetime) -> bool:
+    """The same, of a Prefect that is at hand. A wake schedules a run, too, and is no retry."""
+    states = await client.read_flow_run_states(run_id)
+    return any(
+        state.type is StateType.SCHEDULED and state.name not in _NO_RETRY and state.timestamp > when for state in states
+    )

@@ -24,7 +24,7 @@ from standby.ledger.waits import Group
 from standby.parking.answers import responses
 from standby.parking.client import prefect_for
 from standby.parking.forms import form_wait, opening, save_form
-from standby.parking.suspending import tell_log
+from standby.parking.suspending import is_revived, tell_log
 from standby.polling import poll
 from standby.runs import AgentRun
 from standby.states import Hold, RunState, WaitState
@@ -59,7 +59,7 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
         since = clock.utcnow()
         reach("wait.parked")
         tell_log(group)
-        paused = asyncio.create_task(_prefect_pause(pause_key, wait is not None))
+        paused = asyncio.create_task(_prefect_pause(client, run, pause_key, wait is not None))
         settled = asyncio.create_task(_until_settled(client, run, key, listener))
         try:
             await asyncio.wait({paused, settled}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,10 +118,16 @@ async def _unpause(client: PrefectClient, run: AgentRun) -> None:
         raise Abort("The run was cancelled while it waited.")
 
 
-async def _prefect_pause(pause_key: str, with_form: bool) -> None:
+async def _prefect_pause(client: PrefectClient, run: AgentRun, pause_key: str, with_form: bool) -> None:
     options: dict[str, Any] = {"wait_for_input": _SavedForm} if with_form else {}
-    # In async code pause_flow_run is a coroutine, which its types do not tell.
-    await pause_flow_run(timeout=FOREVER_SECONDS, poll_interval=PAUSE_POLL_SECONDS, key=pause_key, **options)
+    options |= {"timeout": FOREVER_SECONDS, "poll_interval": PAUSE_POLL_SECONDS, "key": pause_key}
+    try:
+        # In async code pause_flow_run is a coroutine, which its types do not tell.
+        await pause_flow_run(**options)
+    except RuntimeError as refused:
+        if not await is_revived(client, run, run.attempt):
+            raise run.must_stop(refused) from None
+        await pause_flow_run(**options)
 
 
 class _SavedForm(RunInput):

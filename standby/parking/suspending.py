@@ -12,7 +12,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Abort, Pause
 from prefect.input.run_input import keyset_from_base_key
-from prefect.states import Suspended
+from prefect.states import Running, Suspended
 from prefect.utilities.engine import propose_state
 
 from standby.errors import UsageError
@@ -62,13 +62,27 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
     except Pause as already:
         state = already.state or state
     except Abort as refused:
-        raise UsageError(
-            f"Run {run.id} cannot be suspended: {refused} Deploy the agent, or mark it @agent(hold='pause')."
-        ) from refused
+        if not await is_revived(client, run, attempt):
+            raise run.must_stop(
+                UsageError(
+                    f"Run {run.id} cannot be suspended: {refused} Deploy the agent, or mark it @agent(hold='pause')."
+                )
+            ) from refused
+        state = await propose_state(client, state, flow_run_id=UUID(run.id))
     if state.type in (StateType.CANCELLED, StateType.CANCELLING):
         raise Abort("The run was cancelled while it was about to wait.")
     reach("wait.suspended")
     return state
+
+
+async def is_revived(client: PrefectClient, run: AgentRun, attempt: int) -> bool:
+    """Whether Prefect had the run as crashed, as the worker of an attempt before this one told it late, and has it
+    running again."""
+    state, row = (await client.read_flow_run(UUID(run.id))).state, await run.ledger.runs.get(run.id)
+    if state is None or state.type is not StateType.CRASHED or row is None or row.attempt != attempt:
+        return False
+    await client.set_flow_run_state(UUID(run.id), Running(), force=True)
+    return True
 
 
 def is_paused_by_somebody(state: State[Any]) -> bool:

@@ -8,7 +8,8 @@ has recorded its intent; ``step.acting`` the function is about to be called; ``s
 ``step.recorded`` the checkpoint is in the ledger; ``step.after`` Prefect has heard of it, too; ``wait.opening`` a
 wait is about to be written; ``wait.opened`` it is written; ``wait.suspending`` the form is saved;
 ``wait.suspended`` Prefect shows the run as suspended; ``wait.parked`` the ledger has it as parked;
-``wait.consumed`` an answer is stored as a checkpoint; ``run.ended`` the ledger has the run's result.
+``wait.consumed`` an answer is stored as a checkpoint; ``run.ended`` the ledger has the run's result, or ``run.failed``
+what it failed with.
 
 Those around an agent that is started: ``child.starting`` its wait is open; ``child.created`` Prefect has its run;
 ``child.started`` the ledger knows which. And those of a door, such as a gateway: ``signal.delivering`` a signal is
@@ -29,10 +30,11 @@ POINTS = (
     "run.attached", "step.before", "step.intended", "step.acting", "step.acted", "step.recorded", "step.after",
     "wait.opening", "wait.opened", "wait.suspending", "wait.suspended", "wait.parked", "wait.consumed", "run.ended",
 )  # fmt: skip
+FAILURE_POINTS = ("run.failed",)
 CHILD_POINTS = ("child.starting", "child.created", "child.started")
 DOOR_POINTS = ("signal.delivering", "signal.delivered", "start.created")
 HOST_POINTS = ("wait.woken",)
-ALL_POINTS = POINTS + CHILD_POINTS + DOOR_POINTS + HOST_POINTS
+ALL_POINTS = POINTS + FAILURE_POINTS + CHILD_POINTS + DOOR_POINTS + HOST_POINTS
 
 
 def arm(where: str) -> None:
