@@ -12,22 +12,19 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from hashlib import blake2b
-from pathlib import Path
 from random import uniform
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from prefect._internal.result_records import ResultRecord, ResultRecordMetadata
-from prefect.blocks.core import Block
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.filesystems import LocalFileSystem, WritableFileSystem
+from prefect.filesystems import WritableFileSystem
 from prefect.serializers import JSONSerializer
 from pydantic import Field, SecretStr
 
-from standby import settings
+from standby import settings, spill
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
 from standby.ledger.text import digest_of
@@ -130,9 +127,7 @@ class CheckpointStore(WritableFileSystem):
         shared = not self.spill_to and not self.resolved_url().startswith("sqlite")
         if len(text) <= self.spill_over or shared:
             return text, None, digest
-        name = f"{blake2b(text.encode(), digest_size=32).hexdigest()}.json"
-        await (await self._spill_storage()).write_path(name, text.encode())
-        return None, name, digest
+        return None, await spill.write(self.spill_to, spill.folder_beside(self.resolved_url()), text), digest
 
     async def text_of(self, entry: Entry) -> str:
         """The JSON text of a recorded checkpoint, whole and undamaged; else a ``ValueError`` that says what is off."""
@@ -141,21 +136,12 @@ class CheckpointStore(WritableFileSystem):
             if entry.spill is None:
                 raise ValueError("it holds no value")
             try:
-                text = (await (await self._spill_storage()).read_path(entry.spill)).decode()
+                text = await spill.read(self.spill_to, spill.folder_beside(self.resolved_url()), entry.spill)
             except Exception as error:
                 raise ValueError(f"its large value {entry.spill} cannot be read: {error}") from error
         if digest_of(text) != entry.digest:
             raise ValueError("its value does not match its digest")
         return text
-
-    async def _spill_storage(self) -> WritableFileSystem:
-        if "/" in self.spill_to and not self.spill_to.startswith((".", "/")):
-            block = await Block.aload(self.spill_to)
-            if not isinstance(block, WritableFileSystem):
-                raise TypeError(f"Block {self.spill_to} cannot store large values: it is not a file system.")
-            return block
-        folder = Path(self.spill_to) if self.spill_to else settings.home() / "spill"
-        return LocalFileSystem(basepath=str(folder))
 
     def _record_of(self, path: str, text: str) -> bytes:
         metadata = ResultRecordMetadata(

@@ -24,6 +24,7 @@ steps
 failures links waits wakeups callers addresses
 runs
 pulse checkpoints parts
+spill
 ledger
 patience waker stillness
 policy moments values holder threads faults settings hold outlook clock states errors testing

@@ -1,5 +1,6 @@
 """Values: what crosses a checkpoint is JSON, read back by its annotation."""
 
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from standby import agent, settings, step
 from standby.errors import CheckpointDamaged, CheckpointUnreadable, NotStorable
+from standby.spill import folder_beside
 from tests.fundamentals.conftest import Desk, Interruption
 
 
@@ -108,7 +110,7 @@ async def test_a_damaged_value_is_not_used(desk: Desk, interruption: Interruptio
 
 
 def spilled() -> list[Path]:
-    return list((settings.home() / "spill").iterdir())
+    return list(folder_beside(os.environ["STANDBY_LEDGER_URL"]).iterdir())
 
 
 async def test_a_checkpoint_of_an_older_type_fails_by_the_name_of_the_field(desk: Desk, interruption: Interruption):
