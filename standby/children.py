@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -23,6 +23,8 @@ from standby.states import ENDED, RunState, WaitKind, WaitState
 
 log = logging.getLogger("standby.children")
 
+_DELETED = "It was deleted in Prefect."
+
 _ENDED = {StateType.COMPLETED: RunState.COMPLETED, StateType.FAILED: RunState.FAILED,
           StateType.CANCELLED: RunState.CANCELLED}  # fmt: skip
 
@@ -36,11 +38,25 @@ async def start_children(ledger: Ledger, waits: Iterable[Any], client: PrefectCl
     for wait in waits:
         if wait.kind != WaitKind.AGENT or wait.state != WaitState.OPEN:
             continue
-        run_id = wait.child_run_id or await _start(client, wait)
+        run_id = await _still_there(ledger, client, wait) or await _start(client, wait)
         reach("child.created")
         if (made := await ledger.children.started(wait, run_id)) is not None:
             settled.append(made)
     return settled
+
+
+async def _still_there(ledger: Ledger, client: PrefectClient, wait: Any) -> str | None:
+    """The run that the wait has; not one that was ended with the wait when that was closed, and which is open again."""
+    if wait.child_run_id is None or wait.opening == 1:
+        return cast(str | None, wait.child_run_id)
+    try:
+        state = (await client.read_flow_run(UUID(wait.child_run_id))).state
+    except ObjectNotFound:
+        state = None
+    if state is not None and state.type not in (StateType.CANCELLED, StateType.CANCELLING, StateType.FAILED):
+        return str(wait.child_run_id)
+    await ledger.children.let_go_of(wait)
+    return None
 
 
 async def _start(client: PrefectClient, wait: Any) -> str:
@@ -70,7 +86,9 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
     states = await states_of(client, {wait.child_run_id for wait in awaited})
     for wait in awaited:
         run, state = await ledger.runs.get(wait.child_run_id), states.get(wait.child_run_id)
-        if run is not None:
+        if state is None and (run is None or RunState(run.state) not in ENDED):
+            settled += await ledger.children.ended_elsewhere(wait.child_run_id, RunState.CANCELLED, None, _DELETED)
+        elif run is not None:
             # It tells its parent itself, unless it ended in the moment in which the parent wrote down that it is its.
             if RunState(run.state) in ENDED and (made := await ledger.children.started(wait, run.id)) is not None:
                 settled.append(made)

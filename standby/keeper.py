@@ -302,14 +302,16 @@ class Keeper:
     def _is_dead(self, run: Any) -> bool:
         """Whether nothing works on the run any more: seen on this machine, else by the lease.
 
-        Who works renews it, also when the clock was set: a lease that has ended tells nothing just after the clock was
-        set forward, and one that nobody has renewed for its length is over, whatever it says.
+        Who works renews it, whatever the clocks say here and there: a lease that has ended by this one is over if
+        it was not renewed either while we looked, and one that nobody has renewed for its length is, whatever it says.
         """
         if run.holder is None or holder.is_dead(run.holder):
             return True
         still = self._still.seconds(run.id, (run.attempt, run.lease_expires_at))
         if run.lease_expires_at <= clock.utcnow():
-            return not self._may_renew()
+            looked = still >= 2 * settings.RENEW_EVERY.total_seconds()
+            self._spared |= not looked
+            return looked
         return still > settings.LEASE.total_seconds()
 
     def _may_renew(self) -> bool:

@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectHTTPStatusError
 
@@ -51,7 +51,7 @@ ENDED_IN_PREFECT = {
 async def end_as_prefect_says(ledger: Ledger, run: Any, state: State[Any]) -> None:
     """End the run in the ledger, too, and close its waits. ``run``: its row from before Prefect was asked."""
     ended, said = ENDED_IN_PREFECT[state.type], f"{state.name} in Prefect: {state.message or ''}"
-    if await ledger.runs.end_from_outside(run.id, ended, said, attempt=run.attempt):
+    if await ledger.runs.end_from_outside(run.id, ended, said, attempt=run.attempt, at=state.timestamp):
         log.info("Run %s was ended in Prefect (%s); its waits are closed.", run.id, state.name)
 
 
@@ -72,6 +72,7 @@ class Reconciler:
         self._ledger, self._client = ledger, client
         self._patience, self._waker, self._wake_settled = patience, waker, wake_settled
         self._last: float | None = None  # monotonic
+        self._page = 0  # of runs that are starting or at work, which was looked at last
         self._work: asyncio.Task[None] | None = None
 
     def tick(self) -> None:
@@ -135,12 +136,13 @@ class Reconciler:
 
     async def _start_stranded(self, client: PrefectClient) -> None:
         """Runs that a worker took, at first or for a retry, and whose process died before it reached the ledger."""
-        starting = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_STARTING)))),
-            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[settings.AGENT_TAG])),
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=BATCH,
-        )
+        starting = await self._starting(client, 0)
+        if len(starting) == BATCH:
+            # The newest each time, and of the others some.
+            self._page += 1
+            older = await self._starting(client, self._page * BATCH)
+            self._page = self._page if len(older) == BATCH else 0
+            starting += older
         now = clock.utcnow()
         for flow_run in starting:
             state, run_id = flow_run.state, str(flow_run.id)
@@ -153,6 +155,16 @@ class Reconciler:
                 log.info("Run %s never started: its process died. It is scheduled again.", run_id)
                 self._patience.tried(run_id)
                 self._waker.add(run_id, presumed_dead=True)
+
+
+    async def _starting(self, client: PrefectClient, after: int) -> list[FlowRun]:
+        return await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_STARTING)))),
+            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[settings.AGENT_TAG])),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=BATCH,
+            offset=after,
+        )
 
 
 def _grace(state: State[Any]) -> timedelta:

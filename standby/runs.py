@@ -205,6 +205,7 @@ class AgentRun:
         self._at = {entry.position: entry.key for entry in journal if entry.position is not None}
         self._unmet_branches: set[str] = {entry.key for entry in journal if entry.position is None}
         self._branches_met = asyncio.Event()
+        self._at_cut_off = 0  # branches that stand where they were cut off
         self._meet("")
         self._used: set[str] = set()
         # Questions whether a `once` step happened hang on their step and have no place of their own.
@@ -353,13 +354,15 @@ class AgentRun:
         if self._stopped_by is not None:
             raise self._stopped_by
         await self._record_failures()
-        try:
-            async with asyncio.timeout(settings.BRANCH_GRACE.total_seconds() if self._unmet_branches else None):
-                await self._branches_met.wait()
-        except TimeoutError:
-            raise self._mismatch(
-                f"the code comes to {key!r} and has not asked for {sorted(self._unmet_branches)}"
-            ) from None
+        while self._unmet_branches:
+            try:
+                async with asyncio.timeout(settings.BRANCH_GRACE.total_seconds()):
+                    await self._branches_met.wait()
+            except TimeoutError:
+                unmet = sorted(self._unmet_branches)
+                if not self._at_cut_off:
+                    raise self._mismatch(f"the code comes to {key!r} and has not asked for {unmet}") from None
+                log.warning("Run %s comes to %r when what was cut off is so again, and %s met.", self.id, key, unmet)
 
     async def be_sure(self) -> None:
         """An attempt that may have lost its lease meanwhile, because its process or its machine was frozen, asks before
@@ -374,6 +377,15 @@ class AgentRun:
         if not mine:
             self.stop()
         self.sure_at = now
+
+    async def be_cut_off(self, key: str) -> None:
+        """Stand where an earlier attempt was cut off, until this one is cut off there, too."""
+        log.info("Step %s was cut off, and will be again: it is not tried.", key)
+        self._at_cut_off += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._at_cut_off -= 1
 
     def failed(self, place: Place, text: str | None) -> None:
         """A step raised (``text`` is the error as JSON), or was cut off (None): recorded if the agent goes on.
@@ -482,10 +494,12 @@ async def attach(
     store: CheckpointStore,
     is_retry: Callable[[datetime], Awaitable[bool]],
 ) -> AsyncIterator[AgentRun]:
-    """Take the run for a new attempt and read its journal. Raises ``Ended``, ``HasFailed`` or ``Fenced``.
+    """Take the run for a new attempt and read its journal. Raises ``Ended``, ``HasFailed`` or ``Fenced``, and ``Abort``
+    for a run that was cancelled.
 
-    A run that has failed is taken only if ``is_retry`` says that it was started again after that time. This attempt may
-    also have been started before, and come late: two are, when a worker is so slow that the keeper took it for dead.
+    A run that has failed or was cancelled is taken only if ``is_retry`` says that it was started again after that time.
+    This attempt may also have been started before, and come late: two are, when a worker is so slow that the keeper
+    took it for dead.
 
     While another attempt holds the run this waits for at most one lease: it ends, it dies, or it is alive and this
     attempt gives way (``Fenced``).
@@ -509,6 +523,8 @@ async def attach(
                 break
             if claim.ended_at is not None:
                 if not await is_retry(claim.ended_at):
+                    if claim.was is RunState.CANCELLED:
+                        raise Abort(f"Run {run_id} was cancelled, and nobody has retried it since: {claim.error}")
                     raise HasFailed(run_id, claim.error)
                 retried = True
                 continue

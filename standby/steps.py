@@ -94,6 +94,11 @@ class Step(Generic[P, R]):
         check_key(options.name)
         if options.probe is not None and options.effect is not Effect.ONCE:
             raise UsageError(f"Step {options.name!r} has a probe, which only effect='once' uses.")
+        if options.probe is not None and inspect.get_annotations(fn).get("return") in (None, "None"):
+            raise UsageError(
+                f"Step {options.name!r} returns None and has a probe, whose None says that it did not happen. Return "
+                "something, such as True."
+            )
         if options.effect is Effect.ONCE and options.timeout_seconds is not None and not _is_async(fn):
             raise UsageError(
                 f"Step {options.name!r} acts once and has a timeout, but is not async: its thread could not be stopped "
@@ -143,8 +148,7 @@ class Step(Generic[P, R]):
         if entry is not None and entry.state == CheckpointState.FAILED:
             error = await run.text_of(entry)
             if error == CUT_OFF:
-                log.info("Step %s was cut off, and will be again: it is not tried.", place.key)
-                await asyncio.Event().wait()
+                await run.be_cut_off(place.key)
             raise revived(error)
         await run.before_new_work(place.key)
         unprobed = self.options.effect is Effect.ONCE and self.options.probe is None

@@ -61,7 +61,7 @@ class Ends:
                 return
             ended = _ENDED.get(state.type, RunState.CANCELLED)
             await self._host.ledger.runs.end_from_outside(
-                run_id, ended, f"{state.name} in Prefect: {state.message or ''}"
+                run_id, ended, f"{state.name} in Prefect: {state.message or ''}", at=state.timestamp
             )
             if guest is not None:
                 guest.cancel()

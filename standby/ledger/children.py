@@ -59,6 +59,16 @@ def _said(run_id: str, state: RunState, result: str | None, error: str | None) -
     return json.dumps({"run_id": run_id, "state": state, "result": json.loads(result or "null"), "error": error})
 
 
+async def let_go_of_ended(connection: AsyncConnection, wait_ids: list[str]) -> None:
+    """Waits that open again start another agent where theirs has ended without a result."""
+    if not wait_ids:
+        return
+    ended = select(runs.c.id).where(runs.c.state.in_((RunState.FAILED, RunState.CANCELLED)))
+    await connection.execute(
+        update(waits).where(waits.c.id.in_(wait_ids), waits.c.child_run_id.in_(ended)).values(child_run_id=None)
+    )
+
+
 class Children:
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -88,6 +98,15 @@ class Children:
                 return None
             told = await tell_parents(connection, run_id, RunState(child.state), child.result, child.error)
             return told[0] if told else None
+
+    async def let_go_of(self, wait: Row[Any]) -> None:
+        """The agent of an open wait has ended, or is about to, because the wait was closed: it is to start another."""
+        await self._db.write(
+            update(waits)
+            .where(waits.c.id == wait.id, waits.c.opening == wait.opening, waits.c.child_run_id == wait.child_run_id)
+            .where(unindexed(waits.c.state) == WaitState.OPEN)
+            .values(child_run_id=None)
+        )
 
     async def ended_elsewhere(
         self, run_id: str, state: RunState, result: str | None, error: str | None

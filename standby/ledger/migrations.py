@@ -90,6 +90,12 @@ async def _purses(connection: AsyncConnection) -> None:
     await connection.run_sync(metadata.tables["purses"].create, checkfirst=True)
 
 
+async def _asked_since(connection: AsyncConnection) -> None:
+    """Since when a wait asks what it asks now; a new ledger has it already."""
+    await _add_columns(connection, "waits", "asked_since")
+    await connection.execute(text("UPDATE waits SET asked_since = opening"))
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -111,6 +117,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _tasks,
     _grants,
     _purses,
+    _asked_since,
 ]
 
 

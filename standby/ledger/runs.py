@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, and_, case, literal, null, or_, select, tuple_, update
@@ -61,8 +61,8 @@ class Runs:
         """Take the run for a new attempt, unless another attempt's lease on it is alive.
 
         ``presumed_dead`` is a holder the caller knows to be dead, whose lease need not be waited for. A completed
-        run is not claimed: the claim has attempt 0 and its result. Nor is a failed one unless it is ``retried``: the
-        claim then has attempt 0, what it failed with and when.
+        run is not claimed: the claim has attempt 0 and its result. Nor is a failed or cancelled one unless it is
+        ``retried``: the claim then has attempt 0, what it ended with and when.
         """
         now, asked_at = clock.utcnow(), clock.elapsed()
         async with self._db.transaction() as connection:
@@ -85,7 +85,7 @@ class Runs:
             was = RunState(row.state) if row.attempt else None
             if was is RunState.COMPLETED:
                 return Claim(0, was, row.result)
-            if was is RunState.FAILED and not retried:
+            if was in (RunState.FAILED, RunState.CANCELLED) and not retried:
                 return Claim(0, was, None, error=row.error, ended_at=row.ended_at)
             # One that is parked warm is parked: who comes first goes on with it, and the other is fenced.
             alive = row.holder is not None and row.hold != Hold.WARM and row.lease_expires_at > now
@@ -186,21 +186,29 @@ class Runs:
             return True
 
     async def end_from_outside(
-        self, run_id: str, state: RunState, error: str | None = None, *, attempt: int | None = None
+        self,
+        run_id: str,
+        state: RunState,
+        error: str | None = None,
+        *,
+        attempt: int | None = None,
+        at: datetime | None = None,
     ) -> bool:
         """Someone ended the run on Prefect's side. The attempt number goes up, so that a live attempt stops.
 
         ``attempt``: the one it was in before Prefect was asked. False if there is a newer one, which came after a retry
-        that Prefect's answer does not know of. None: whichever it is in.
+        that Prefect's answer does not know of. None: whichever it is in. ``at``: when it ended there, by default now;
+        what is scheduled after that is a retry.
         """
         async with self._db.transaction() as connection:
             row = await self._locked(connection, run_id)
             if row is None or RunState(row.state) in ENDED or attempt not in (None, row.attempt):
                 return False
             await _end(connection, run_id, state, None, error)
-            await connection.execute(
-                update(runs).where(runs.c.id == run_id).values(attempt=row.attempt + 1, confirmed=True)
-            )
+            values: dict[str, Any] = {"attempt": row.attempt + 1, "confirmed": True}
+            if at is not None:
+                values["ended_at"] = datetime.fromtimestamp(at.timestamp(), UTC)  # Prefect's times are of another class
+            await connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
             return True
 
     async def rescue(self, run_id: str, attempt: int, holder: str | None) -> RunState | None:

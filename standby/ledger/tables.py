@@ -160,6 +160,7 @@ class Wait(_Base, table=True):
     fresh: str | None = _text(nullable=True)  # what it is about, as it was when it was asked
     opened_at: datetime = _instant(nullable=False)
     opening: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # counts up when it is opened again
+    asked_since: int = Field(default=1, sa_column_kwargs={"server_default": "1"})  # the opening that first asked this
     announced_at: datetime | None = _instant(nullable=True)
     settled_at: datetime | None = _instant(nullable=True)
     hold: str | None = None  # hold.Asked, where somebody has asked for a way to hold the run

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.checkpoints import intend_wait, record_wait
+from standby.ledger.children import let_go_of_ended
 from standby.ledger.database import Database, unindexed
 from standby.ledger.delivering import lock_topics, mark_signal, take_buffered
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
@@ -366,7 +367,11 @@ async def _take_early(connection: AsyncConnection, run: Row[Any], key: str) -> N
 async def _reopen(
     connection: AsyncConnection, run_id: str, key: str, only: str | None = None, refused: str | None = None
 ) -> None:
-    """Open a wait again, and the ones of its group that were closed and have no answer. All are announced anew."""
+    """Open a wait again, and the ones of its group that were closed and have no answer. All are announced anew.
+
+    ``only``: the one whose answer was refused; what was said of it, or of those it had closed, does not count any more.
+    Without it, they were closed by the end of a run that is retried, and what was said and not read yet does count.
+    """
     which = waits.c.state == WaitState.CLOSED
     if only is not None:
         which = or_(which, waits.c.id == only)
@@ -374,6 +379,8 @@ async def _reopen(
         await connection.execute(select(waits).where(waits.c.run_id == run_id, waits.c.group_key == key, which))
     ).all()
     await notify(connection, again, NoticeKind.OPENED)
+    if only is None:
+        await let_go_of_ended(connection, [wait.id for wait in again if wait.child_run_id is not None])
     await connection.execute(
         update(waits)
         .where(waits.c.run_id == run_id, waits.c.group_key == key, which)
@@ -384,6 +391,7 @@ async def _reopen(
             settled_at=None,
             opening=waits.c.opening + 1,
             announced_at=None,
+            **({} if only is None else {"asked_since": waits.c.opening + 1}),
         )
     )
     if only is not None:

@@ -44,10 +44,12 @@ async def responses(client: PrefectClient, wait: Any) -> list[FlowRunInput]:
     found: list[FlowRunInput] = []
     # Both: how a run was held when it was answered is not always what the ledger knows of, nor how it is held now.
     for verb in ("suspended", "paused"):
-        saved = await client.filter_flow_run_input(
-            UUID(wait.run_id), key_prefix=f"{verb}-{opening(wait)}-", limit=200, exclude_keys=set()
-        )
-        found += [item for item in saved if item.key.endswith("-response")]
+        for number in range(wait.asked_since, wait.opening + 1):
+            prefix = f"{verb}-{opening(wait, number)}-"
+            saved = await client.filter_flow_run_input(
+                UUID(wait.run_id), key_prefix=prefix, limit=200, exclude_keys=set()
+            )
+            found += [item for item in saved if item.key.endswith("-response")]
     return found
 
 

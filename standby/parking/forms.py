@@ -26,9 +26,9 @@ def form_wait(group: Group) -> Any | None:
     return None
 
 
-def opening(wait: Any) -> str:
-    """Names one opening of a wait: what was submitted for an earlier one is no answer to this."""
-    return f"{wait.id}-{wait.opening}"
+def opening(wait: Any, number: int | None = None) -> str:
+    """Names one opening of a wait, by default as it is open now: what was submitted is an answer to that one."""
+    return f"{wait.id}-{wait.opening if number is None else number}"
 
 
 async def save_form(client: PrefectClient, run_id: str, keyset: Keyset, wait: Any) -> None:
