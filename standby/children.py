@@ -23,7 +23,7 @@ from standby.states import ENDED, RunState, WaitKind, WaitState
 
 log = logging.getLogger("standby.children")
 
-_DELETED = "It was deleted in Prefect."
+DELETED = "It was deleted in Prefect."
 
 _ENDED = {StateType.COMPLETED: RunState.COMPLETED, StateType.FAILED: RunState.FAILED,
           StateType.CANCELLED: RunState.CANCELLED}  # fmt: skip
@@ -86,8 +86,11 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
     states = await states_of(client, {wait.child_run_id for wait in awaited})
     for wait in awaited:
         run, state = await ledger.runs.get(wait.child_run_id), states.get(wait.child_run_id)
-        if state is None and (run is None or RunState(run.state) not in ENDED):
-            settled += await ledger.children.ended_elsewhere(wait.child_run_id, RunState.CANCELLED, None, _DELETED)
+        if state is None and run is None:
+            settled += await ledger.children.ended_elsewhere(wait.child_run_id, RunState.CANCELLED, None, DELETED)
+        elif state is None and run is not None and RunState(run.state) not in ENDED:
+            # Nobody can take it up. Its parent is told by the same, and woken as one whose wake was missed.
+            await ledger.runs.end_from_outside(run.id, RunState.CANCELLED, DELETED, attempt=run.attempt)
         elif run is not None:
             # It tells its parent itself, unless it ended in the moment in which the parent wrote down that it is its.
             if RunState(run.state) in ENDED and (made := await ledger.children.started(wait, run.id)) is not None:

@@ -156,7 +156,6 @@ class Reconciler:
                 self._patience.tried(run_id)
                 self._waker.add(run_id, presumed_dead=True)
 
-
     async def _starting(self, client: PrefectClient, after: int) -> list[FlowRun]:
         return await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_STARTING)))),

@@ -134,6 +134,61 @@ async def test_what_becomes_of_a_child_that_nobody_waits_for_is_declared(stage: 
 
 
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_parent_that_was_cancelled_and_is_retried_starts_another_child(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, heard: bool
+) -> None:
+    """Its first one was cancelled with it, whether the ledger has heard of that by then or not."""
+    parent = await family(stage, "families.py:asker", number=4)
+    assert await parent.rests() is RunState.PARKED
+    child = await child_of(parent)
+    assert await child.rests() is RunState.PARKED
+    await stage.client.set_flow_run_state(UUID(parent.id), Cancelled(message="the wrong one"))
+
+    async def both_ended() -> bool:
+        await stage.tick()
+        if heard and (await child.row()).state != RunState.CANCELLED:
+            return False
+        return (await parent.row()).state == RunState.CANCELLED and (await child.prefect()).is_cancelled()
+
+    await wait_until(both_ended, 30, shows=child.shown)
+    if not heard:
+        monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(hours=1))
+    await parent.retry()
+    assert await parent.rests() is RunState.PARKED
+    monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(0))
+    second = await child_of(parent)
+    assert second.id != child.id
+    assert await second.rests() is RunState.PARKED
+    await second.answer({"approved": True})
+    assert await second.rests() is RunState.COMPLETED
+    assert await parent.rests() is RunState.COMPLETED
+    assert await parent.result() == 8
+    assert await child.rests() is RunState.CANCELLED
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("reached", [True, False])
+async def test_a_child_that_somebody_deletes_has_ended_for_its_parent(stage: Stage, reached: bool) -> None:
+    """Whether it has come to the ledger or not."""
+    parent = await family(stage, "families.py:parent", number=4)
+    assert await parent.rests() is RunState.PARKED
+    child = await child_of(parent)
+    stage.runs.remove(child)
+    if reached:
+        await child.dies_at("run.attached")
+    await stage.client.delete_flow_run(UUID(child.id))
+
+    async def woken() -> bool:
+        await stage.tick()
+        return bool((await parent.row()).state == RunState.READY)
+
+    await wait_until(woken, 30, shows=parent.shown)
+    assert await parent.rests() is RunState.COMPLETED
+    assert await parent.result() == "cancelled: It was deleted in Prefect."
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 async def test_a_deployment_that_is_not_there_is_a_named_error(stage: Stage) -> None:
     parent = await stage.start("families.py:lost")
     assert await parent.rests() is RunState.FAILED

@@ -1,10 +1,11 @@
 """Branches: steps that run at the same time."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
-from standby import Approval, UsageError, agent, step, wait_for
+from standby import Approval, UsageError, agent, settings, step, wait_for
 from tests.fundamentals.conftest import Desk, Interruption
 
 
@@ -66,6 +67,43 @@ async def test_branches_with_keys_may_come_in_any_order(desk: Desk, interruption
     order.reverse()
     assert await run.again() == {"tea": 6, "milk": 8}
     assert set(await run.journal()) == {"price-tea", "price-milk", "doubled-tea", "doubled-milk"}
+
+
+async def test_new_work_waits_for_a_branch_that_stands_where_it_was_cut_off(
+    desk: Desk, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
+):
+    """Until it is cut off there again and comes to what it did then, however long that takes."""
+    monkeypatch.setattr(settings, "BRANCH_GRACE", timedelta(seconds=0.1))
+
+    @step
+    async def hang() -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def patient() -> int:
+        try:
+            async with asyncio.timeout(0.5):
+                return await hang.with_options(key="hang")()
+        except TimeoutError:
+            return await price.with_options(key="instead")("milk")
+
+    async def busy() -> int:
+        await instead.wait()
+        interruption()
+        return await price.with_options(key="new work")("tea")
+
+    instead = asyncio.Event()
+
+    @agent
+    async def race() -> list[int]:
+        cut_off = asyncio.create_task(patient())
+        cut_off.add_done_callback(lambda _: instead.set())
+        return await asyncio.gather(busy(), cut_off)
+
+    run = await desk.interrupted(race)
+    assert "instead" in await run.journal()
+    instead.set()  # the new work comes first
+    assert await run.again() == [3, 4]
 
 
 async def test_a_branch_cannot_wait(desk: Desk):

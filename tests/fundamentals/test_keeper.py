@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -83,6 +84,38 @@ async def test_a_duty_that_fails_keeps_nobody_from_the_others(desk: Desk, monkey
     [fired], [announced] = [await desk.ledger.waits.of_run(run) for run in (due, open_)]
     assert fired.state == WaitState.SETTLED
     assert announced.announced_at is not None
+
+
+async def test_an_attempt_that_renews_its_lease_is_left_alone_by_a_keeper_whose_clock_is_ahead(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    """Two machines whose clocks differ by more than a lease: alive is who is seen to renew it, dead who is not."""
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.2))
+    deployment = await desk.client.create_deployment(await desk.client.create_flow_from_name("far"), "far")
+    run_id = str((await desk.client.create_flow_run_from_deployment(deployment, state=Running())).id)
+    attempt = (await claim(desk.ledger, run_id, holder=FAR_AWAY)).attempt
+    ahead = timedelta(seconds=30)
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+
+    async def round_of_the_keeper() -> RunState:
+        clock.set_source(lambda: datetime.now(UTC) + ahead)
+        try:
+            await keeper.tick()
+        finally:
+            clock.set_source(None)
+        row = await desk.ledger.runs.get(run_id)
+        assert row is not None
+        return RunState(row.state)
+
+    began = monotonic()
+    while monotonic() - began < 1.5:
+        assert await desk.ledger.runs.renew(run_id, attempt, settings.LEASE)
+        assert await round_of_the_keeper() is RunState.RUNNING
+
+    async def rescued() -> bool:
+        return await round_of_the_keeper() is RunState.READY
+
+    await wait_until(rescued, 30)
 
 
 # Many at once.

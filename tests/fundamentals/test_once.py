@@ -28,6 +28,16 @@ class Bank:
         return self.payments[key]
 
 
+def test_a_probe_must_be_able_to_say_that_it_happened():
+    async def find() -> None:
+        return None
+
+    with pytest.raises(UsageError, match="whose None says that it did not happen"):
+
+        @step(effect="once", probe=find)
+        async def tell() -> None: ...
+
+
 @pytest.mark.parametrize(("happened", "asked"), [(True, 1), (False, 2)])
 async def test_a_probe_tells_whether_it_happened(desk: Desk, happened: bool, asked: int):
     """What the probe finds is the step's result; if it finds None the step acts."""

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import Abort
 from prefect.states import Cancelling, Running
 
-from standby import Approval, Decision, agent, step, wait_for
+from standby import Approval, Decision, UsageError, agent, step, wait_for
 from standby.ledger import notifications
 from standby.parking import pausing
 from standby.states import Door, Outcome, RunState, WaitState
@@ -28,6 +28,28 @@ async def resume(desk: Desk, run: Run, **answer: Any) -> str:
     """What Prefect's Resume button does; what came of it."""
     response = await desk.client.request("POST", f"/flow_runs/{run.id}/resume", json={"run_input": answer or None})
     return str(response.json()["status"])
+
+
+async def test_a_wait_that_is_cut_off_by_the_agent_lets_it_do_nothing_more(desk: Desk):
+    """It could still be answered, and the next attempt would take another way."""
+    done = []
+
+    @step
+    async def report(said: str) -> None:
+        done.append(said)
+
+    @agent
+    async def impatient() -> None:
+        try:
+            async with asyncio.timeout(0.5):
+                await wait_for(Approval("May I?"))
+        except TimeoutError:
+            await report("nobody came")
+
+    run = await desk.start(impatient)
+    with pytest.raises(UsageError, match=r"'approval' was cut off.*within="):
+        await run.result()
+    assert done == []
 
 
 async def test_an_answer_at_any_instant_finds_the_run(desk: Desk):

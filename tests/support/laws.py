@@ -9,6 +9,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 
 from standby import holder
+from standby.children import DELETED
 from standby.doctor import audit
 from standby.ledger import Ledger
 from standby.projection import states_of
@@ -78,6 +79,8 @@ def _of_run(run: Any, waits: list[Any], state: Any) -> list[str]:
     expected = SHOWN_AS.get(RunState(run.state))
     if expected is None:
         broken.append(f"run {run.id} has not come to rest: it is {run.state}, held by {run.holder}")
+    elif state is None and run.state == RunState.CANCELLED and run.error == DELETED:
+        pass
     elif state is None or state.type is not expected:
         broken.append(f"run {run.id} is {run.state} in the ledger and {state} in Prefect")
     if run.holder is not None and holder.is_dead(run.holder):

@@ -106,6 +106,9 @@ class Stage:
     def open_gate(self, name: str) -> None:
         outside.gate(self.outside, name).touch()
 
+    def close_gate(self, name: str) -> None:
+        outside.gate(self.outside, name).unlink()
+
     async def tick(self) -> None:
         """One round of the keeper, unless one works in the background."""
         async with self._turn:

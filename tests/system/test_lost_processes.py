@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Crashed, Failed, Pending, Running, Scheduled, Suspended
 
-from standby import keeper, settings
+from standby import holder, keeper, reconciling, settings
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.states import RunState
@@ -85,6 +85,21 @@ async def test_a_process_has_its_time_to_start(scene: Scene, last_seen: str, mon
 @pytest.mark.parametrize("last_seen", LAST_SEEN)
 async def test_a_run_whose_first_process_died_is_scheduled_again(scene: Scene, last_seen: str) -> None:
     await scene.passes(Pending(), LAST_SEEN[last_seen]())
+    await scene.is_scheduled()
+
+
+@pytest.mark.usefixtures("little_grace")
+async def test_a_run_whose_first_process_died_is_found_behind_many_that_are_at_work(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comparison reads the newest, and some of the others."""
+    monkeypatch.setattr(reconciling, "BATCH", 3)
+    await scene.passes(Pending())
+    deployment = (await scene.client.read_flow_run(scene.run_id)).deployment_id
+    assert deployment is not None
+    for _ in range(10):
+        made = await scene.client.create_flow_run_from_deployment(deployment, state=Running())
+        await acts.claim(scene.ledger, str(made.id), holder=holder.this_process())
     await scene.is_scheduled()
 
 

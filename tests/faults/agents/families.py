@@ -35,6 +35,11 @@ async def parent(number: int) -> str:
 
 
 @agent
+async def asker(number: int) -> int:
+    return await wait_for(AgentFinished("child/child", {"number": number, "asks": True}, of=int))
+
+
+@agent
 async def impatient(if_closed: str) -> str:
     first = await wait_any(
         child=AgentFinished("child/child", {"number": 1, "asks": True}, if_closed=if_closed),  # type: ignore[arg-type]

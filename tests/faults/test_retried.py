@@ -1,0 +1,66 @@
+"""Runs that have ended are begun again by whoever retries them, with all that was said, and by nobody else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.states import Cancelled
+
+from standby import settings
+from standby.parking import cancel
+from standby.states import RunState
+from tests.support.stage import Stage
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+
+YES = {"approved": True, "comment": "go"}
+
+
+@pytest.fixture(autouse=True)
+def _keeper_looks_at_prefect_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(0))
+
+
+async def test_an_answer_that_prefect_took_counts_when_the_run_failed_before_it_read_it(stage: Stage) -> None:
+    """G3: woken by it, the run met a bad deployment; that is mended and the run retried. Nobody is asked again."""
+    run = await stage.start("changing.py:changing")
+    assert await run.rests() is RunState.PARKED
+    stage.open_gate("bad deployment")
+    assert await run.resume(YES) is SetStateStatus.ACCEPT
+    assert await run.rests() is RunState.FAILED
+    assert "cannot go on with this code" in await run.error()
+    stage.close_gate("bad deployment")
+    await run.retry()
+    assert await run.rests() is RunState.COMPLETED
+    assert await run.result() == "go"
+
+
+async def test_an_attempt_of_a_cancelled_run_that_comes_late_does_nothing(stage: Stage) -> None:
+    """Its process was slow to start, and the run was cancelled meanwhile; a retry then goes on with it."""
+    run = await stage.start("changing.py:slow_to_start")
+    stage.open_gate("start 1")
+    assert await run.rests() is RunState.PARKED
+    assert (await run.answer(YES)).won
+    late = run.begin()
+    await wait_until(lambda: len(stage.deeds("starting")) == 2, shows=run.shown)
+    await cancel(stage.client, run.id, "not wanted")
+    await stage.client.set_flow_run_state(UUID(run.id), Cancelled())  # as its worker does
+
+    async def cancelled() -> bool:
+        await stage.tick()
+        return bool((await run.row()).state == RunState.CANCELLED)
+
+    await wait_until(cancelled, shows=run.shown)
+    stage.open_gate("start 2")
+    await late.ended()
+    assert (await run.row()).state == RunState.CANCELLED, late.output
+    assert (await run.prefect()).is_cancelled()
+    assert run.deeds("act_on") == []
+    stage.open_gate("start 3")
+    await run.retry()
+    assert await run.rests() is RunState.COMPLETED
+    assert await run.result() == "go"
