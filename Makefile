@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 
 .PHONY: run test bench check lock clean
 
-run: $(VENV)/.run  ## start everything on the sample invoices; ANSWER=approve or ANSWER=reject answers by itself
-	@$(BIN)/standby up --demo $(if $(ANSWER),--answer $(ANSWER))
+run: $(VENV)/.run  ## start everything on the sample invoices; ANSWER=approve or reject answers by itself; PORT=4300
+	@$(BIN)/standby up --demo $(if $(ANSWER),--answer $(ANSWER)) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.dev  ## lint, then every test, the type check among them
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from standby import doors, view
 from standby.agents.transcript import as_markdown
-from standby.cli_answers import Target, answer, approve, links, reject
+from standby.cli_answers import answer, approve, links, reject
 from standby.cli_costs import costs
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
@@ -32,6 +32,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="AI agents that wait: see them, answer them, run them.",
 )
+RunTarget = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's or its wait's id (its beginning will do), or a run's name.")
+]
+
 app.add_typer(keys_app, name="keys")
 app.add_typer(signals_app, name="signals")
 app.add_typer(delegations_app, name="delegations")
@@ -63,7 +67,7 @@ def ps(
 
 
 @app.command()
-def show(run: Target, as_json: Json = False) -> None:
+def show(run: RunTarget, as_json: Json = False) -> None:
     """One run: what its agents thought and did, its checkpoints, its waits, and who decided what."""
 
     async def work() -> int:
@@ -113,7 +117,7 @@ def signal(
         started = f"Run {made.run_id} is started with it." if made.run_id else "A run will be started with it."
         sentences = {
             Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
-            Disposition.BUFFERED: "No run waits for it yet: it is kept for seven days.",
+            Disposition.BUFFERED: f"No run waits for it yet, {_under(key)}: it is kept for seven days.",
             Disposition.DUPLICATE: "This delivery was taken before; nothing changed.",
             Disposition.LATE: "Too late: its wait was settled or closed, or its run has ended.",
             Disposition.REJECTED: f"Refused, the run is still waiting. {made.said}",
@@ -205,6 +209,10 @@ def up(
     perform(run_stack(port=port, gateway_port=gateway_port, demo=demo, auto_answer=answer))
 
 
+def _under(key: str | None) -> str:
+    return "without a key" if key is None else f"under the key {key}"
+
+
 def _to_start(deployment: str | None, payload_as: str | None) -> ToStart | None:
     if deployment is None:
         if payload_as is not None:
@@ -223,15 +231,16 @@ def _to_start(deployment: str | None, payload_as: str | None) -> ToStart | None:
 async def _one_run(ledger: Ledger, target: str) -> Any:
     if not target:
         raise UnknownRun("''")
-    runs = await ledger.runs.find(target)
-    if not runs:
-        waits = await ledger.waits.find(target)
-        runs = [run for wait in waits[:1] if (run := await ledger.runs.get(wait.run_id)) is not None]
-    if not runs:
+    found = {run.id: run for run in await ledger.runs.find(target)}
+    for wait in await ledger.waits.find(target):
+        if wait.run_id not in found and (run := await ledger.runs.get(wait.run_id)) is not None:
+            found[run.id] = run
+    if not found:
         raise UnknownRun(target)
-    if len(runs) > 1:
-        raise UnknownRun(target, f"it could be any of {', '.join(run.id for run in runs)}")
-    return runs[0]
+    if len(found) > 1:
+        listed = ", ".join(f"{run.id} ({run.name})" for run in found.values())
+        raise UnknownRun(target, f"it could be any of {listed}")
+    return found.popitem()[1]
 
 
 def _print_run(run: dict[str, Any]) -> None:
@@ -253,7 +262,7 @@ def _print_run(run: dict[str, Any]) -> None:
     for thread in run["agents"]:
         out.print(Markdown(plain(as_markdown(thread))))
     for wait in run["waits"]:
-        deadline = f", until {wait['deadline']}" if wait["deadline"] else ""
+        deadline = f", until {view.moment(wait['deadline'])}" if wait["deadline"] else ""
         out.print(f"\n[bold]{escaped(asked(wait))}[/bold]  {wait['state']}, {view.age(wait['age_seconds'])}{deadline}")
         if wait["refused"]:
             out.print(f"[red]The last answer was refused: {escaped(wait['refused'])}[/red]")
@@ -265,7 +274,7 @@ def _print_run(run: dict[str, Any]) -> None:
     for decision in run["decisions"]:
         who = f"{decision['actor']} ({decision['door']})" if decision["actor"] else decision["door"]
         said = f"{decision['verdict']}  {escaped(decision['key'] or '')}  {escaped(who)}"
-        out.print(f"{decision['at']}  {said}  {escaped(json.dumps(decision['answer']))}")
+        out.print(f"{view.moment(decision['at'])}  {said}  {escaped(json.dumps(decision['answer']))}")
 
 
 def main() -> None:

@@ -14,10 +14,12 @@ from standby.errors import AnswerRefused, UnknownWait, UsageError
 from standby.holder import is_dead
 from standby.ledger import Ledger
 from standby.policy import Policy, approves
-from standby.states import NOBODY_ANSWERS, Door, Verdict, WaitKind
+from standby.states import NOBODY_ANSWERS, Door, Verdict, WaitKind, WaitState
 from standby.terminal import Json, open_ledger, own_words, perform, tell
 
-Target = Annotated[str, typer.Argument(help="A wait's or a run's id (its beginning will do), or a run's name.")]
+Target = Annotated[
+    str, typer.Argument(metavar="WAIT", help="A wait's or a run's id (its beginning will do), or a run's name.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="A field of the form: name=value. The value is JSON, or text.")
 ]
@@ -65,11 +67,11 @@ def links(
         async with open_ledger() as (ledger, _):
             link = await link_for(ledger, await _one_wait(ledger, target), name)
             address = await address_of(ledger, link, gateway_url)
-        expires = view.iso(link.expires_at)
+        expires = link.expires_at.isoformat(timespec="milliseconds")
         tell(
             as_json,
             {"link": address, "wait_id": link.wait_id, "person": name, "expires_at": expires},
-            f"{address}\nWhoever has it answers as {name}, once, until {expires}.",
+            f"{address}\nWhoever has it answers as {name}, once, until {view.moment(expires)}.",
         )
         return 0
 
@@ -92,18 +94,27 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, 
                     ledger, wait, text_for(wait), door=Door.TERMINAL, actor=actor, api_url=place.api_url
                 )
         except AnswerRefused as refused:
+            if wait.state != WaitState.OPEN:
+                made = doors.Answered(False, wait, await ledger.waits.winner(wait), False)
+                return _told(wait, run, actor, made, [], as_json)
             fields = ", ".join(json.loads(wait.answer_schema or "{}").get("properties", {}))
             if as_json:
                 print(json.dumps({"accepted": False, "wait_id": wait.id, "problems": refused.problems}))
                 return 1
             raise AnswerRefused(f"wait {wait.id[:8]}", [*refused.problems, ("the form has", fields)]) from refused
         votes = await ledger.waits.decisions_of(wait.run_id) if made.counted else []
-    report: dict[str, Any] = {"accepted": made.won, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken}
+    return _told(wait, run, actor, made, votes, as_json)
+
+
+def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any], as_json: bool) -> int:
+    report: dict[str, Any] = {
+        "accepted": made.won or made.counted, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken,
+    }  # fmt: skip
     report["counted"] = made.counted
     if made.counted:
         sentence = _counted(made.wait, actor, votes)
     elif made.won:
-        sentence = f"Answered. Run {wait.run_id} {_goes_on(run, made)}."
+        sentence = f"{_said(made.wait.answer)}: {wait.reason} Run {run.name} {_goes_on(run, made)}."
     elif made.winner is not None:
         who = made.winner.actor or made.winner.door
         report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
@@ -113,6 +124,12 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, 
         sentence = f"Too late: the wait is closed. The question was: {wait.reason}"
     tell(as_json, report, sentence)
     return 0 if made.won or made.counted else 1
+
+
+def _said(answer: str | None) -> str:
+    plain = json.loads(answer or "null")
+    approved = plain.get("approved") if isinstance(plain, dict) else None
+    return {True: "Approved", False: "Rejected"}.get(approved, "Answered") if isinstance(approved, bool) else "Answered"
 
 
 def _counted(wait: Any, actor: str, decisions: list[Any]) -> str:
@@ -139,8 +156,10 @@ def _decision(wait: Any, approved: bool, comment: str, fields: list[str] | None)
         made["comment"] = comment
     for item in fields or []:
         name, equals, value = item.partition("=")
-        if not equals:
+        if not equals or not name:
             raise typer.BadParameter(f"--set takes name=value, not {item!r}.")
+        if name == "approved":
+            raise typer.BadParameter("approved is what the command says: approve or reject.")
         made[name] = _field(value, schemas.get(name, {}))
     return json.dumps(made)
 
@@ -159,26 +178,30 @@ def _field(text: str, schema: dict[str, Any]) -> Any:
 async def _one_wait(ledger: Ledger, target: str, *, settled: bool = False) -> Any:
     """The wait that a person means: by its id, or as the one open wait of a run.
 
-    ``settled``: where a run has none open, the one that was settled last, for who comes second.
+    ``settled``: where nothing is open, the one that was settled last, for who comes second.
     """
     if not target:
         raise UnknownWait("''", "give its id, or its run's id or name")
-    waits = await ledger.waits.find(target)
-    if not waits:
-        runs = await ledger.runs.find(target)
-        if not runs:
-            raise UnknownWait(target, "no wait or run begins with that")
-        waits = _answerable(await ledger.waits.open_ones([run.id for run in runs]))
-        if not waits and settled and len(runs) == 1:
-            past = [wait for wait in _answerable(await ledger.waits.of_run(runs[0].id)) if wait.settled_at is not None]
-            waits = sorted(past, key=lambda wait: wait.settled_at)[-1:]
-        if not waits:
-            raise UnknownWait(target, f"run {runs[0].name} is {runs[0].state} and waits for nobody")
-    if len(waits) > 1:
-        listed = ", ".join(f"{wait.id[:8]} ({wait.reason})" for wait in waits)
-        raise UnknownWait(target, f"it could be any of {listed}; give the wait's id")
-    return waits[0]
+    named = await ledger.waits.find(target)
+    if [exact := wait for wait in named if wait.id == target]:
+        return exact
+    runs = await ledger.runs.find(target)
+    if not named and not runs:
+        raise UnknownWait(target, "no wait or run begins with that")
+    of_runs = [wait for run in runs for wait in await ledger.waits.of_run(run.id)]
+    meant = _answerable([*named, *of_runs])
+    found = [wait for wait in meant if wait.state == WaitState.OPEN] or named
+    if not found and settled and len(runs) == 1:
+        found = sorted((wait for wait in meant if wait.settled_at is not None), key=lambda wait: wait.settled_at)[-1:]
+    if not found:
+        raise UnknownWait(target, f"run {runs[0].name} is {runs[0].state} and waits for nobody")
+    if len(found) > 1:
+        names = {wait.run_id: run.name for wait in found if (run := await ledger.runs.get(wait.run_id)) is not None}
+        listed = ", ".join(f"{wait.id[:8]} ({wait.reason} Run {names.get(wait.run_id)})" for wait in found)
+        raise UsageError(f"{target!r} could be any of {listed}. Give more of the wait's id.")
+    return found[0]
 
 
 def _answerable(waits: list[Any]) -> list[Any]:
-    return [wait for wait in waits if wait.kind not in NOBODY_ANSWERS]
+    by_id = {wait.id: wait for wait in waits if wait.kind not in NOBODY_ANSWERS}
+    return list(by_id.values())

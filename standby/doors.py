@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 
 from standby.connect import open_prefect
-from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed
+from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed, SignalRefused
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
@@ -120,7 +120,7 @@ async def take(
     try:
         plain = json.dumps(json.loads(payload), allow_nan=False, separators=(",", ":"))
     except (ValueError, RecursionError) as error:
-        raise AnswerRefused(f"signal {topic}", [("payload", f"it is not JSON: {error}")]) from error
+        raise SignalRefused(topic, [("payload", f"it is not JSON: {error}")]) from error
     if start is not None:
         from standby.starts import check
 

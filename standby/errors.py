@@ -5,6 +5,7 @@
     ├── UnknownRun (LookupError)               no run with this id in the ledger
     ├── UnknownWait (LookupError)              no wait with this id, or none open for this run
     ├── AnswerRefused (ValueError)             an answer does not fit what the wait asks for
+    │   ├── SignalRefused                      a signal is not one that can be taken
     │   └── StartRefused                       a signal asks to start what cannot be started
     ├── NotAllowed (PermissionError)           somebody may not decide this wait
     ├── AgentFailed                            an agent that was started and waited for did not complete
@@ -19,7 +20,7 @@
     ├── JournalMismatch                        the code asks for other steps than the journal holds
     └── UsageError (RuntimeError)              Standby is used in a way that cannot be made durable
 
-``runs.Fenced`` is not an error but a stop signal, and lives with the runs.
+What is in ``stops`` are no errors but stop signals.
 """
 
 from __future__ import annotations
@@ -79,6 +80,15 @@ class AnswerRefused(StandbyError, ValueError):
         self.problems = problems
         listed = "; ".join(f"{field}: {reason}" for field, reason in problems)
         super().__init__(f"The answer to {wait} was refused, the run is still waiting. {listed}")
+
+
+class SignalRefused(AnswerRefused):
+    """A signal that was not taken. ``problems`` as for ``AnswerRefused``."""
+
+    def __init__(self, topic: str, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        listed = "; ".join(f"{field}: {reason}" for field, reason in problems)
+        ValueError.__init__(self, f"The signal {topic} was not taken. {listed}")
 
 
 class StartRefused(AnswerRefused):

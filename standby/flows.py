@@ -16,14 +16,17 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from pydantic import ValidationError
 
+from standby.attaching import Ended, attach, release_quietly
 from standby.checkpoints import load_store
 from standby.errors import CheckpointUnreadable, LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
+from standby.hosting import current_hosting
 from standby.parking import asked_again_since, calm_logs, has_run, wake_parents
-from standby.runs import AgentRun, Away, Ended, Fenced, Left, attach, current_hosting, current_run, release_quietly
+from standby.runs import AgentRun, current_run
 from standby.states import RunState
+from standby.stops import Away, Fenced, Left
 from standby.values import Codec, summary
 from standby.waiting import ask_outcome
 

@@ -12,39 +12,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
-from datetime import datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from prefect.exceptions import Abort
-
-from standby import clock, holder, settings
-from standby.checkpoints import CheckpointStore, shared_ledger
+from standby import clock, settings
+from standby.checkpoints import CheckpointStore
 from standby.errors import (
     CheckpointDamaged,
     CheckpointNotWritten,
     JournalMismatch,
     LedgerUnavailable,
-    StandbyError,
     UsageError,
 )
 from standby.hold import Asked, chosen
+from standby.hosting import Hosting
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
 from standby.parts import counted, current_part
-from standby.pulse import pulse
-from standby.states import CheckpointKind, CheckpointState, Hold, RunState
+from standby.states import CheckpointKind, CheckpointState, Hold
+from standby.stops import Away, Fenced, Left
 from standby.threads import in_thread
 from standby.values import Codec
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
-
-    from standby.ledger.runs import Claim
-    from standby.ledger.waits import Group
 
 log = logging.getLogger("standby.runs")
 
@@ -54,85 +44,7 @@ R = TypeVar("R")
 CUT_OFF = '"cut off"'
 """What stands in the journal for a step that a cancellation cut off, and that the agent did without."""
 
-current_hosting: ContextVar[Hosting | None] = ContextVar("standby_hosting", default=None)
-"""The host that runs this attempt beside others; None in a process that is the attempt's own."""
-
 current_run: ContextVar[AgentRun | None] = ContextVar("standby_run", default=None)
-
-
-class Fenced(Abort):
-    """Stop signal, not an error: another attempt has this run, so this one must end and write nothing more.
-
-    It derives from Prefect's ``Abort``, a ``BaseException``: an agent's ``except Exception`` does not swallow it, and
-    the engine ends the attempt without touching the run's state.
-    """
-
-    def __init__(self, run_id: str, attempt: int) -> None:
-        super().__init__(f"Run {run_id} is another attempt's now (this was {attempt}); nothing more is written here.")
-
-
-class Left(Abort):
-    """Stop signal: the host that runs this attempt ends, and another takes the run up from its last checkpoint."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"Run {run_id} is left to another process: this one ends.")
-
-
-class Away(Abort):
-    """Stop signal: the ledger cannot be reached. The run stays as it stands there, and when the ledger is back another
-    attempt takes it up from its last checkpoint."""
-
-    def __init__(self, run_id: object, error: Exception) -> None:
-        super().__init__(f"Run {run_id} stops here and goes on from its last checkpoint when it can: {error}")
-
-
-class Woken(StrEnum):
-    """Why an attempt that lingers may go on, or has to go."""
-
-    SETTLED = "settled"  # the ledger has it READY, it is said
-    RESUMED = "resumed"  # Prefect has it scheduled, it is said
-    EVICTED = "evicted"  # it has lingered long enough, or its memory is wanted
-
-
-class Hosting(Protocol):
-    """What a host is to one attempt that it runs. ``address``: where it hears of the run's settled waits.
-
-    ``claimed``: the claim that was made before the attempt began, for ``attach`` to take over.
-    """
-
-    address: str
-    claimed: Claim | None
-
-    def begins(self, run: AgentRun) -> None:
-        """The attempt has the run."""
-
-    async def linger_seconds(self, waits: list[Any]) -> float | None:
-        """How long to linger for these waits (ledger rows); 0 not at all, None for ever."""
-
-    def parks(self, group: Group) -> None:
-        """The run is parked warm for these waits: Prefect is to follow."""
-
-    async def until_woken(self, seconds: float | None) -> Woken:
-        """Return when there is something to do, or ``seconds`` have passed. Raises ``UsageError`` when Prefect will not
-        have the run suspended."""
-
-    def lingers_on(self) -> None:
-        """It was woken for nothing."""
-
-    async def is_resumed(self) -> bool:
-        """Whether Prefect has the run scheduled."""
-
-    async def enters(self) -> None:
-        """Return when it is the run's turn to go on."""
-
-    async def shown(self) -> State[Any] | Woken | None:
-        """Return when Prefect shows the run as it is: the state it is suspended in there; or why it is called first."""
-
-    def goes_on(self) -> None:
-        """The run goes on: Prefect is to follow."""
-
-    def bill(self, key: str, *, let_go: bool) -> None:
-        """The run does not linger any more for the group ``key``; ``let_go``: it waits on."""
 
 
 class Place(NamedTuple):
@@ -466,92 +378,3 @@ class AgentRun:
                 self._task.cancel("fenced")
 
         self._loop.call_soon_threadsafe(cancel)
-
-
-class Ended(Exception):
-    """The run has completed before; its result is here, and nothing is to be done."""
-
-    def __init__(self, result: str | None) -> None:
-        super().__init__("The run has completed.")
-        self.result = result
-
-
-class HasFailed(StandbyError):
-    """The run has failed before, and nobody has retried it."""
-
-    def __init__(self, run_id: str, error: str | None) -> None:
-        super().__init__(f"Run {run_id} has failed, and was not retried since: {error}")
-
-
-@asynccontextmanager
-async def attach(
-    run_id: str,
-    *,
-    flow: str,
-    name: str,
-    deployment_id: str | None,
-    hold: Hold,
-    store: CheckpointStore,
-    is_retry: Callable[[datetime], Awaitable[bool]],
-) -> AsyncIterator[AgentRun]:
-    """Take the run for a new attempt and read its journal. Raises ``Ended``, ``HasFailed`` or ``Fenced``, and ``Abort``
-    for a run that was cancelled.
-
-    A run that has failed or was cancelled is taken only if ``is_retry`` says that it was started again after that time.
-    This attempt may also have been started before, and come late: two are, when a worker is so slow that the keeper
-    took it for dead.
-
-    While another attempt holds the run this waits for at most one lease: it ends, it dies, or it is alive and this
-    attempt gives way (``Fenced``).
-    """
-    url = store.resolved_url()
-    async with shared_ledger(url) as ledger:
-        me = holder.this_process()
-        dead: str | None = None
-        retried = False
-        give_way = asyncio.get_running_loop().time() + settings.LEASE.total_seconds() + 1
-        hosting = current_hosting.get()
-        given = hosting.claimed if hosting is not None else None
-        while True:
-            claim = given or await ledger.runs.claim(
-                run_id, flow=flow, name=name, deployment_id=deployment_id, holder=me, lease=settings.LEASE,
-                presumed_dead=dead, retried=retried,
-            )  # fmt: skip
-            if claim.was is RunState.COMPLETED:
-                raise Ended(claim.result)
-            if claim.attempt:
-                break
-            if claim.ended_at is not None:
-                if not await is_retry(claim.ended_at):
-                    if claim.was is RunState.CANCELLED:
-                        raise Abort(f"Run {run_id} was cancelled, and nobody has retried it since: {claim.error}")
-                    raise HasFailed(run_id, claim.error)
-                retried = True
-                continue
-            assert claim.holder is not None
-            if holder.is_dead(claim.holder):
-                dead = claim.holder
-                continue
-            if asyncio.get_running_loop().time() > give_way:
-                log.info("Run %s is being worked on by %s; this attempt gives way.", run_id, claim.holder)
-                raise Fenced(run_id, 0)
-            await asyncio.sleep(0.5)
-        journal = await ledger.checkpoints.journal(run_id)
-        run = AgentRun(run_id, claim.attempt, hold, ledger, store, journal, sure_at=claim.asked_at)
-        if hosting is not None:
-            run.hosting = hosting
-            hosting.begins(run)
-        token = current_run.set(run)
-        with pulse.holding(url, run):
-            try:
-                yield run
-            finally:
-                current_run.reset(token)
-
-
-async def release_quietly(run: AgentRun) -> None:
-    """Let the lease go as the attempt ends without result; the keeper finds it by its lease if even that fails."""
-    try:
-        await run.ledger.runs.release(run.id, run.attempt)
-    except LedgerUnavailable as error:
-        log.warning("%s", error)

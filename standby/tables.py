@@ -12,8 +12,9 @@ from standby import view
 from standby.states import RunState, WaitKind, WaitState
 
 
-def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
-    """Each run (``view.runs_view``), its step, what it waits for and for how long; below, how to answer."""
+def runs_table(runs: list[dict[str, Any]], type_where: str = "") -> RenderableType:
+    """Each run (``view.runs_view``), its step, what it waits for and for how long; below, how to answer, and in words
+    ``type_where``."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -44,7 +45,7 @@ def runs_table(runs: list[dict[str, Any]]) -> RenderableType:
         )
     pages = any(run["ui"] and wait["decided_by"] is None for run, wait in questions)
     or_there = ", or open the address and press Resume" if pages else ""
-    return Group(table, Text(f"\nTo answer, type in another terminal{or_there}:"), how)
+    return Group(table, Text(f"\nTo answer, type{type_where}{or_there}:"), how)
 
 
 def asked(wait: dict[str, Any]) -> str:

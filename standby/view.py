@@ -120,14 +120,16 @@ def wait_view(wait: Any, decisions: Iterable[Any] = ()) -> dict[str, Any]:
         "poll_failed": wait.poll_note,
         "policy": json.loads(wait.policy) if wait.policy is not None else None,
         "decided_by": policy.said or None,
-        "so_far": [
-            one.actor
-            for one in decisions
-            if (one.wait_id, one.opening, one.verdict) == (wait.id, wait.opening, Verdict.COUNTED)
-        ],
+        "so_far": so_far(wait, decisions),
         "form": json.loads(wait.answer_schema or "{}"),
         "command": command,
     }
+
+
+def so_far(wait: Any, decisions: Iterable[Any]) -> list[str]:
+    """Whose decisions count already for a wait that is open."""
+    here = (wait.id, wait.opening, Verdict.COUNTED)
+    return [one.actor for one in decisions if (one.wait_id, one.opening, one.verdict) == here]
 
 
 def _policy(wait: Any) -> Policy:
@@ -157,6 +159,11 @@ def run_url(place: Place, run: Any) -> str | None:
 
 def iso(value: datetime | None) -> str | None:
     return value.isoformat(timespec="milliseconds") if value is not None else None
+
+
+def moment(text: str) -> str:
+    """A time (ISO 8601, in UTC) for people."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
 
 
 def age(seconds: float) -> str:

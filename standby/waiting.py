@@ -15,16 +15,17 @@ from typing import Any, NamedTuple, TypeVar
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, Field, ValidationError
 
-from standby.errors import CheckpointUnreadable, LedgerUnavailable, UsageError, WaitTimedOut
+from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
 from standby.hold import Asked
 from standby.ledger.text import digest_of
 from standby.ledger.waits import Group, WaitRow
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.parking.lingering import linger
-from standby.runs import AgentRun, Away, Place, check_key, current_run, question_on
+from standby.runs import AgentRun, Place, check_key, current_run, question_on
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
 from standby.steps import in_step
+from standby.stops import stopped_without_ledger
 from standby.values import Codec, summary
 from standby.waits import AgentFinished, Approval, Wait
 
@@ -117,10 +118,8 @@ async def _settled(
     if not waits:
         raise UsageError("wait_any and wait_all need at least one wait.")
     try:
-        return await _answers(run, place, need, waits, asked)
-    except LedgerUnavailable as error:
-        # Caught by the agent it would send it on a way that the next attempt, which gets an answer, does not take.
-        raise Away(run.id, error) from error
+        with stopped_without_ledger(run.id):
+            return await _answers(run, place, need, waits, asked)
     except asyncio.CancelledError:
         if not (run.fenced or run.host_ends):
             # For an agent that goes on all the same; the wait stays open for one that ends.

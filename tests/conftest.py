@@ -36,12 +36,20 @@ Path(_home, "one.pem").write_text(Path(certifi.where()).read_text().partition(_e
 
 gc.disable()  # until all is imported: it takes a fifth of that time
 
+import hypothesis  # noqa: E402
+
 from standby.ledger import Ledger  # noqa: E402
 from tests.support.databases import NoPostgres, fresh_database, postgres_server  # noqa: E402
 from tests.support.forks import SERVICES, Forks, connected  # noqa: E402
 from tests.support.leaks import no_leaks  # noqa: E402
 from tests.support.seeds import ALL  # noqa: E402
 from tests.support.server import SETTINGS, PrefectServer  # noqa: E402
+
+# How long an example takes says something of the machine, which other tests keep busy.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("busy")
 
 SLOWEST_FIRST = (
     "system", "browser", "faults", "fundamentals", "research", "prefect", "bank", "invoices", "ledger", "unit",

@@ -21,13 +21,13 @@ parking
 children starts
 projection polling outlooks
 steps
-failures links waits wakeups callers addresses
-runs
+failures links waits wakeups callers addresses attaching
+runs hosting
 pulse checkpoints parts
 spill
 ledger
 patience waker stillness
-policy moments values holder threads faults settings hold outlook clock states errors testing
+stops policy moments values holder threads faults settings hold outlook clock states errors testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}
 PACKAGE = Path(__file__).parents[1] / "standby"

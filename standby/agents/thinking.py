@@ -32,6 +32,7 @@ from standby.agents.thread import Thread
 from standby.agents.tracing import joined
 from standby.errors import ScopeStopped, UsageError
 from standby.states import CheckpointState
+from standby.stops import stopped_without_ledger
 from standby.waiting import wait_at
 from standby.waits import Approval, Signal
 
@@ -159,7 +160,8 @@ class Thinking:
         if thread.last is None and thread.messages:  # a conversation to go on with
             options["message_history"] = thread.messages
             self.known = list(thread.messages)
-        with joined(thread.beginning.trace if thread.beginning is not None else {}):
+        trace = thread.beginning.trace if thread.beginning is not None else {}
+        with joined(trace), stopped_without_ledger(thread.run.id):
             async with self.agent.iter(
                 **options,
                 deps=self.deps,

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from standby import clock, doors
+from standby import clock, doors, view
 from standby.connect import Place
 from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed
 from standby.gateway import pages
@@ -46,6 +46,7 @@ class Asked(NamedTuple):
     link: Link
     wait: Any
     run: Any
+    so_far: list[str]  # whose decisions count already
 
 
 async def asked(request: Request, token: str) -> Asked:
@@ -56,7 +57,8 @@ async def asked(request: Request, token: str) -> Asked:
     if link is None or wait is None:
         text = "It may have been cut when it was copied. Open it once more from the message it came in."
         raise Over(404, "This link is not valid", text)
-    return Asked(link, wait, await ledger.runs.get(wait.run_id))
+    decisions = await ledger.waits.decisions_of(wait.run_id) if wait.policy is not None else []
+    return Asked(link, wait, await ledger.runs.get(wait.run_id), view.so_far(wait, decisions))
 
 
 async def check_open(ledger: Ledger, link: Link) -> Any:
@@ -119,6 +121,7 @@ def ask(
         expires_at=asked.link.expires_at,
         evidence=pages.rendered(wait.evidence) if wait.evidence else None,
         policy=Policy.model_validate_json(wait.policy).said if wait.policy is not None else "",
+        so_far=asked.so_far,
         default=_said(wait.default_answer) if wait.has_default else None,
         fields=[one for one in fields if one.kind != "switch"],
         switch=next((one for one in fields if one.kind == "switch"), None),

@@ -17,10 +17,12 @@ from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
 from standby.errors import UsageError
 from standby.host.client import RunClient, RunClientContext
 from standby.host.engine import HostedEngine
+from standby.hosting import Woken, current_hosting
 from standby.ledger.runs import Claim
 from standby.ledger.waits import Group
 from standby.parking import is_paused_by_somebody, show_suspended
-from standby.runs import AgentRun, Fenced, Woken, current_hosting
+from standby.runs import AgentRun
+from standby.stops import Fenced
 
 if TYPE_CHECKING:
     from standby.host.host import Host

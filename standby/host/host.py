@@ -28,12 +28,12 @@ from standby.host.placing import Placing
 from standby.host.returns import Returns
 from standby.host.slots import Slots
 from standby.host.warmth import Warmth
+from standby.hosting import Woken
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.runs import Claim
 from standby.parking.following import Following
 from standby.pulse import pulse
-from standby.runs import Woken
 from standby.wakeups import Ear
 
 log = logging.getLogger("standby.host")

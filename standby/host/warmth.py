@@ -15,10 +15,10 @@ import psutil
 from standby import settings
 from standby.errors import LedgerUnavailable, UsageError
 from standby.hold import Asked, Costs, Warm, evict, linger
+from standby.hosting import Woken
 from standby.ledger import Ledger
 from standby.outlook import Outlook
 from standby.outlooks import Outlooks
-from standby.runs import Woken
 
 if TYPE_CHECKING:
     from standby.host.guest import Guest

@@ -6,17 +6,18 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.errors import NotAllowed
 from standby.ledger.settling import Settled, decide, settle_in
-from standby.ledger.tables import Decision, Delegation, table_of
+from standby.ledger.tables import Decision, Delegation, Wait, table_of
 from standby.policy import Policy, Standing, Vote, approves, disagreement, next_due, place_of, standing
 from standby.states import ENDED, Door, Outcome, RunState, Verdict, WaitState
 
 decisions = table_of(Decision)
+waits = table_of(Wait)
 delegations = table_of(Delegation)
 
 
@@ -46,6 +47,7 @@ async def vote_in(
         return Settled(False, wait, False, None, refused=str(refused))
     if standing(policy, [*votes, Vote(actor or "", place, approves(answer))]) is Standing.OPEN:
         await decide(connection, wait, Verdict.COUNTED, answer, door, actor, note, place)
+        await connection.execute(update(waits).where(waits.c.id == wait.id).values(refused=None))
         return Settled(False, wait, False, None, counted=True)
     return await settle_in(connection, run, wait, **how, place=place or None)
 
@@ -95,5 +97,9 @@ def _must_agree(answer: str, earlier: list[Row[Any]]) -> None:
     for one in earlier:
         theirs = json.loads(one.answer)
         if fields := disagreement(json.loads(answer), theirs):
-            said = ", ".join(f"{name}={json.dumps(theirs.get(name))}" for name in fields)
-            raise NotAllowed(f"{one.actor} has approved {said}: approve the same, or reject")
+            said = ", ".join(_field(name, theirs.get(name)) for name in fields)
+            raise NotAllowed(f"{one.actor} has approved with {said}: approve the same, or reject")
+
+
+def _field(name: str, value: object) -> str:
+    return f"{name} left empty" if value is None else f"{name}={json.dumps(value)}"

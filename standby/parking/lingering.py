@@ -14,9 +14,10 @@ from prefect.exceptions import Pause
 from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable, UsageError
 from standby.faults import reach
+from standby.hosting import Hosting, Woken
 from standby.ledger.waits import Group
 from standby.parking.suspending import suspend, tell_log
-from standby.runs import AgentRun, Hosting, Woken
+from standby.runs import AgentRun
 from standby.states import Hold, RunState
 
 log = logging.getLogger("standby.parking")

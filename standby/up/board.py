@@ -89,7 +89,7 @@ class Board:
             return Group(
                 runs_table(shown), Text(f"{starting} more {'is' if starting == 1 else 'are'} starting.", "dim")
             )
-        return runs_table(shown) if shown else Text("No agent is running or waiting.", "dim")
+        return runs_table(shown, " in another terminal") if shown else Text("No agent is running or waiting.", "dim")
 
     def _tell(self, runs: list[dict[str, Any]], *, answerable: bool) -> None:
         """Where there is no terminal: one line for each thing that changed."""

@@ -7,10 +7,10 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
+from standby.attaching import attach
 from standby.checkpoints import CheckpointStore
 from standby.flows import _attempt
 from standby.ledger import Ledger
-from standby.runs import attach
 from standby.states import Hold, RunState
 from standby.values import Codec
 from tests.fundamentals.conftest import Interrupted

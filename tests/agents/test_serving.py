@@ -14,9 +14,13 @@ from standby import step
 from standby.agents import run_agent, waits
 from standby.agents.serving import Serving
 from standby.agents.tracing import new_trace
+from standby.ledger import Ledger
+from standby.runs import current_run
+from standby.states import CheckpointState
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, call
 from tests.fundamentals.conftest import Interruption
+from tests.support.waiting import wait_until
 
 word: ContextVar[str] = ContextVar("word", default="")
 
@@ -65,6 +69,13 @@ async def test_what_ends_the_attempt_ends_the_thinking(ending: BaseException) ->
     assert len(asyncio.all_tasks()) == 1
 
 
+async def is_recorded(ledger: Ledger, key: str) -> bool:
+    run = current_run.get()
+    assert run is not None
+    journal = await ledger.checkpoints.journal(run.id)
+    return any(entry.key.endswith(key) and entry.state == CheckpointState.RECORDED for entry in journal)
+
+
 async def test_a_run_that_parks_with_nothing_left_goes_on_where_it_was(bench: Bench) -> None:
     """What a suspended run does: the attempt ends in the middle of a tool, and another one comes."""
     script = Script([call("look"), call("wait")], "done")
@@ -82,7 +93,7 @@ async def test_a_run_that_parks_with_nothing_left_goes_on_where_it_was(bench: Be
     async def wait() -> str:
         if not parked:
             parked.append(1)
-            await asyncio.sleep(0.01)  # the other tool has its turn
+            await wait_until(lambda: is_recorded(bench.ledger, ".look"))
             raise Pause
         return "y"
 

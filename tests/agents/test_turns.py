@@ -13,7 +13,7 @@ from sqlalchemy import text
 from standby import step
 from standby.agents import current_scope, run_agent, waits
 from standby.agents.transcript import threads_of
-from standby.runs import Fenced
+from standby.stops import Fenced
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, call
 from tests.fundamentals.conftest import Interruption

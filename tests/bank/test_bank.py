@@ -341,7 +341,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path: Path) -> 
             "--database",
             str(database),
         ]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=15, check=False)
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert ended.stdout == ""
         return ended.returncode, ended.stderr
 

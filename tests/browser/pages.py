@@ -134,7 +134,7 @@ class NewerPages(OlderPages):
         for _ in range(10):
             await self.page.get_by_role("main").get_by_role("button", name="Open menu").press("Enter")
             try:
-                await self.page.get_by_role("menuitem", name="Resume").press("Enter", timeout=3000)
+                await self.page.get_by_role("menuitem", name="Resume").press("Enter", timeout=15_000)
             except TimeoutError:
                 await self.page.keyboard.press("Escape")
             else:

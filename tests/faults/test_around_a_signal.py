@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.objects import StateType
 
-from standby import settings
+from standby import missed, settings
 from standby.states import Disposition, Door, Outcome, RunState, Verdict
 from tests.support.stage import Run, Stage
 from tests.support.waiting import together, wait_until
@@ -37,6 +37,7 @@ async def test_the_keeper_hears_of_a_lost_wake_and_leaves_a_live_door_its_head_s
 ) -> None:
     """Row 22 on PostgreSQL; G9: told at once, not found after a grace. A door that lives wakes its run itself, once."""
     monkeypatch.setattr(settings, "WAKE_GRACE", timedelta(hours=1))
+    monkeypatch.setattr(missed, "HEAD_START", 5.0)
     lost, woken = await stage.start("deadlines.py:asking"), await stage.start("deadlines.py:asking")
     await together(lost.rests(), woken.rests())
     wait = await lost.open_wait()

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.events.clients import PrefectEventSubscriber
+from prefect.events.filters import EventFilter, EventResourceFilter
 from pydantic import BaseModel
 
 from standby import Approval, PrefectEvent, agent, clock, settings, wait_any, wait_for
@@ -83,6 +84,12 @@ async def emit(desk: Desk, resource: str, event: str = "order.shipped", **payloa
     (await desk.client.request("POST", "/events", json=[body])).raise_for_status()
 
 
+async def written_down(desk: Desk, resource: str) -> bool:
+    """Whether Prefect has the event where it can be asked for."""
+    of_it = EventFilter(resource=EventResourceFilter(id=[resource]))
+    return bool((await desk.client.read_events(of_it, limit=1)).events)
+
+
 async def found(keeper: Keeper, run: Run) -> Any:
     """What the run returns when a keeper only asks, as the housekeeping flow does."""
     assert run.attempt is not None
@@ -124,6 +131,7 @@ async def test_what_the_websocket_loses_is_found_when_it_is_there_again(
         event = await real(self)
         if event.resource.id == order:
             lost.append(event)
+            await wait_until(lambda: written_down(desk, order))
             raise ConnectionError("the network is gone")
         return event
 

@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Running, Scheduled, Suspended
 from sqlalchemy import func, select, update
 
 from standby import clock, reconciling, settings
+from standby import keeper as keeper_module
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.hosted import LEASES
@@ -245,8 +246,9 @@ async def test_deadlines_are_times_of_the_clock_whatever_it_is_set_to(
 
 
 async def test_a_keeper_that_died_before_the_clock_was_set_back_keeps_nobody_out(
-    desk: Desk, opened: Callable[[], Keeper], set_clock: SetClock
+    desk: Desk, opened: Callable[[], Keeper], set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(keeper_module, "LEASE", timedelta(minutes=5))
     assert await opened().tick()
     assert not await opened().tick(), "the first one's lease lasts"
     set_clock.by = -HOUR
@@ -330,6 +332,7 @@ async def test_a_living_attempt_is_not_given_up_because_the_clock_was_set_forwar
     desk: Desk, opened: Callable[[], Keeper], set_clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ):
     """Row 38: its lease has ended by the clock, until it renews it."""
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(minutes=5))
     run_id = await at_work(desk, FAR_AWAY)
     keeper = opened()
     await keeper.tick()

@@ -30,7 +30,7 @@ async def test_who_was_given_the_address_answers_what_the_run_waits_for(desk: De
 
     run = await desk.start(sender)
     [approval] = await run.open_waits()
-    async with httpx.AsyncClient(trust_env=False) as carrier:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as carrier:
 
         async def post(**parcel: object) -> str:
             answer = await carrier.post(given[0], json={"run_input": parcel})

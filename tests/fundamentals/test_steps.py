@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from standby import Approval, UsageError, agent, clock, idempotency_key, now, random, settings, step, uuid, wait_for
-from standby.runs import Fenced
+from standby.stops import Fenced
 from tests.fundamentals.conftest import Desk, Interruption
 from tests.ledger.acts import take_over
 

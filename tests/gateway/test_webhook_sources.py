@@ -78,20 +78,24 @@ async def test_a_known_source_stays_while_prefect_cannot_be_asked(
     prefect: Prefect, sources: WebhookSources, monkeypatch: pytest.MonkeyPatch, then: Any
 ) -> None:
     """Of a name that is not known it is not said that it has no block."""
-    monkeypatch.setattr(webhook_source, "LOOK_SECONDS", 0.05)
-    prefect.then = then
+
+    def then_does(what: Any, seconds: float) -> None:
+        monkeypatch.setattr(webhook_source, "LOOK_SECONDS", seconds)
+        prefect.then = what
+
+    then_does(then, 0.05)
     with pytest.raises(SourcesUnknown):
         await sources.find("bank")
     monkeypatch.setattr(webhook_source, "UNKNOWN_SECONDS", 0)
-    prefect.then = asyncio.sleep
+    then_does(asyncio.sleep, 30)
     assert await is_bank(sources)
-    prefect.then = then
+    then_does(then, 0.05)
     monkeypatch.setattr(webhook_source, "KEPT_SECONDS", 0)
     async with asyncio.timeout(2):
         assert await is_bank(sources)
     with pytest.raises(SourcesUnknown):
         await sources.find("shop")
-    prefect.then = asyncio.sleep
+    then_does(asyncio.sleep, 30)
     assert await sources.find("shop") is None
 
 

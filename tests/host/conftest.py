@@ -25,7 +25,7 @@ from standby.ledger import Ledger
 from standby.states import RunState
 from tests.support import outside
 from tests.support.server import PrefectServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import WITHIN, wait_until
 
 AGENTS = Path(__file__).parent / "agents"
 
@@ -46,14 +46,14 @@ class Run:
     def guest(self) -> Guest:
         return self.inn.host.guests[self.id]
 
-    async def is_in(self, *states: RunState) -> Any:
+    async def is_in(self, *states: RunState, within: float = WITHIN) -> Any:
         """Its row in the ledger, once it is in one of these states."""
 
         async def row() -> Any:
             row = await self.row()
             return row if row is not None and row.state in states else None
 
-        return await wait_until(row, shows=self.shown)
+        return await wait_until(row, within, shows=self.shown)
 
     async def is_shown(self, *types: StateType) -> State[Any]:
         """Its state in Prefect, once it is one of these."""
@@ -81,8 +81,8 @@ class Run:
         await self.inn.host.following.drained(self.id)
         assert (await self.prefect()).name == "Suspended", await self.shown()
 
-    async def result(self) -> Any:
-        row = await self.is_in(RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
+    async def result(self, within: float = WITHIN) -> Any:
+        row = await self.is_in(RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED, within=within)
         assert row.state == RunState.COMPLETED, await self.shown()
         await self.is_shown(StateType.COMPLETED)
         return json.loads(row.result)
@@ -155,10 +155,11 @@ def calls(inn: Inn) -> Callable[[], list[str]]:
     """What the host has asked of the Prefect API since the last look."""
     seen: list[str] = []
 
-    async def note(request: Any) -> None:
-        seen.append(f"{request.method} {request.url.path}")
+    async def note(response: Any) -> None:
+        if response.is_success:  # a busy server is asked again
+            seen.append(f"{response.request.method} {response.request.url.path}")
 
-    inn.host.client._client.event_hooks["request"].append(note)
+    inn.host.client._client.event_hooks["response"].append(note)
 
     def since() -> list[str]:
         now = list(seen)

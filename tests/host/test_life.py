@@ -84,7 +84,7 @@ async def settled_in(inn: Inn, elsewhere: Elsewhere) -> tuple[Run, Run]:
     """Two runs in the other host: one is parked warm, one is running. There is no host here meanwhile."""
     await inn.closes()
     warm, busy = await inn.start("visitor", rounds=2), await inn.start("worker", steps=1500)
-    row = await warm.is_in(RunState.PARKED)
+    row = await warm.is_in(RunState.PARKED, within=150)  # the host has just been started
     assert row.hold == Hold.WARM, elsewhere.log
     assert str(elsewhere.process.pid) in row.holder
     await warm.is_shown_as("Suspended")
@@ -102,7 +102,7 @@ async def all_is_done_once(warm: Run, busy: Run) -> None:
     await warm.is_in(RunState.PARKED)
     await warm.signal("round-1", 1)
     assert await warm.result() == 2
-    assert await busy.result() == 1500
+    assert await busy.result(within=300) == 1500
     assert (warm.deeds("came"), warm.deeds("round 0"), warm.deeds("round 1")) == (1, 1, 1)
 
 

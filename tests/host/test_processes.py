@@ -51,7 +51,7 @@ async def health_at(port: int) -> dict[str, Any]:
             return None
         return dict(answer.json()) if answer.status_code == 200 else None
 
-    found = await wait_until(said, every=0.1)
+    found = await wait_until(said, 150, every=0.1)
     assert found is not None
     return found
 

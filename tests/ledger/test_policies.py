@@ -69,7 +69,7 @@ async def test_everybody_approves_the_same(ledger: Ledger) -> None:
     wait = await asked(ledger, TWO)
     await decide(ledger, wait, "ada", amount=100)
     refused = await decide(ledger, wait, "bob", amount=999)
-    assert refused.refused == "ada has approved amount=100: approve the same, or reject"
+    assert refused.refused == "ada has approved with amount=100: approve the same, or reject"
     assert (await decide(ledger, wait, "bob", amount=100)).won
 
 

@@ -103,8 +103,8 @@ async def test_due_waits_come_most_overdue_first(ledger: Ledger, watch: Watch) -
 
 @pytest.mark.timeout(300)
 async def test_of_fifty_answers_at_once_one_wins(connect: Connect) -> None:
-    """G5: fifty people and systems through ten processes, again and again."""
-    ledgers = [await connect() for _ in range(5)]
+    """G5: fifty people and systems through several processes, again and again."""
+    ledgers = [await connect() for _ in range(3)]
     for round_ in range(6):
         run = f"run {round_}"
         [wait] = (await parked(ledgers[0], [approval()], run=run)).waits

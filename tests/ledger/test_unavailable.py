@@ -146,12 +146,12 @@ async def test_a_server_that_stops_answering_is_unavailable_until_it_answers(
 ) -> None:
     """Failure 42: the network is cut in the middle of a statement, and nobody hangs up."""
     monkeypatch.setattr(database, "CLOSE_SECONDS", 0.1)
-    monkeypatch.setattr(database, "STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", 2.0)
     async with _link_to(postgres_url) as link:
         ledger = await Ledger.connect(link.url)
         try:
             link.frozen = True
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 with pytest.raises(LedgerUnavailable):
                     await claim(ledger)
                 with pytest.raises(LedgerUnavailable):

@@ -30,4 +30,4 @@ async def test_a_deployment_with_a_schedule_gets_runs(prefect_server: PrefectSer
                 sort = FlowRunSort.EXPECTED_START_TIME_ASC
                 return bool(await client.read_flow_runs(deployment_filter=of_it, sort=sort))
 
-            await wait_until(scheduled, 60)
+            await wait_until(scheduled, 150)

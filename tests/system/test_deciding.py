@@ -47,7 +47,7 @@ async def test_the_second_of_two_decides_and_who_may_not_is_told_why(
     monkeypatch.setenv("LOGNAME", "zoe")
     assert "zoe is not among ada, bob" in (await standby("approve", wait.id)).err
     assert (await standby("delegations", "add", "bob", "zoe", "--days", "3")).code == 0
-    assert (await standby("approve", wait.id)).out.startswith("Answered.")
+    assert (await standby("approve", wait.id)).out.startswith("Approved: Pay 9000 EUR?")
     shown = (await standby("show", RUN, "--json")).json["decisions"]
     counted = [(one["actor"], one["in_place_of"], one["verdict"]) for one in shown]
     assert counted == [
@@ -106,7 +106,7 @@ async def test_the_board_takes_no_for_an_answer(ledger: Ledger) -> None:
     board = Board(ledger, "", "", Console(file=said, width=200))
     for _ in range(3):
         await board.show(OneLook(), auto_answer="approve")
-    assert said.getvalue().count('ada has approved amount="1": approve the same, or reject') == 2
+    assert said.getvalue().count('ada has approved with amount="1": approve the same, or reject') == 2
     assert len(await ledger.waits.decisions_of(RUN)) == 3
 
 

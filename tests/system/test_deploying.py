@@ -59,10 +59,10 @@ async def test_the_agents_are_deployed_and_run_by_a_stock_worker(
                     listed = (await project.standby("ps", "--json")).json
                     return [run for run in listed if run["state"] == "parked"]
 
-                [asked] = await wait_until(parked, 90, every=0.5, shows=project.logs)
+                [asked] = await wait_until(parked, 180, every=0.5, shows=project.logs)
                 run = asked["run_id"]
                 answer = {"run_input": {"approved": True, "account": "6000", "comment": "by hand"}}
-                async with httpx.AsyncClient(trust_env=False) as client:
+                async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
 
                     async def accepted() -> bool:
                         # A Prefect server on SQLite answers 503 while another writes; the sender tries again.

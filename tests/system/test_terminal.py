@@ -44,6 +44,7 @@ PAY = Approval(
     within=timedelta(days=3),
     otherwise=PaymentDecision(approved=False, comment="nobody answered"),
 )
+LATER = "goes on when its Prefect server is up again, which cannot be reached now."
 SETTLED = Signal("payment.settled", key="pay_1", of=Settlement, party="bank")
 REPORT = json.dumps(
     {
@@ -209,9 +210,7 @@ async def test_who_answers_second_is_told_who_won_and_with_what(
 ) -> None:
     [wait] = await parked(ledger, PAY)
     monkeypatch.setenv("LOGNAME", "ada")
-    assert (await standby("approve", wait.id)).out == (
-        f"Answered. Run {RUN} goes on when its Prefect server is up again, which cannot be reached now.\n"
-    )
+    assert (await standby("approve", wait.id)).out == (f"Approved: {PAY.reason} Run name of {RUN} {LATER}\n")
     monkeypatch.setenv("LOGNAME", "bob")
     said = await standby("reject", wait.id)
     assert (said.code, said.out.startswith('Too late: ada was first, with {"approved":true,')) == (1, True), said
@@ -247,8 +246,8 @@ async def test_an_answer_is_taken_without_a_prefect_server_and_what_is_missing_i
         [wait] = await parked(ledger, PAY)
         command = [sys.executable, "-m", "standby", "approve", wait.id[:8]]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
-    said = f"Answered. Run {RUN} goes on when its Prefect server is up again, which cannot be reached now.\n"
-    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    said = f"Approved: {PAY.reason} Run name of {RUN} {LATER}"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{said}\n", "")
 
 
 async def test_what_goes_wrong_is_json_too_where_json_was_asked_for(ledger: Ledger) -> None:
@@ -263,7 +262,8 @@ async def test_of_several_waits_one_must_be_named(ledger: Ledger) -> None:
     first, second = await parked(ledger, PAY, Approval("Tell the supplier?"), need=Need.ALL)
     said = await standby("approve", RUN)
     assert said.code == 1
-    assert f"it could be any of {first.id[:8]} ({PAY.reason}), {second.id[:8]} (Tell the supplier?)" in said.sentence
+    either = f"{first.id[:8]} ({PAY.reason} Run name of {RUN}), {second.id[:8]} (Tell the supplier? Run name of {RUN})"
+    assert f"could be any of {either}. Give more of the wait's id." in said.sentence
     assert (await standby("approve", second.id[:8])).code == 0
     assert (await standby("approve", RUN, "--json")).json["wait_id"] == first.id  # the one that is left
 
@@ -272,8 +272,46 @@ async def test_of_several_runs_one_must_be_named(ledger: Ledger) -> None:
     await parked(ledger, PAY)
     await parked(ledger, PAY, run=OTHER)
     said = await standby("show", RUN[:8])
-    assert f"it could be any of {RUN}, {OTHER}; give the run's id." in said.sentence
-    assert "it could be any of" in (await standby("approve", RUN[:8])).sentence
+    assert f"it could be any of {RUN} (name of {RUN}), {OTHER} (name of {OTHER}); give the run's id." in said.sentence
+    assert "could be any of" in (await standby("approve", RUN[:8])).sentence
+
+
+async def test_the_beginning_of_an_id_may_be_a_wait_s_and_another_run_s(ledger: Ledger) -> None:
+    """Then it is neither: what was looked at must be what is approved."""
+    [wait] = await parked(ledger, PAY)
+    other = f"{wait.id[:8]}-5a0c-4b42-9a86-0d6ff4a3a009"
+    await parked(ledger, Approval("Tell the supplier?"), run=other)
+    for command in ("approve", "show"):
+        assert "could be any of" in (await standby(command, wait.id[:8])).sentence
+    assert await acts.states_of(ledger, RUN) == {"approval": "open"}
+    assert (await standby("approve", wait.id[:9], "--json")).json["wait_id"] == wait.id
+    assert (await standby("approve", wait.id[:8], "--json")).json["run_id"] == other, "the one that is open"
+
+
+async def test_approve_approves_and_reject_rejects(ledger: Ledger) -> None:
+    await parked(ledger, PAY)
+    said = await standby("approve", RUN, "--set", "approved=false")
+    assert (said.code, "approved is what the command says" in said.sentence) == (2, True)
+    assert await acts.states_of(ledger, RUN) == {"approval": "open"}
+    assert (await standby("reject", RUN)).out.startswith(f"Rejected: {PAY.reason} Run name of {RUN} goes on")
+
+
+async def test_who_answers_second_and_wrong_is_told_who_was_first_all_the_same(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, PAY)
+    assert (await standby("answer", wait.id, '{"approved": true}', "--as", "ada")).out.startswith("Approved: ")
+    said = await standby("approve", wait.id, "--set", "acount=6000")
+    assert (said.code, said.out.startswith("Too late: ada was first")) == (1, True)
+
+
+async def test_a_signal_that_is_no_json_is_not_taken(ledger: Ledger) -> None:
+    said = await standby("signal", "payment.settled", "{status: lost}")
+    assert (
+        said.code,
+        said.sentence.startswith("The signal payment.settled was not taken. payload: it is not JSON"),
+    ) == (
+        1,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -351,7 +389,7 @@ async def test_keys_are_made_listed_and_revoked(ledger: Ledger) -> None:
 
 async def test_a_signal_that_comes_early_is_kept_and_used(ledger: Ledger) -> None:
     said = await standby("signal", "payment.settled", '{"status": "settled"}', "--key", "pay_1")
-    assert (said.code, said.out) == (0, "No run waits for it yet: it is kept for seven days.\n")
+    assert (said.code, said.out) == (0, "No run waits for it yet, under the key pay_1: it is kept for seven days.\n")
     attempt = (await acts.claim(ledger, RUN)).attempt
     group = await acts.open_group(ledger, [SETTLED.row("payment.settled")], run=RUN, attempt=attempt)
     assert group.ready

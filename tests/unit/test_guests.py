@@ -15,9 +15,11 @@ from standby import clock
 from standby.checkpoints import CheckpointStore
 from standby.host.guest import Guest, Phase
 from standby.host.host import Host
+from standby.hosting import Woken
 from standby.ledger import Ledger
-from standby.runs import AgentRun, Fenced, Left, Woken
+from standby.runs import AgentRun
 from standby.states import Hold, RunState
+from standby.stops import Fenced, Left
 from tests.ledger.acts import ME, answer, approval, claim, open_group
 from tests.support.waiting import wait_until
 

@@ -1,0 +1,46 @@
+"""What stops an attempt without being an error of its run: nothing is written of it any more, and the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.exceptions import Abort
+
+from standby.errors import LedgerUnavailable
+
+
+class Fenced(Abort):
+    """Stop signal, not an error: another attempt has this run, so this one must end and write nothing more.
+
+    It derives from Prefect's ``Abort``, a ``BaseException``: an agent's ``except Exception`` does not swallow it, and
+    the engine ends the attempt without touching the run's state.
+    """
+
+    def __init__(self, run_id: str, attempt: int) -> None:
+        super().__init__(f"Run {run_id} is another attempt's now (this was {attempt}); nothing more is written here.")
+
+
+class Left(Abort):
+    """Stop signal: the host that runs this attempt ends, and another takes the run up from its last checkpoint."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run {run_id} is left to another process: this one ends.")
+
+
+class Away(Abort):
+    """Stop signal: the ledger cannot be reached. The run stays as it stands there, and when the ledger is back another
+    attempt takes it up from its last checkpoint."""
+
+    def __init__(self, run_id: object, error: Exception) -> None:
+        super().__init__(f"Run {run_id} stops here and goes on from its last checkpoint when it can: {error}")
+
+
+@contextmanager
+def stopped_without_ledger(run_id: str) -> Iterator[None]:
+    """Around what asks the ledger on the agent's way: an agent that caught the error would take another way for it than
+    its next attempt, which is answered."""
+    try:
+        yield
+    except LedgerUnavailable as error:
+        raise Away(run_id, error) from error
