@@ -10,6 +10,7 @@ from sqlalchemy import text
 from standby import settings
 from standby.states import RunState
 from tests.support.attempts import Attempt
+from tests.support.freezing import freeze
 from tests.support.stage import Run, Stage
 from tests.support.waiting import together, wait_until
 
@@ -48,7 +49,7 @@ async def test_a_frozen_attempt_that_was_taken_over_writes_nothing_when_it_thaws
     async def frozen(agent: str) -> None:
         run = await stage.start(f"gates.py:{agent}", gated=agent)
         old = await at_gate(run)
-        old.freeze()
+        await freeze(old.pid, stage.ledger_url)
         await lease_runs_out(run)
         await run.recover()
         stage.open_gate(agent)

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from standby import settings
 from standby.states import RunState
+from tests.support.freezing import freeze
 from tests.support.stage import Run, Stage
 from tests.support.waiting import wait_until
 
@@ -68,7 +69,7 @@ async def test_the_crash_of_an_attempt_that_was_taken_over_is_not_the_crash_of_t
     run = await stage.start(f"cut_off.py:{agent}", gated="g")
     old = run.begin()
     await wait_until(lambda: run.deeds("gate"), shows=run.shown)
-    old.freeze()
+    await freeze(old.pid, stage.ledger_url)
     await stage.ledger.database.write(text("UPDATE runs SET lease_expires_at = 0 WHERE id = :run"), {"run": run.id})
     await run.recover()
     new = run.begin()

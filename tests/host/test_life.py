@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -17,6 +15,7 @@ import pytest
 from standby.holder import is_dead
 from standby.states import Hold, RunState
 from tests.host.conftest import AGENTS, Inn, Run
+from tests.support.freezing import freeze
 from tests.support.server import prefect_env
 from tests.support.waiting import wait_until
 
@@ -45,19 +44,6 @@ class Elsewhere:
     def does(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def freezes(self, ledger: Path) -> None:
-        """Stop it where it holds no lock on this SQLite database, which it would keep from everybody while frozen."""
-
-        async def frozen() -> bool:
-            self.does(signal.SIGSTOP)
-            await wait_until(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED, every=0.01)
-            if writable(ledger):
-                return True
-            self.does(signal.SIGCONT)
-            return False
-
-        await wait_until(frozen, every=0.01)
-
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -68,16 +54,6 @@ def elsewhere(inn: Inn, tmp_path: Path) -> Iterator[Elsewhere]:
     made = Elsewhere(inn, tmp_path)
     yield made
     made.close()
-
-
-def writable(ledger: Path) -> bool:
-    """Whether nobody is writing in this SQLite database."""
-    with closing(sqlite3.connect(ledger, timeout=0)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-        return True
 
 
 async def settled_in(inn: Inn, elsewhere: Elsewhere) -> tuple[Run, Run]:
@@ -121,11 +97,11 @@ async def test_a_host_takes_back_at_its_start_what_a_killed_one_had(inn: Inn, el
 
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 async def test_a_frozen_host_loses_what_it_has_and_is_fenced_when_it_thaws(
-    inn: Inn, elsewhere: Elsewhere, tmp_path: Path
+    inn: Inn, elsewhere: Elsewhere, ledger_url: str
 ) -> None:
     """Row 41: within its lease others have its runs; it does nothing more about them."""
     warm, busy = await settled_in(inn, elsewhere)
-    await elsewhere.freezes(tmp_path / "ledger.db")
+    await freeze(elsewhere.process.pid, ledger_url)
     await inn.opens()
 
     async def taken_over() -> bool:

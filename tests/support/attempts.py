@@ -34,9 +34,6 @@ class Attempt(Fork):
         self.kill()
         await self.ended()
 
-    def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
