@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -21,7 +21,10 @@ from standby.host.place import CAN_FORK, LONGEST_PATH, attempt_command, fork_ser
 from tests.support.server import prefect_env
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(not CAN_FORK, reason="attempts are forked on Linux alone")
+pytestmark = [
+    pytest.mark.skipif(not CAN_FORK, reason="attempts are forked on Linux alone"),
+    pytest.mark.xdist_group("forking"),
+]
 
 RUN = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a123"
 IN_ITS_OWN = "prefect.engine"
@@ -78,25 +81,54 @@ class Workshop:
         await wait_until(knows, 60)
         return await self.attempt()
 
+    async def clear(self) -> None:
+        """Leave nothing of a test but the server."""
+        while self.commands:
+            process = self.commands.pop()
+            process.kill()
+            process.communicate()
+        server = psutil.Process(self.server.pid)
+        await wait_until(lambda: not server.children(), 30)  # they die with who asked for them
+
     def close(self) -> None:
         for process in [*self.commands, self.server]:
             process.kill()
             process.communicate()
 
 
-@pytest.fixture
-async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    with socket.socket() as silent, fork_server_place(tmp_path) as place:
+@contextmanager
+def opened(folder: Path) -> Iterator[Workshop]:
+    with socket.socket() as silent, fork_server_place(folder) as place:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         assert place is not None
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
-        made = Workshop(prefect_env(tmp_path, PREFECT_API_URL=address, STANDBY_FORK_SERVER=place))
+        made = Workshop(prefect_env(folder, PREFECT_API_URL=address, STANDBY_FORK_SERVER=place))
         try:
-            await made.up()
             yield made
         finally:
             made.close()
+
+
+@pytest.fixture(scope="module")
+def kept_workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    with opened(tmp_path_factory.mktemp("workshop")) as made:
+        yield made
+
+
+@pytest.fixture
+async def workshop(kept_workshop: Workshop) -> AsyncIterator[Workshop]:
+    """One for all tests that let it live, for it takes seconds to start."""
+    await kept_workshop.up()
+    yield kept_workshop
+    await kept_workshop.clear()
+
+
+@pytest.fixture
+async def own_workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
+    with opened(tmp_path) as made:
+        await made.up()
+        yield made
 
 
 async def gone(process: psutil.Process) -> None:
@@ -130,24 +162,24 @@ async def test_a_signal_for_the_command_reaches_the_attempt_and_its_kill_kills_i
     await gone(attempt)
 
 
-async def test_an_attempt_outlives_a_fork_server_that_dies(workshop: Workshop) -> None:
+async def test_an_attempt_outlives_a_fork_server_that_dies(own_workshop: Workshop) -> None:
     """The command stands in for it to its end, and kills it with itself; the next one has an interpreter of its own."""
     for killed in ("attempt", "command"):
-        begun = workshop.begin()
-        attempt = await workshop.stood_in_for(begun)
-        workshop.server.kill()
-        workshop.server.wait()
+        begun = own_workshop.begin()
+        attempt = await own_workshop.stood_in_for(begun)
+        own_workshop.server.kill()
+        own_workshop.server.wait()
         assert attempt.is_running()
         assert begun.poll() is None
         if killed == "attempt":
             attempt.kill()
             assert ended(begun)[0] == 0, "nobody can know its exit code any more"
-            workshop.start()
-            await workshop.up()
+            own_workshop.start()
+            await own_workshop.up()
         else:
             begun.kill()
             await gone(attempt)
-    await in_its_own_interpreter(workshop.begin())
+    await in_its_own_interpreter(own_workshop.begin())
 
 
 async def in_its_own_interpreter(begun: subprocess.Popen[str]) -> None:
