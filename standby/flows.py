@@ -177,7 +177,7 @@ async def _attempt(
             run.over = True
         run.check_all_met()
         return codec.encode(value, what)
-    except (Fenced, Left, Away):
+    except (Fenced, Left):
         raise
     except asyncio.CancelledError:
         if run.fenced:
@@ -199,9 +199,9 @@ async def _attempt(
                 raise Fenced(run.id, run.attempt) from error
             reach("run.failed")
             await wake_parents(run)
-        except LedgerUnavailable as away:
+        except Exception as away:
             log.warning("That run %s failed could not be recorded: %s: %s", run.id, type(error).__name__, error)
-            if run.deployed:
+            if run.deployed and isinstance(away, LedgerUnavailable):
                 # The run may be another attempt's by now: it must not fail for it.
                 raise Away(run.id, away) from error
         raise
