@@ -62,7 +62,7 @@ async def attach(
     async with shared_ledger(url) as ledger:
         me = holder.this_process()
         dead: str | None = None
-        retried = False
+        retried: datetime | None = None
         give_way = asyncio.get_running_loop().time() + settings.LEASE.total_seconds() + 1
         hosting = current_hosting.get()
         given = hosting.claimed if hosting is not None else None
@@ -80,7 +80,7 @@ async def attach(
                     if claim.was is RunState.CANCELLED:
                         raise Abort(f"Run {run_id} was cancelled, and nobody has retried it since: {claim.error}")
                     raise HasFailed(run_id, claim.error)
-                retried = True
+                retried = claim.ended_at
                 continue
             assert claim.holder is not None
             if holder.is_dead(claim.holder):

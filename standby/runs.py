@@ -44,6 +44,9 @@ R = TypeVar("R")
 CUT_OFF = '"cut off"'
 """What stands in the journal for a step that a cancellation cut off, and that the agent did without."""
 
+WRITTEN_AGAIN_AFTER = (0.1, 0.5, 2.0)
+"""Seconds until a checkpoint is written again that could not be: one connection that broke is no reason to stop."""
+
 current_run: ContextVar[AgentRun | None] = ContextVar("standby_run", default=None)
 
 
@@ -355,12 +358,22 @@ class AgentRun:
         await self._write(place, CheckpointState.RECORDED, value=value, spill=spill, digest=digest)
 
     async def _write(self, place: Place, state: CheckpointState, **fields: Any) -> None:
-        try:
-            written = await self.ledger.checkpoints.write(
-                self.id, self.attempt, place.key, place.position, state, **fields
-            )
-        except Exception as error:
-            raise self.must_stop(CheckpointNotWritten(self.id, place.key, error)) from error
+        checkpoints, tried = self.ledger.checkpoints, False
+        for pause in (*WRITTEN_AGAIN_AFTER, None):
+            try:
+                written = await checkpoints.write(self.id, self.attempt, place.key, place.position, state, **fields)
+                if tried and not written:  # as the try before may have done
+                    there = await checkpoints.find(self.id, place.key)
+                    mine = (self.attempt, state, fields.get("digest"))
+                    written = there is not None and (there.attempt, there.state, there.digest) == mine
+                break
+            except LedgerUnavailable as error:
+                if pause is None:
+                    raise self.must_stop(CheckpointNotWritten(self.id, place.key, error)) from error
+                tried = True
+                await asyncio.sleep(pause)
+            except Exception as error:
+                raise self.must_stop(CheckpointNotWritten(self.id, place.key, error)) from error
         if not written:
             self.stop()
 

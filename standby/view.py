@@ -108,6 +108,7 @@ def wait_view(wait: Any, decisions: Iterable[Any] = ()) -> dict[str, Any]:
         "party": wait.party,
         "topic": wait.topic,
         "correlation": wait.correlation,
+        "opening": wait.opening,
         "opened_at": iso(wait.opened_at),
         "age_seconds": round(max(0.0, (until - wait.opened_at).total_seconds()), 3),
         "deadline": iso(wait.deadline),

@@ -31,12 +31,21 @@ class AnswerOut(BaseModel):
 
 
 async def answered(
-    ledger: Ledger, place: Place, caller: Caller, wait: Any, text: str, *, door: Door, note: str | None = None
+    ledger: Ledger,
+    place: Place,
+    caller: Caller,
+    wait: Any,
+    text: str,
+    *,
+    door: Door,
+    note: str | None = None,
+    opening: int | None = None,
 ) -> AnswerOut:
-    """Answer a wait (its ledger row) with a JSON text for a caller.
+    """Answer a wait (its ledger row) with a JSON text for a caller; only this ``opening`` of it, where one is given.
 
-    The same answer again through the same door changes nothing, and is told the same. Raises ``Refused``,
-    ``AnswerRefused`` and ``NotAllowed``; the run then waits on. ``note`` stands with the decision in the audit.
+    The same answer again through the same door changes nothing, and is told the same; if the wait was opened again
+    since, it has to say that it answers this opening. Raises ``Refused``, ``AnswerRefused`` and ``NotAllowed``; the run
+    then waits on. ``note`` stands with the decision in the audit.
     """
     if wait.kind != WaitKind.APPROVAL:
         raise Refused(409, f"Wait {wait.id} waits for a {wait.kind}, which nobody answers.")
@@ -47,8 +56,16 @@ async def answered(
         why = f"{caller.name} does not answer for {wait.party}, who is asked here."
         await ledger.waits.note_not_allowed(wait.id, door, caller.name, why)
         raise Refused(403, why)
+    if opening is None and note is None and await _is_sent_again(ledger, wait, text, caller, door):
+        raise Refused(
+            409,
+            f"You gave this answer before the question was asked anew. Look at it again, and answer its opening "
+            f"{wait.opening}.",
+        )
     try:
-        made = await doors.answer(ledger, wait, text, door=door, actor=caller.name, api_url=place.api_url, note=note)
+        made = await doors.answer(
+            ledger, wait, text, door=door, actor=caller.name, api_url=place.api_url, note=note, opening=opening
+        )
     except NotAllowed:
         if (before := await _sent_before(ledger, wait, text, caller, door)) is not None:
             return before
@@ -65,6 +82,20 @@ async def answered(
         "answer": json.loads(made.winner.answer or "null"),
     }
     raise Refused(409, f"{made.winner.actor or made.winner.door} was first.", winner=winner)
+
+
+async def _is_sent_again(ledger: Ledger, wait: Any, text: str, caller: Caller, door: Door) -> bool:
+    """Whether the caller gave this very answer to an earlier opening of the wait, and may not have heard of that."""
+    if wait.opening == 1:
+        return False
+    given = json.loads(checked_answer(wait, text))
+    return any(
+        (one.wait_id, one.door, one.actor) == (wait.id, door, caller.name)
+        and one.opening < wait.opening
+        and one.answer is not None
+        and json.loads(one.answer) == given
+        for one in await ledger.waits.decisions_of(wait.run_id)
+    )
 
 
 async def _sent_before(ledger: Ledger, wait: Any, text: str, caller: Caller, door: Door) -> AnswerOut | None:

@@ -132,13 +132,15 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         wait_id: Annotated[Name, Path()],
         body: Annotated[JsonValue, Body()],
         caller: Annotated[Caller, Depends(Allow(Role.APPROVER))],
+        opening: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     ) -> AnswerOut:
         """Answer a wait with what its form asks for. 422 names the fields that do not fit; the run then waits on.
 
-        The same answer again from the same sender, who may not have heard of the first, changes nothing.
+        The same answer again from the same sender, who may not have heard of the first, changes nothing. If the wait
+        was opened again since, it is refused unless it names the `opening` that it answers, as the wait shows it.
         """
         found = await _found(ledger, wait_id)
-        return await answered(ledger, place, caller, found, json.dumps(body), door=Door.GATEWAY)
+        return await answered(ledger, place, caller, found, json.dumps(body), door=Door.GATEWAY, opening=opening)
 
     return app
 

@@ -56,13 +56,13 @@ class Runs:
         holder: str,
         lease: timedelta,
         presumed_dead: str | None = None,
-        retried: bool = True,
+        retried: datetime | bool | None = True,
     ) -> Claim:
         """Take the run for a new attempt, unless another attempt's lease on it is alive.
 
         ``presumed_dead`` is a holder the caller knows to be dead, whose lease need not be waited for. A completed
-        run is not claimed: the claim has attempt 0 and its result. Nor is a failed or cancelled one unless it is
-        ``retried``: the claim then has attempt 0, what it ended with and when.
+        run is not claimed: the claim has attempt 0 and its result. Nor is a failed or cancelled one unless it was
+        ``retried`` (since which end, or True): the claim then has attempt 0, what it ended with and when.
         """
         now, asked_at = clock.utcnow(), clock.elapsed()
         async with self._db.transaction() as connection:
@@ -85,7 +85,7 @@ class Runs:
             was = RunState(row.state) if row.attempt else None
             if was is RunState.COMPLETED:
                 return Claim(0, was, row.result)
-            if was in (RunState.FAILED, RunState.CANCELLED) and not retried:
+            if was in (RunState.FAILED, RunState.CANCELLED) and retried is not True and retried != row.ended_at:
                 return Claim(0, was, None, error=row.error, ended_at=row.ended_at)
             # One that is parked warm is parked: who comes first goes on with it, and the other is fenced.
             alive = row.holder is not None and row.hold != Hold.WARM and row.lease_expires_at > now

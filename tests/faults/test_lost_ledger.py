@@ -99,6 +99,21 @@ async def test_a_run_whose_last_commit_was_made_and_not_confirmed_completes(stag
     assert await run.result() == "reported work"
 
 
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_connection_that_breaks_at_a_record_fails_nobody(stage: Stage, link: Link, after: bool) -> None:
+    """The next one works; what was written, and not confirmed, is not taken for another attempt's."""
+    run = await stage.start("cut_off.py:ask_after", gated="g")
+    stage.open_gate("g.first")
+    link.breaks_at, link.breaks_after = b"INSERT INTO checkpoints", after
+    attempt = begin_over(link, run)
+    await attempt.ended()
+    assert link.breaks_at is None, "it came by"
+    assert (await run.row()).state == RunState.PARKED, attempt.output
+    assert (await run.answer(YES)).won
+    assert await run.rests() is RunState.COMPLETED
+    assert len(run.deeds("gate")) == 1
+
+
 async def test_an_agent_that_catches_everything_takes_no_other_way_for_a_lost_connection(
     stage: Stage, link: Link
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from standby import Policy
 from standby.states import Role, WaitState
 from standby.waits import Decision
 from tests.gateway.conftest import Gate
-from tests.ledger.acts import approval, parked, signal
+from tests.ledger.acts import approval, claim, parked, signal
 
 FORM = {"answer_type": "standby.waits:Decision", "answer_schema": json.dumps(Decision.model_json_schema())}
 
@@ -84,3 +85,24 @@ async def test_what_is_not_there_or_not_asked_of_people_cannot_be_answered(gate:
 
 async def test_health_needs_no_key(door: Gate) -> None:
     assert (await door.client.get("/health")).json() == {"status": "ok"}
+
+
+async def test_an_answer_that_is_sent_again_is_none_to_a_question_that_was_asked_anew(gate: Gate) -> None:
+    """Its reply was lost, and what was approved has changed since: who sends it again has not seen that."""
+    asked = approval(**FORM, evidence="100 to Nord", fresh="v1")
+    [wait] = (await parked(gate.ledger, [asked])).waits
+    ada = await gate.as_(Role.APPROVER, "ada")
+    path = f"/waits/{wait.id}/answer"
+    assert (await gate.client.post(path, json={"approved": True}, headers=ada)).status_code == 200
+    taken = await claim(gate.ledger)
+    anew = replace(asked, evidence="9000 to Ost", fresh="v2")
+    assert await gate.ledger.waits.refuse("run", taken.attempt, wait.id, "It has changed.", anew=anew)
+    again = await gate.client.post(path, json={"approved": True}, headers=ada)
+    assert (again.status_code, again.json()["error"]) == (
+        409,
+        "You gave this answer before the question was asked anew. Look at it again, and answer its opening 2.",
+    )
+    for opening, status in ((1, 403), (2, 200)):
+        assert (await gate.ledger.waits.get(wait.id)).state == WaitState.OPEN
+        answered = await gate.client.post(path, params={"opening": opening}, json={"approved": True}, headers=ada)
+        assert answered.status_code == status, answered.text

@@ -93,7 +93,7 @@ async def test_of_many_that_claim_at_once_one_gets_the_run(connect: Connect) -> 
         assert sorted(claim.attempt for claim in taken) == [0] * 7 + [2], taken
 
 
-async def test_a_failed_run_is_claimed_only_when_it_is_retried(ledger: Ledger) -> None:
+async def test_a_failed_run_is_claimed_only_when_it_is_retried(ledger: Ledger, watch: Watch) -> None:
     """An attempt that was started before the failure, and comes late, is no retry."""
     await claim(ledger)
     await ledger.runs.end("run", 1, RunState.FAILED, error="ValueError: no")
@@ -103,4 +103,9 @@ async def test_a_failed_run_is_claimed_only_when_it_is_retried(ledger: Ledger) -
     late = await ledger.runs.claim("run", **how, retried=False)  # type: ignore[arg-type]
     assert late == Claim(0, RunState.FAILED, None, error="ValueError: no", ended_at=run.ended_at)
     assert await state_of_run(ledger) == RunState.FAILED
-    assert (await ledger.runs.claim("run", **how, retried=True)).attempt == 2  # type: ignore[arg-type]
+    first = late.ended_at
+    assert (await ledger.runs.claim("run", **how, retried=first)).attempt == 2  # type: ignore[arg-type]
+    watch.forward(timedelta(seconds=1))
+    assert await ledger.runs.end("run", 2, RunState.FAILED, error="ValueError: no, again")
+    assert (await ledger.runs.claim("run", **how, retried=first)).attempt == 0  # type: ignore[arg-type]
+    assert (await ledger.runs.claim("run", **how, retried=True)).attempt == 3  # type: ignore[arg-type]

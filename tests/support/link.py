@@ -17,6 +17,8 @@ class Link:
         self.up = True
         self.loses_commits = False
         self.lost = False  # a COMMIT that was made, and its answer not given
+        self.breaks_at: bytes | None = None  # the statement at which one connection breaks, once
+        self.breaks_after = False  # when it was done, and its answer is not given
         self._mute = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -38,9 +40,10 @@ class Link:
             return
         reader, writer = await self._database()
         try:
+            broken = asyncio.Event()
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass_on(questions, writer, asks=True))
-                both.create_task(self._pass_on(reader, answers, asks=False))
+                both.create_task(self._pass_on(questions, writer, broken, asks=True))
+                both.create_task(self._pass_on(reader, answers, broken, asks=False))
         except* (ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -60,8 +63,15 @@ class Link:
             return await asyncio.open_connection(self._to.hostname, self._to.port or 5432)
         return await asyncio.open_unix_connection(f"{folder[0]}/.s.PGSQL.{self._to.port or 5432}")
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asks: bool) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, broken: asyncio.Event, *, asks: bool
+    ) -> None:
         while data := await reader.read(65536):
+            if asks and self.breaks_at is not None and self.breaks_at in data:
+                self.breaks_at = None
+                broken.set()
+            if broken.is_set() and asks != self.breaks_after:
+                raise ConnectionResetError
             loses = asks and self.loses_commits and b"COMMIT;" in data
             self._mute |= loses
             if asks or not self._mute:

@@ -42,6 +42,10 @@ class OfRun(Nothing):
 class Answer(Nothing):
     wait_id: Name = Field(description="The wait's id.")
     answer: JsonValue = Field(description="What its form asks for.")
+    opening: int | None = Field(
+        None, ge=1, le=2**31 - 1,
+        description="The wait's opening, as list_waits shows it: needed for the same answer to what is asked anew.",
+    )  # fmt: skip
 
 
 async def list_agents(agents: Agents, caller: Caller, _: Nothing) -> dict[str, Any]:
@@ -100,7 +104,9 @@ async def answer_wait(agents: Agents, caller: Caller, given: Answer) -> dict[str
     wait = await agents.ledger.waits.get(given.wait_id)
     if wait is None or await agents.find(caller, wait.run_id) is None:
         raise UnknownWait(given.wait_id)
-    made = await answered(agents.ledger, agents.place, caller, wait, json.dumps(given.answer), door=Door.MCP)
+    made = await answered(
+        agents.ledger, agents.place, caller, wait, json.dumps(given.answer), door=Door.MCP, opening=given.opening
+    )
     return made.model_dump()
 
 
