@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from standby import clock
-from standby.errors import UnknownWait
+from standby.errors import NotAllowed, UnknownWait
 from standby.ledger import Ledger
 from standby.policy import Policy, place_of
 from standby.states import WaitKind, WaitState
@@ -57,6 +57,8 @@ async def link_for(ledger: Ledger, wait: Any, person: str) -> Link:
     if wait.policy is not None:
         given = {row.giver: row.taker for row in await ledger.delegations.all() if row.until is None or row.until > now}
         place_of(Policy.model_validate_json(wait.policy), person, (), given)
+        if await ledger.waits.decided_by(wait.id, wait.opening, person) is not None:
+            raise NotAllowed(f"{person} has decided already, and counts once.")
     return Link(wait.id, wait.opening, person, expires_at)
 
 

@@ -97,8 +97,6 @@ def wait_view(wait: Any, decisions: Iterable[Any] = ()) -> dict[str, Any]:
     """
     until = wait.settled_at or clock.utcnow()
     policy = _policy(wait)
-    # Several people may answer from one terminal, each under a name.
-    command = f"{command_for(wait)} --as NAME" if policy.names_people else command_for(wait)
     return {
         "id": wait.id,
         "key": wait.key,
@@ -123,7 +121,7 @@ def wait_view(wait: Any, decisions: Iterable[Any] = ()) -> dict[str, Any]:
         "decided_by": policy.said or None,
         "so_far": so_far(wait, decisions),
         "form": json.loads(wait.answer_schema or "{}"),
-        "command": command,
+        "command": command_for(wait),
     }
 
 

@@ -69,7 +69,7 @@ async def check_open(ledger: Ledger, link: Link) -> Any:
     if (mine := await ledger.waits.decided_by(link.wait_id, link.opening, link.person)) is not None:
         by = "" if mine.actor == link.person else f" by {mine.actor}, in the place of {link.person},"
         text = f"The answer of {link.person} was taken{by} on {pages.moment(mine.decided_at)}: {_said(mine.answer)}."
-        raise Over(410, "This link has been used", text)
+        raise Over(410, "This link has been used" if mine.door == Door.LINK else "You have answered already", text)
     wait = await ledger.waits.get(link.wait_id)
     assert wait is not None
     if wait.opening != link.opening:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from standby.policy import Policy
 from standby.states import BY_SIGNAL, NOBODY_ANSWERS
 
 
@@ -57,7 +58,10 @@ def command_for(wait: Any) -> str | None:
         key = f" --key {shlex.quote(wait.correlation)}" if wait.correlation is not None else ""
         return f"{standby} signal {shlex.quote(wait.topic)}{key} 'JSON'"
     fields = json.loads(wait.answer_schema or "{}").get("properties", {})
-    return f"{standby} approve {short}" if "approved" in fields else f"{standby} answer {short} 'JSON'"
+    command = f"{standby} approve {short}" if "approved" in fields else f"{standby} answer {short} 'JSON'"
+    # Several people may answer from one terminal, each under a name.
+    named = wait.policy is not None and Policy.model_validate_json(wait.policy).names_people
+    return f"{command} --as NAME" if named else command
 
 
 def program() -> str:

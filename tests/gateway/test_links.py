@@ -17,11 +17,11 @@ import httpx
 import pytest
 from pydantic import BaseModel, Field
 
-from standby import Approval, Policy
+from standby import Approval, Policy, doors
 from standby.errors import NotAllowed, UnknownWait
 from standby.ledger import Ledger
 from standby.links import LONGEST, address_of, link_for
-from standby.states import RunState, Verdict, WaitState
+from standby.states import Door, RunState, Verdict, WaitState
 from tests.gateway.conftest import Gate
 from tests.ledger.acts import answer, claim, open_group, parked, signal, state_of_run, take_over
 from tests.ledger.conftest import Watch
@@ -121,6 +121,20 @@ async def test_two_people_decide_by_their_links(gate: Gate) -> None:
     assert (await gate.client.get(first)).status_code == 410
     assert (await gate.client.post(second, data={"approved": "true"})).status_code == 200
     assert await audit(gate.ledger) == [("link", "ada", Verdict.COUNTED), ("link", "bob", Verdict.WON)]
+
+
+async def test_who_has_decided_gets_no_link_and_one_from_before_says_so(gate: Gate) -> None:
+    """Whatever the door was."""
+    [wait] = (await parked(gate.ledger, [Approval("Pay?", policy=Policy(quorum=2)).row("approval")])).waits
+    before = await link(gate, wait, "ada")
+    made = await doors.answer(gate.ledger, wait, '{"approved": true}', door=Door.TERMINAL, actor="ada", api_url=None)
+    assert made.counted
+    page = await gate.client.get(before)
+    assert (page.status_code, "You have answered already The answer of ada was taken on" in said(page)) == (410, True)
+    with pytest.raises(NotAllowed, match="ada has decided already"):
+        await link(gate, wait, "ada")
+    other = said(await gate.client.get(await link(gate, wait, "bob")))
+    assert "Who decides 2 people have to approve; so far: ada" in other
 
 
 async def test_who_may_not_decide_gets_no_link_and_one_from_before_is_refused(door: Gate) -> None:
