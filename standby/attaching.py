@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from prefect.exceptions import Abort
-
 from standby import holder, settings
 from standby.checkpoints import CheckpointStore, shared_ledger
 from standby.errors import LedgerUnavailable, StandbyError
@@ -30,6 +28,13 @@ class Ended(Exception):
         self.result = result
 
 
+class WasCancelled(Exception):
+    """The run was cancelled before, and nobody has retried it: Prefect is to show that, and nothing is to be done."""
+
+    def __init__(self, run_id: str, error: str | None) -> None:
+        super().__init__(f"Run {run_id} was cancelled, and was not retried since: {error}")
+
+
 class HasFailed(StandbyError):
     """The run has failed before, and nobody has retried it."""
 
@@ -48,8 +53,8 @@ async def attach(
     store: CheckpointStore,
     is_retry: Callable[[datetime], Awaitable[bool]],
 ) -> AsyncIterator[AgentRun]:
-    """Take the run for a new attempt and read its journal. Raises ``Ended``, ``HasFailed`` or ``Fenced``, and ``Abort``
-    for a run that was cancelled.
+    """Take the run for a new attempt and read its journal. Raises ``Ended``, ``WasCancelled``, ``HasFailed`` or
+    ``Fenced``.
 
     A run that has failed or was cancelled is taken only if ``is_retry`` says that it was started again after that time.
     This attempt may also have been started before, and come late: two are, when a worker is so slow that the keeper
@@ -78,7 +83,7 @@ async def attach(
             if claim.ended_at is not None:
                 if not await is_retry(claim.ended_at):
                     if claim.was is RunState.CANCELLED:
-                        raise Abort(f"Run {run_id} was cancelled, and nobody has retried it since: {claim.error}")
+                        raise WasCancelled(run_id, claim.error)
                     raise HasFailed(run_id, claim.error)
                 retried = claim.ended_at
                 continue

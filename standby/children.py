@@ -106,6 +106,9 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
         if seen is None or seen.is_final():
             await ledger.children.let_go(wait.id)
         elif seen.type is not StateType.CANCELLING:
+            now = await ledger.waits.get(wait.id)
+            if now is None or now.state != WaitState.CLOSED:
+                continue  # its parent was retried, and waits for it again
             log.info("Run %s is cancelled: nobody waits for it any more.", wait.child_run_id)
             await client.set_flow_run_state(UUID(wait.child_run_id), Cancelling())
     return settled

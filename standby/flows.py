@@ -13,17 +13,17 @@ from typing import Any, ParamSpec, TypeVar, get_type_hints, overload
 
 from prefect import Flow
 from prefect.context import FlowRunContext
-from prefect.exceptions import Pause
+from prefect.exceptions import Abort, Pause
 from pydantic import ValidationError
 
-from standby.attaching import Ended, attach, release_quietly
+from standby.attaching import Ended, WasCancelled, attach, release_quietly
 from standby.checkpoints import load_store
 from standby.errors import CheckpointUnreadable, LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
 from standby.hosting import current_hosting
-from standby.parking import asked_again_since, calm_logs, has_run, wake_parents
+from standby.parking import asked_again_since, calm_logs, has_run, show_cancelled, wake_parents
 from standby.runs import AgentRun, current_run
 from standby.states import RunState
 from standby.stops import Away, Fenced, Left
@@ -142,6 +142,9 @@ async def _run(
             return codec.decode(ended.result or "null")
         except ValidationError as error:
             raise CheckpointUnreadable(flow_run.id, "the run's result", summary(error)) from error
+    except WasCancelled as cancelled:
+        await show_cancelled(flow_run.id, str(cancelled))
+        raise Abort(str(cancelled)) from cancelled
     except LedgerUnavailable as error:
         # At its first start it fails, and is seen; later that would close its questions.
         if deployed and (began or await has_run(flow_run.id)):

@@ -283,7 +283,8 @@ class AgentRun:
         """An attempt that may have lost its lease meanwhile, because its process or its machine was frozen, asks before
         it acts whether the run is still its own."""
         now = clock.elapsed()
-        if now - self.sure_at < settings.LEASE.total_seconds():
+        # For so long nobody takes it for dead, whatever their clock says (``keeper``).
+        if now - self.sure_at < 2 * settings.RENEW_EVERY.total_seconds():
             return
         try:
             mine = await self.ledger.runs.renew(self.id, self.attempt, settings.LEASE)

@@ -211,7 +211,8 @@ class Step(Generic[P, R]):
             return call.plain
 
         def may_retry(_task: Any, _task_run: Any, state: State[Any]) -> bool:
-            return isinstance(state.data, self.options.retry_on)
+            # What acted and could not be written down must not act again for that.
+            return isinstance(state.data, self.options.retry_on) and not isinstance(state.data, CheckpointNotWritten)
 
         return Task(
             perform,
@@ -237,6 +238,8 @@ class Step(Generic[P, R]):
                 return
             except Exception as error:
                 if not tries_left or not isinstance(error, self.options.retry_on):
+                    raise
+                if isinstance(error, CheckpointNotWritten):
                     raise
                 await asyncio.sleep(self.options.retry_delay_seconds)
 

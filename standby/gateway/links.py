@@ -188,7 +188,11 @@ async def shown(page: Awaitable[HTMLResponse]) -> HTMLResponse:
     except Over as over:
         return over.page()
     except LedgerUnavailable:
-        page_503 = Over(503, "Try again in a moment", "The ledger cannot be reached; nothing was taken.").page()
+        page_503 = Over(
+            503,
+            "Try again in a moment",
+            "The ledger cannot be reached. Whether your answer was taken is not known: sent again, it counts once.",
+        ).page()
         page_503.headers["Retry-After"] = "2"
         return page_503
 

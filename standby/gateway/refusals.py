@@ -13,6 +13,12 @@ from starlette.exceptions import HTTPException
 
 from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed, UnknownWait
 
+UNREACHED = (
+    "The ledger cannot be reached, and it is not known whether this was taken. Try again: the same answer counts once, "
+    "and so does the same delivery id."
+)
+"""What cannot be known: the ledger may have taken it, and only its word on that was lost."""
+
 
 class Problem(BaseModel):
     """One thing that is wrong: where, and why."""
@@ -22,7 +28,7 @@ class Problem(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Nothing was done. ``error`` says why in a sentence, ``problems`` names the fields."""
+    """It was not done, unless that is not known. ``error`` says why in a sentence, ``problems`` names the fields."""
 
     error: str
     problems: list[Problem] = []
@@ -68,7 +74,7 @@ def answer_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(LedgerUnavailable)
     async def away(_: Request, error: LedgerUnavailable) -> JSONResponse:
-        response = _response(503, "The ledger cannot be reached; nothing was taken. Try again.")
+        response = _response(503, UNREACHED)
         response.headers["Retry-After"] = "2"
         return response
 

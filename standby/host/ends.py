@@ -59,6 +59,10 @@ class Ends:
             )
             if guest is None and not ours:
                 return
+            # It may have been heard of late, and somebody has retried the run since.
+            now = (await self._host.plain.read_flow_run(UUID(run_id))).state
+            if now is not None and not is_over(now):
+                return
             ended = _ENDED.get(state.type, RunState.CANCELLED)
             await self._host.ledger.runs.end_from_outside(
                 run_id, ended, f"{state.name} in Prefect: {state.message or ''}", at=state.timestamp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 
 
 class Slots:
@@ -11,6 +12,7 @@ class Slots:
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
+        self._when_free: Callable[[], None] | None = None
         self._taken: set[str] = set()
         self._turns: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
 
@@ -48,3 +50,10 @@ class Slots:
             if not turn.done():
                 self._taken.add(next_one)
                 turn.set_result(None)
+        if self._when_free is not None and self.free:
+            call, self._when_free = self._when_free, None
+            call()
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        """Call this once, when there is room again for somebody who does not wait here."""
+        self._when_free = call

@@ -222,6 +222,7 @@ class HostWorker(ProcessWorker):
             if flow_run.id in self._submitting_flow_run_ids:
                 continue
             if not host.slots.free:
+                host.slots.when_free(self._look_soon)  # for who is left in Prefect's queue
                 break
             if not host.intake.enters(run_id):
                 continue

@@ -5,7 +5,7 @@ at the ledger again. Who answers writes the ledger, then wakes. A wake that find
 """
 
 from standby.parking.answers import answer_in_prefect, take_response
-from standby.parking.client import asked_again_since, has_run, retried_since, start_awaited
+from standby.parking.client import asked_again_since, has_run, retried_since, show_cancelled, start_awaited
 from standby.parking.forms import description_of, form_schema
 from standby.parking.pausing import pause
 from standby.parking.suspending import calm_logs, is_paused_by_somebody, show_suspended, suspend, tell_log
@@ -22,6 +22,7 @@ __all__ = [
     "is_paused_by_somebody",
     "pause",
     "retried_since",
+    "show_cancelled",
     "show_suspended",
     "start_awaited",
     "suspend",

@@ -13,6 +13,7 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import Abort, PrefectHTTPStatusError
+from prefect.states import Cancelled
 
 from standby.children import start_children
 from standby.faults import reach
@@ -54,6 +55,12 @@ async def asked_again_since(run_id: UUID, when: datetime) -> bool:
     """Whether somebody has had the run started again since then, as Retry does."""
     async with prefect_for(str(run_id)) as client:
         return await retried_since(client, run_id, when)
+
+
+async def show_cancelled(run_id: UUID, why: str) -> None:
+    """Have Prefect show a run as cancelled that it had begun all the same."""
+    async with prefect_for(str(run_id)) as client:
+        await client.set_flow_run_state(run_id, Cancelled(message=why), force=True)
 
 
 async def has_run(run_id: UUID) -> bool:

@@ -30,6 +30,9 @@ _OUR_KEY = re.compile(r"[0-9a-f]{32}(-\d+)+")
 """The pause keys of runs that park: a wait's id, its opening, the attempt, and how often that has paused."""
 
 
+_CANCELLED = (StateType.CANCELLED, StateType.CANCELLING)
+
+
 async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
     """Park with nothing left in memory: the state on the server is Suspended, and this attempt ends (``Pause``)."""
     async with prefect_for(run.id) as client:
@@ -62,6 +65,9 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
     except Pause as already:
         state = already.state or state
     except Abort as refused:
+        seen = (await client.read_flow_run(UUID(run.id))).state
+        if seen is not None and seen.type in _CANCELLED:
+            raise Abort("The run was cancelled while it was about to wait.") from refused
         if not await is_revived(client, run, attempt):
             raise run.must_stop(
                 UsageError(
@@ -69,7 +75,7 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
                 )
             ) from refused
         state = await propose_state(client, state, flow_run_id=UUID(run.id))
-    if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+    if state.type in _CANCELLED:
         raise Abort("The run was cancelled while it was about to wait.")
     reach("wait.suspended")
     return state
@@ -79,7 +85,9 @@ async def is_revived(client: PrefectClient, run: AgentRun, attempt: int) -> bool
     """Whether Prefect had the run as crashed, as the worker of an attempt before this one told it late, and has it
     running again."""
     state, row = (await client.read_flow_run(UUID(run.id))).state, await run.ledger.runs.get(run.id)
-    if state is None or state.type is not StateType.CRASHED or row is None or row.attempt != attempt:
+    if state is None or state.type is not StateType.CRASHED or row is None:
+        return False
+    if row.attempt not in (attempt, run.attempt):  # in a host it may have gone on meanwhile, and is told of then
         return False
     await client.set_flow_run_state(UUID(run.id), Running(), force=True)
     return True

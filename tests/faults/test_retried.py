@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.schemas.responses import SetStateStatus
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Pending
 
 from standby import settings
 from standby.parking import cancel
@@ -64,3 +64,40 @@ async def test_an_attempt_of_a_cancelled_run_that_comes_late_does_nothing(stage:
     await run.retry()
     assert await run.rests() is RunState.COMPLETED
     assert await run.result() == "go"
+
+
+async def test_a_cancel_while_a_process_starts_is_shown_in_the_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger has heard of it when the process comes, which Prefect lets show the run as Running."""
+    monkeypatch.setattr(settings, "START_GRACE", timedelta(seconds=0.5))
+    run = await stage.start("deadlines.py:asking")
+    assert await run.rests() is RunState.PARKED
+    assert (await run.answer(YES)).won
+    await stage.client.set_flow_run_state(UUID(run.id), Pending())
+    await stage.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+
+    async def cancelled() -> bool:
+        await stage.tick()
+        return bool((await run.row()).state == RunState.CANCELLED)
+
+    await wait_until(cancelled, shows=run.shown)
+    await run.attempt()
+    assert (await run.prefect()).is_cancelled(), run.last and run.last.output
+    assert run.deeds("act_on") == []
+
+
+async def test_a_run_that_is_cancelled_while_it_works_does_not_fail_at_its_next_wait(stage: Stage) -> None:
+    run = await stage.start("cut_off.py:ask_after", gated="g")
+    attempt = run.begin()
+    await wait_until(lambda: run.deeds("gate"), shows=run.shown)
+    await stage.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+    stage.open_gate("g.first")
+    await attempt.ended()
+
+    async def ended() -> bool:
+        await stage.tick()
+        return bool((await run.row()).state == RunState.CANCELLED)
+
+    await wait_until(ended, shows=run.shown)
+    assert (await run.prefect()).is_cancelled(), attempt.output

@@ -59,7 +59,7 @@ async def test_an_attempt_that_was_frozen_between_two_steps_asks_whether_the_run
     if taken_over:
         row = await desk.ledger.runs.get(run.id)
         await take_over(desk.ledger, run.id, from_holder=row.holder)
-    frozen_for = settings.LEASE.total_seconds()
+    frozen_for = 2 * settings.RENEW_EVERY.total_seconds()
     since = clock.elapsed
     monkeypatch.setattr(clock, "elapsed", lambda: since() + frozen_for)
     thawed.set()

@@ -18,6 +18,7 @@ from standby import Policy
 from standby.errors import LedgerUnavailable
 from standby.gateway import protocols
 from standby.gateway.mcp.tools import TOOLS
+from standby.gateway.refusals import UNREACHED
 from standby.states import Role, RunState, WaitState
 from standby.waits import Decision
 from tests.gateway.conftest import Gate, opened
@@ -232,7 +233,7 @@ async def test_a_ledger_that_is_away_is_no_loss(door: Gate, monkeypatch: pytest.
     async with client_of(door, Role.SENDER) as client:
         monkeypatch.setattr(door.ledger.signals, "deliver", away)
         why = await refused(client, "start_run", agent=BUYER)
-    assert why == "The ledger cannot be reached; nothing was taken. Try again."
+    assert why == UNREACHED
 
 
 async def test_a_gateway_without_the_packages_says_so(door: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from standby.callers import Caller
 from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed
 from standby.gateway.a2a.wire import NotJson
-from standby.gateway.refusals import Refused
+from standby.gateway.refusals import UNREACHED, Refused
 
 log = logging.getLogger("standby.gateway")
 
@@ -33,7 +33,7 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, A2AError | HTTPException):
         return error
     if isinstance(error, LedgerUnavailable):
-        return HTTPException(503, "The ledger cannot be reached; nothing was taken. Try again.", {"Retry-After": "2"})
+        return HTTPException(503, UNREACHED, {"Retry-After": "2"})
     if isinstance(error, NotAllowed):
         return HTTPException(403, str(error))
     if isinstance(error, AnswerRefused):

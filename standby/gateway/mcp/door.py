@@ -30,7 +30,7 @@ from standby.gateway.keys import Allow, given_key
 from standby.gateway.limits import BODY_BYTES
 from standby.gateway.mcp import tools
 from standby.gateway.names import speakable
-from standby.gateway.refusals import Refused
+from standby.gateway.refusals import UNREACHED, Refused
 from standby.states import Role
 from standby.values import problems_of
 
@@ -193,7 +193,7 @@ def _why(error: Exception, what: str) -> str:
         said = [error.error, *(f"{field}: {reason}" for field, reason in error.problems)]
         return " ".join(said)
     if isinstance(error, LedgerUnavailable):
-        return "The ledger cannot be reached; nothing was taken. Try again."
+        return UNREACHED
     if isinstance(error, AnswerRefused | NotAllowed | UnknownRun | UnknownWait):
         return str(error)
     log.error("%s by MCP failed.", what, exc_info=error)

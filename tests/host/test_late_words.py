@@ -1,0 +1,85 @@
+"""What a host hears late of its runs, and who waits for a place in it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Cancelled, Crashed, Scheduled
+
+from standby.host import worker
+from standby.parking import suspending
+from standby.states import RunState
+from tests.host.conftest import Inn
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    # Prefect's engine leaves sockets of its event clients to the garbage collector.
+    pytest.mark.filterwarnings(r"ignore:unclosed (<socket\.|transport <_SelectorSocketTransport):ResourceWarning"),
+    pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True),
+]
+
+
+async def test_an_answer_that_comes_while_a_late_crash_is_put_right_does_not_fail_the_run(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker of an earlier attempt reports a crash while Prefect is told that the run has parked."""
+    run = await inn.start("visitor", rounds=3)
+    await run.is_warm()
+    real, done = suspending.propose_state, []
+
+    async def proposed(client: PrefectClient, state: State[Any], flow_run_id: UUID) -> State[Any]:
+        if not done:
+            done.append(1)
+            await inn.client.set_flow_run_state(UUID(run.id), Crashed(message="exit code -9"))
+            attempt = (await run.row()).attempt
+            await run.signal("round-1", 4)
+
+            async def has_gone_on() -> bool:
+                return bool((await run.row()).attempt > attempt)
+
+            await wait_until(has_gone_on, shows=run.shown)
+        return await real(client, state, flow_run_id=flow_run_id)
+
+    monkeypatch.setattr(suspending, "propose_state", proposed)
+    await run.signal("round-0", 3)
+    await wait_until(lambda: run.deeds("round 1"), shows=run.shown)
+    assert (await run.is_in(RunState.PARKED, RunState.FAILED)).state == RunState.PARKED
+    await run.signal("round-2", 1)
+    assert await run.result() == 8
+
+
+async def test_a_cancel_that_is_heard_of_late_does_not_end_a_run_that_was_retried_since(inn: Inn) -> None:
+    held: list[tuple[str, State[Any]]] = []
+    hear = inn.host.hear_of_state
+
+    def held_back(run_id: str, state: State[Any]) -> Any:
+        if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+            return held.append((run_id, state))
+        return hear(run_id, state)
+
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
+    inn.host.hear_of_state = held_back  # type: ignore[method-assign]
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelled(message="oops"))
+    await run.is_in(RunState.CANCELLED)
+    await wait_until(lambda: held and run.id not in inn.host.guests)
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"))
+    await run.is_warm()
+    for run_id, state in held:
+        await inn.host.ends._end(run_id, state)
+    assert (await run.row()).state == RunState.PARKED
+    await run.signal("round-0", 2)
+    assert await run.result() == 2
+
+
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_who_waits_for_a_place_gets_it_when_it_is_free(inn: Inn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the host happens to look at Prefect's queue the next time, here an hour later."""
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600)
+    runs = [await inn.start("worker", steps=5) for _ in range(4)]
+    for run in runs:
+        assert await run.result(within=150) == 5
