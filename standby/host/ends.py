@@ -13,6 +13,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Running
 
 from standby.errors import LedgerUnavailable, UsageError
+from standby.parking import retried_since
 from standby.states import RunState
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ class Ends:
             )
             if guest is None and not ours:
                 return
-            # It may have been heard of late, and somebody has retried the run since.
-            now = (await self._host.plain.read_flow_run(UUID(run_id))).state
-            if now is not None and not is_over(now):
-                return
+            if await retried_since(self._host.plain, UUID(run_id), state.timestamp):
+                return  # it was heard of late
             ended = _ENDED.get(state.type, RunState.CANCELLED)
             await self._host.ledger.runs.end_from_outside(
                 run_id, ended, f"{state.name} in Prefect: {state.message or ''}", at=state.timestamp

@@ -38,6 +38,9 @@ class Prefect:
     async def read_flow_run(self, run_id: Any) -> Any:
         return SimpleNamespace(id=run_id, name="a run", state=self.state, deployment_id="deployment")
 
+    async def read_flow_run_states(self, _: Any) -> list[Any]:
+        return [self.state]
+
     async def set_flow_run_state(self, run_id: Any, state: Any, force: bool = False) -> Any:
         self.sent.append(state.name)
         self.state = state
