@@ -128,8 +128,9 @@ def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any
 
 def _said(answer: str | None) -> str:
     plain = json.loads(answer or "null")
-    approved = plain.get("approved") if isinstance(plain, dict) else None
-    return {True: "Approved", False: "Rejected"}.get(approved, "Answered") if isinstance(approved, bool) else "Answered"
+    if not isinstance(plain, dict) or not isinstance(plain.get("approved"), bool):
+        return "Answered"
+    return "Approved" if plain["approved"] else "Rejected"
 
 
 def _counted(wait: Any, actor: str, decisions: list[Any]) -> str:

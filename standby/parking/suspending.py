@@ -65,9 +65,6 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
     except Pause as already:
         state = already.state or state
     except Abort as refused:
-        seen = (await client.read_flow_run(UUID(run.id))).state
-        if seen is not None and seen.type in _CANCELLED:
-            raise Abort("The run was cancelled while it was about to wait.") from refused
         if not await is_revived(client, run, attempt):
             raise run.must_stop(
                 UsageError(
@@ -82,9 +79,11 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
 
 
 async def is_revived(client: PrefectClient, run: AgentRun, attempt: int) -> bool:
-    """Whether Prefect had the run as crashed, as the worker of an attempt before this one told it late, and has it
-    running again."""
+    """Whether Prefect, which lets the run not wait, had it as crashed, as the worker of an attempt before this one told
+    it late, and has it running again. Raises ``Abort`` if the run was cancelled."""
     state, row = (await client.read_flow_run(UUID(run.id))).state, await run.ledger.runs.get(run.id)
+    if state is not None and state.type in _CANCELLED:
+        raise Abort("The run was cancelled while it was about to wait.")
     if state is None or state.type is not StateType.CRASHED or row is None:
         return False
     if row.attempt not in (attempt, run.attempt):  # in a host it may have gone on meanwhile, and is told of then

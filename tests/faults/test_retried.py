@@ -46,7 +46,7 @@ async def test_an_attempt_of_a_cancelled_run_that_comes_late_does_nothing(stage:
     assert await run.rests() is RunState.PARKED
     assert (await run.answer(YES)).won
     late = run.begin()
-    await wait_until(lambda: len(stage.deeds("starting")) == 2, shows=run.shown)
+    await wait_until(lambda: len(stage.deeds("gate")) == 2, shows=run.shown)
     await cancel(stage.client, run.id, "not wanted")
     await stage.client.set_flow_run_state(UUID(run.id), Cancelled())  # as its worker does
 
@@ -87,8 +87,9 @@ async def test_a_cancel_while_a_process_starts_is_shown_in_the_end(
     assert run.deeds("act_on") == []
 
 
-async def test_a_run_that_is_cancelled_while_it_works_does_not_fail_at_its_next_wait(stage: Stage) -> None:
-    run = await stage.start("cut_off.py:ask_after", gated="g")
+@pytest.mark.parametrize("agent", ["ask_after", "ask_after_in_its_process"])
+async def test_a_run_that_is_cancelled_while_it_works_does_not_fail_at_its_next_wait(stage: Stage, agent: str) -> None:
+    run = await stage.start(f"cut_off.py:{agent}", gated="g")
     attempt = run.begin()
     await wait_until(lambda: run.deeds("gate"), shows=run.shown)
     await stage.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))

@@ -1,6 +1,5 @@
 """Code that a bad deployment changes for a while, and an agent that is slow to start."""
 
-import time
 from typing import Any
 
 from standby import Approval, agent, idempotency_key, step, wait_for
@@ -35,10 +34,8 @@ async def changing() -> str:
 
 
 def stands_before_it_begins(_flow: Any, flow_run: Any, _state: Any) -> None:
-    outside.act("starting", str(flow_run.id))
-    number = len(outside.deeds("starting"))
-    while not outside.is_open(f"start {number}"):
-        time.sleep(0.02)
+    number = len(outside.deeds("gate")) + 1
+    outside.stand_at_gate(f"start {number}", str(flow_run.id))
 
 
 @agent(on_running=[stands_before_it_begins])

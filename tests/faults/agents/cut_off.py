@@ -1,7 +1,6 @@
 """Works whose process loses the ledger, or its run, at a certain point; first attempts have a gate of their own."""
 
 import asyncio
-import time
 
 from standby import Approval, agent, idempotency_key, step, wait_for
 from standby.runs import current_run
@@ -59,9 +58,7 @@ async def careful(gated: str) -> str:
     """Whatever goes wrong with the asking, it goes on without."""
 
     def stand_at_gate(_: Verdict) -> None:
-        outside.act("gate", "reading the answer")
-        while not outside.is_open(gated):
-            time.sleep(0.02)
+        outside.stand_at_gate(gated, "reading the answer")
 
     try:
         verdict = await wait_for(Approval("Pay?", form=Verdict, check=stand_at_gate))
