@@ -23,6 +23,11 @@ def utcnow() -> datetime:
     return _source() if _source is not None else datetime.now(UTC)
 
 
+def plain(at: datetime) -> datetime:
+    """The same time, of the class that databases take: Prefect's times are of another."""
+    return datetime.fromtimestamp(at.timestamp(), UTC)
+
+
 def elapsed() -> float:
     """Seconds since some moment, which go on whatever the clock is set to, and where the system can tell while the
     machine sleeps."""

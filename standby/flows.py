@@ -7,9 +7,11 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, NoReturn, ParamSpec, TypeVar, get_type_hints, overload
+from uuid import UUID
 
 from prefect import Flow
 from prefect.context import FlowRunContext
@@ -17,13 +19,20 @@ from prefect.exceptions import Abort, Pause
 from pydantic import ValidationError
 
 from standby.attaching import Ended, WasCancelled, attach, release_quietly
-from standby.checkpoints import load_store
+from standby.checkpoints import CheckpointStore, load_store, shared_ledger
 from standby.errors import CheckpointUnreadable, LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
 from standby.hosting import current_hosting
-from standby.parking import asked_again_since, calm_logs, has_run, show_cancelled, wake_parents
+from standby.parking import (
+    asked_again_since,
+    calm_logs,
+    cancel_was_overruled,
+    has_run,
+    show_cancelled,
+    wake_parents,
+)
 from standby.runs import AgentRun, current_run
 from standby.states import RunState
 from standby.stops import Away, Fenced, Left
@@ -117,6 +126,9 @@ async def _run(
 
     began = False
     try:
+        # Of a host's attempts their host sees to it.
+        if deployed and current_hosting.get() is None and await cancel_was_overruled(flow_run.id):
+            await _stay_cancelled(flow_run.id, store)
         async with attach(
             str(flow_run.id),
             flow=context.flow.name if context.flow else function.__name__,
@@ -150,6 +162,15 @@ async def _run(
         if deployed and (began or await has_run(flow_run.id)):
             raise Away(flow_run.id, error) from error
         raise
+
+
+async def _stay_cancelled(run_id: UUID, store: CheckpointStore) -> NoReturn:
+    why = "It was cancelled in Prefect before this attempt began."
+    await show_cancelled(run_id, why)
+    with suppress(LedgerUnavailable):  # the keeper follows Prefect
+        async with shared_ledger(store.resolved_url()) as ledger:
+            await ledger.runs.end_from_outside(str(run_id), RunState.CANCELLED, why)
+    raise Abort(why)
 
 
 def _stop_in(group: BaseExceptionGroup[Any]) -> BaseException | None:

@@ -260,15 +260,18 @@ class Keeper:
     async def _settle_from_prefect(self, client: PrefectClient, wait: Any) -> Settled | None:
         if wait.policy is not None and Policy.model_validate_json(wait.policy).names_people:
             return None  # the run refuses it when it wakes: Prefect does not say who answered
-        text = await answer_in_prefect(client, wait)
-        if text is None:
+        found = await answer_in_prefect(client, wait)
+        if found is None:
             return None
+        text, given_at = found
         try:
             answer = checked_answer(wait, text)
         except AnswerRefused as refused:
             log.info("%s", refused)
             return None
-        return await self.ledger.waits.settle(wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT)
+        return await self.ledger.waits.settle(
+            wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT, given_at=given_at
+        )
 
     async def _announce(self, client: PrefectClient) -> None:
         """Tell Prefect's event feed of the waits that opened, at least once each."""

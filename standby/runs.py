@@ -299,6 +299,11 @@ class AgentRun:
         log.info("Step %s was cut off, and will be again: it is not tried.", key)
         self._at_cut_off += 1
         try:
+            await asyncio.sleep(settings.CUT_OFF_GRACE.total_seconds())
+            log.warning(
+                "Run %s stands at step %r, which was cut off before and has not been again. If the code has changed so "
+                "that it never is, the run cannot go on: cancel it, or bring the old code back.", self.id, key,
+            )  # fmt: skip
             await asyncio.Event().wait()
         finally:
             self._at_cut_off -= 1

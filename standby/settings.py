@@ -36,6 +36,9 @@ START_GRACE = timedelta(seconds=30)
 BRANCH_GRACE = timedelta(seconds=10)
 """How long a replay waits for its racing branches to come by their recorded steps before it is a mismatch."""
 
+CUT_OFF_GRACE = timedelta(minutes=1)
+"""How long a run stands at a step that was cut off before its log says so."""
+
 RECONCILE_EVERY = timedelta(seconds=10)
 """How often the keeper compares all parked runs with Prefect's state of them."""
 

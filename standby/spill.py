@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from prefect.blocks.core import Block
@@ -13,6 +15,11 @@ from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from sqlalchemy.engine import make_url
 
 from standby import settings
+
+R = TypeVar("R")
+
+TRIED_AGAIN_AFTER = (0.2, 1.0)
+"""Seconds until a file system is asked again that failed: it may be at the other end of a network."""
 
 
 def folder_beside(ledger_url: str) -> Path:
@@ -27,17 +34,26 @@ async def write(to: str, beside: Path, text: str) -> str:
     name = f"{blake2b(data, digest_size=32).hexdigest()}.json"
     place = await _place(to, beside)
     if isinstance(place, Path):
-        await asyncio.to_thread(_write, place, name, data)
+        await _tried(lambda: asyncio.to_thread(_write, place, name, data))
     else:
-        await place.write_path(name, data)
+        await _tried(lambda: place.write_path(name, data))
     return name
 
 
 async def read(to: str, beside: Path, name: str) -> str:
     place = await _place(to, beside)
     if isinstance(place, Path):
-        return await asyncio.to_thread((place / name).read_text, "utf-8")
-    return (await place.read_path(name)).decode()
+        return await _tried(lambda: asyncio.to_thread((place / name).read_text, "utf-8"))
+    return (await _tried(lambda: place.read_path(name))).decode()
+
+
+async def _tried(work: Callable[[], Awaitable[R]]) -> R:
+    for pause in TRIED_AGAIN_AFTER:
+        try:
+            return await work()
+        except Exception:
+            await asyncio.sleep(pause)
+    return await work()
 
 
 async def _place(to: str, beside: Path) -> Path | WritableFileSystem:

@@ -160,14 +160,14 @@ def iso(value: datetime | None) -> str | None:
     return value.isoformat(timespec="milliseconds") if value is not None else None
 
 
-def moment(text: str) -> str:
-    """A time (ISO 8601, in UTC) for people."""
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
+def moment(at: datetime | str) -> str:
+    """A time (in UTC; also its ISO 8601 text) for people."""
+    return f"{datetime.fromisoformat(at) if isinstance(at, str) else at:%Y-%m-%d %H:%M} UTC"
 
 
 def age(seconds: float) -> str:
-    """A span for people: ``8 s``, ``12 min``, ``3 h``, ``4 d``."""
+    """A span for people, rounded: ``8 s``, ``12 min``, ``3 h``, ``4 d``."""
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
-            return f"{int(seconds // size)} {unit}"
-    return f"{int(seconds // 86_400)} d"
+            return f"{round(seconds / size)} {unit}"
+    return f"{round(seconds / 86_400)} d"

@@ -30,14 +30,14 @@ MOST_FIELDS = 1000
 
 
 class Over(Exception):
-    """There is nothing to answer here (any more): the status, and the page that says why."""
+    """There is nothing to answer here (any more): the status, and the page that says why, of which question."""
 
-    def __init__(self, status: int, title: str, text: str) -> None:
+    def __init__(self, status: int, title: str, text: str, question: str | None = None) -> None:
         super().__init__(title)
-        self.status, self.title, self.text = status, title, text
+        self.status, self.title, self.text, self.question = status, title, text, question
 
     def page(self) -> HTMLResponse:
-        return pages.page("said.html", self.status, title=self.title, text=self.text)
+        return pages.page("said.html", self.status, title=self.title, text=self.text, question=self.question)
 
 
 class Asked(NamedTuple):
@@ -63,20 +63,21 @@ async def asked(request: Request, token: str) -> Asked:
 
 async def check_open(ledger: Ledger, link: Link) -> Any:
     """The wait's row as it is now. Raises ``Over`` unless this link can still answer it."""
-    if link.expires_at <= clock.utcnow():
-        text = f"It was good until {pages.moment(link.expires_at)}. If the question is still open, ask for another one."
-        raise Over(410, "This link has expired", text)
-    if (mine := await ledger.waits.decided_by(link.wait_id, link.opening, link.person)) is not None:
-        by = "" if mine.actor == link.person else f" by {mine.actor}, in the place of {link.person},"
-        text = f"The answer of {link.person} was taken{by} on {pages.moment(mine.decided_at)}: {_said(mine.answer)}."
-        raise Over(410, "This link has been used" if mine.door == Door.LINK else "You have answered already", text)
     wait = await ledger.waits.get(link.wait_id)
     assert wait is not None
+    if link.expires_at <= clock.utcnow():
+        text = f"It was good until {view.moment(link.expires_at)}. If the question is still open, ask for another one."
+        raise Over(410, "This link has expired", text, wait.reason)
+    if (mine := await ledger.waits.decided_by(link.wait_id, link.opening, link.person)) is not None:
+        by = "" if mine.actor == link.person else f" by {mine.actor}, in the place of {link.person},"
+        text = f"The answer of {link.person} was taken{by} on {view.moment(mine.decided_at)}: {_said(mine.answer)}."
+        title = "This link has been used" if mine.door == Door.LINK else "You have answered already"
+        raise Over(410, title, text, wait.reason)
     if wait.opening != link.opening:
         text = "The question was asked anew since this link was made. A newer message has the link that answers it."
-        raise Over(410, "This link is about an earlier question", text)
+        raise Over(410, "This link is about an earlier question", text, wait.reason)
     if wait.state != WaitState.OPEN:
-        raise Over(409, "This is decided", await _who_was_first(ledger, wait))
+        raise Over(409, "This is decided", await _who_was_first(ledger, wait), wait.reason)
     return wait
 
 
@@ -85,9 +86,9 @@ async def _who_was_first(ledger: Ledger, wait: Any) -> str:
     if winner is None:
         return "The question is closed: its agent's run ended, or something else it waited for came first."
     if winner.door == Door.DEADLINE:
-        return f"Nobody answered before the deadline, on {pages.moment(winner.decided_at)}."
+        return f"Nobody answered before the deadline, on {view.moment(winner.decided_at)}."
     what = f": {_said(winner.answer)}" if winner.wait_id == wait.id else ", with something else it waited for"
-    return f"{winner.actor or winner.door} was first, on {pages.moment(winner.decided_at)}{what}."
+    return f"{winner.actor or winner.door} was first, on {view.moment(winner.decided_at)}{what}."
 
 
 def _said(answer: str | None) -> str:
@@ -166,7 +167,7 @@ def _thanks(link: Link, made: doors.Answered) -> HTMLResponse:
         text += "The agent goes on with it. You can close this page."
     else:
         text += f"The agent waits on: {Policy.model_validate_json(made.wait.policy).said}."
-    return pages.page("said.html", title="Your answer counts", text=text)
+    return pages.page("said.html", title="Your answer counts", text=text, question=made.wait.reason)
 
 
 async def _given(request: Request) -> dict[str, str]:

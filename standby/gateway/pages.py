@@ -38,14 +38,10 @@ def rendered(markdown: str) -> str:
     return shown + ("<p>... (cut)</p>" if len(markdown) > EVIDENCE_CHARS else "")
 
 
-def moment(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M} UTC"
-
-
 def until(at: datetime) -> str:
     """A time to come, and how far it is."""
     left = (at - clock.utcnow()).total_seconds()
-    return f"{moment(at)} (in {view.age(left)})" if left > 0 else moment(at)
+    return f"{view.moment(at)} (in {view.age(left)})" if left > 0 else view.moment(at)
 
 
 @cache
@@ -54,7 +50,7 @@ def _templates() -> Environment:
         loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"moment": moment, "until": until}
+    made.filters |= {"moment": view.moment, "until": until}
     return made
 
 

@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Running
 
 from standby.errors import LedgerUnavailable, UsageError
-from standby.parking import retried_since
+from standby.parking import cancelled_before, retried_since
 from standby.states import RunState
 
 if TYPE_CHECKING:
@@ -45,6 +45,18 @@ class Ends:
                     await self._host.plain.set_flow_run_state(UUID(run_id), Running())
 
         self._host.following.later(run_id, show)
+
+    def heed_cancel(self, run_id: str) -> None:
+        """The run was woken through Prefect. Whoever cancelled it there just before is not overruled."""
+
+        async def look() -> None:
+            try:
+                if await cancelled_before(self._host.plain, UUID(run_id)):
+                    self.cancel_soon(run_id)
+            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+                log.warning("Whether run %s was cancelled as it woke cannot be seen: %s", run_id, error)
+
+        self._host.start(look())
 
     def cancel_soon(self, run_id: str) -> None:
         """The run was cancelled in Prefect."""

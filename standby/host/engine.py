@@ -69,7 +69,8 @@ class HostedEngine(AsyncFlowRunEngine[Any, Any]):
             await self.handle_crash(error)
             raise
         finally:
-            if self.state.is_final() or self.state.is_paused():
-                level = logging.INFO if self.state.is_completed() or self.state.is_paused() else logging.ERROR
-                self.logger.log(level, "Finished in state %s", self.state)
+            state: State[Any] | None = self.state  # none of a run that is cancelled before it began
+            if state is not None and (state.is_final() or state.is_paused()):
+                level = logging.INFO if state.is_completed() or state.is_paused() else logging.ERROR
+                self.logger.log(level, "Finished in state %s", state)
             self._is_started, self._client = False, None

@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
-from prefect.states import Crashed, Failed, Pending
+from prefect.states import Crashed, Failed, Pending, Scheduled
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
@@ -216,8 +216,7 @@ class HostWorker(ProcessWorker):
             flow_run, run_id = entry.flow_run, str(entry.flow_run.id)
             self._sought.discard(run_id)
             if run_id in host.guests:
-                if flow_run.state is not None:
-                    host.hear_of_state(run_id, flow_run.state)
+                host.hear_of_state(run_id, Scheduled(name=flow_run.state_name))  # the server has left out the state
                 continue
             if flow_run.id in self._submitting_flow_run_ids:
                 continue
@@ -248,6 +247,8 @@ class HostWorker(ProcessWorker):
                 if host.open:
                     host.begin(flow_run, placement.flow)
                     begun = True
+                    if flow_run.state_name == "Resuming":
+                        host.ends.heed_cancel(str(flow_run.id))
                 else:
                     await host.returns.give_up(str(flow_run.id))
         except (httpx.HTTPError, PrefectHTTPStatusError, Pause) as error:

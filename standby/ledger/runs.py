@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, and_, case, literal, null, or_, select, tuple_, update
@@ -207,7 +207,7 @@ class Runs:
             await _end(connection, run_id, state, None, error)
             values: dict[str, Any] = {"attempt": row.attempt + 1, "confirmed": True}
             if at is not None:
-                values["ended_at"] = datetime.fromtimestamp(at.timestamp(), UTC)  # Prefect's times are of another class
+                values["ended_at"] = clock.plain(at)
             await connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
             return True
 

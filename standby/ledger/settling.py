@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -48,19 +49,22 @@ async def settle_in(
     actor: str | None,
     note: str | None = None,
     place: str | None = None,
+    given_at: datetime | None = None,
 ) -> Settled:
-    """Settle inside a transaction that has locked the run."""
+    """Settle inside a transaction that has locked the run. ``given_at``: when the answer was given, if before now."""
     if wait.state != WaitState.OPEN or RunState(run.state) in ENDED:
         if door is not Door.DEADLINE:
             await decide(connection, wait, Verdict.LOST, answer, door, actor, note)
         return Settled(False, wait, False, None, await winner_of(connection, wait))
     now = clock.utcnow()
+    # Prefect's clock may be another one.
+    settled_at = now if given_at is None else max(wait.opened_at, min(now, clock.plain(given_at)))
     await connection.execute(
         update(waits)
         .where(waits.c.id == wait.id, waits.c.state == WaitState.OPEN)
-        .values(state=WaitState.SETTLED, outcome=outcome, answer=answer, settled_at=now, refused=None)
+        .values(state=WaitState.SETTLED, outcome=outcome, answer=answer, settled_at=settled_at, refused=None)
     )
-    await decide(connection, wait, Verdict.WON, answer, door, actor, note, place)
+    await decide(connection, wait, Verdict.WON, answer, door, actor, note, place, settled_at)
     if wait.need == Need.ANY:
         await connection.execute(
             update(waits)
@@ -89,6 +93,7 @@ async def decide(
     actor: str | None,
     note: str | None,
     place: str | None = None,
+    at: datetime | None = None,
 ) -> None:
     await connection.execute(
         decisions.insert().values(
@@ -102,7 +107,7 @@ async def decide(
             verdict=verdict,
             answer=answer,
             note=note,
-            decided_at=clock.utcnow(),
+            decided_at=at or clock.utcnow(),
             evidence_digest=digest_of(wait.evidence) if wait.evidence is not None else None,
         )
     )

@@ -30,9 +30,12 @@ async def vote_in(
     door: Door,
     actor: str | None,
     note: str | None,
+    given_at: datetime | None = None,
 ) -> Settled:
     """Count a decision; it settles the wait when its policy is met, or cannot be met any more."""
-    how: dict[str, Any] = {"outcome": Outcome.ANSWERED, "answer": answer, "door": door, "actor": actor, "note": note}
+    how: dict[str, Any] = {
+        "outcome": Outcome.ANSWERED, "answer": answer, "door": door, "actor": actor, "note": note, "given_at": given_at,
+    }  # fmt: skip
     if wait.state != WaitState.OPEN or RunState(run.state) in ENDED:
         return await settle_in(connection, run, wait, **how)
     policy = Policy.model_validate_json(wait.policy)

@@ -122,11 +122,13 @@ class Waits:
         note: str | None = None,
         not_before_deadline: bool = False,
         opening: int | None = None,
+        given_at: datetime | None = None,
     ) -> Settled | None:
         """Give the wait its one answer, unless it has one: the first write wins. None when there is no such wait.
 
         ``not_before_deadline`` settles only if the deadline has passed by the ledger's clock (for the keeper).
         ``opening``: which opening of the wait is answered; one that has opened again since refuses.
+        ``given_at``: when the answer was given, if that was before now and another knows it.
         """
         async with self._db.transaction() as connection:
             run_id = (await connection.execute(select(waits.c.run_id).where(waits.c.id == wait_id))).scalar()
@@ -141,10 +143,13 @@ class Waits:
                 await decide(connection, wait, Verdict.REFUSED, answer, door, actor, EARLIER)
                 return Settled(False, wait, False, None, refused=EARLIER)
             if wait.policy is not None and outcome is Outcome.ANSWERED:
-                return await vote_in(connection, run, wait, answer=answer or "null", door=door, actor=actor, note=note)
+                return await vote_in(
+                    connection, run, wait, answer=answer or "null", door=door, actor=actor, note=note, given_at=given_at
+                )
             return await settle_in(
-                connection, run, wait, outcome=outcome, answer=answer, door=door, actor=actor, note=note
-            )
+                connection, run, wait, outcome=outcome, answer=answer, door=door, actor=actor, note=note,
+                given_at=given_at,
+            )  # fmt: skip
 
     async def expire(self, wait: Row[Any]) -> Settled | None:
         """Settle a wait whose deadline has passed: with its default answer, or as timed out."""

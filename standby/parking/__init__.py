@@ -5,7 +5,15 @@ at the ledger again. Who answers writes the ledger, then wakes. A wake that find
 """
 
 from standby.parking.answers import answer_in_prefect, take_response
-from standby.parking.client import asked_again_since, has_run, retried_since, show_cancelled, start_awaited
+from standby.parking.client import (
+    asked_again_since,
+    cancel_was_overruled,
+    cancelled_before,
+    has_run,
+    retried_since,
+    show_cancelled,
+    start_awaited,
+)
 from standby.parking.forms import description_of, form_schema
 from standby.parking.pausing import pause
 from standby.parking.suspending import calm_logs, is_paused_by_somebody, show_suspended, suspend, tell_log
@@ -16,6 +24,8 @@ __all__ = [
     "asked_again_since",
     "calm_logs",
     "cancel",
+    "cancel_was_overruled",
+    "cancelled_before",
     "description_of",
     "form_schema",
     "has_run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,11 +32,11 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
                 await client.delete_flow_run_input(UUID(run.id), response.key)
 
 
-async def answer_in_prefect(client: PrefectClient, wait: Any) -> str | None:
-    """The answer (JSON text) that Prefect has taken for a run's wait, and the run has not read yet."""
+async def answer_in_prefect(client: PrefectClient, wait: Any) -> tuple[str, datetime | None] | None:
+    """The answer (JSON text) that Prefect has taken for a run's wait, and when; the run has not read it yet."""
     for response in await responses(client, wait):
         with suppress(ValueError, KeyError, TypeError):
-            return answer_of(response, wait)
+            return answer_of(response, wait), response.created
     return None
 
 
@@ -68,5 +69,6 @@ async def _take(run: AgentRun, wait: Any, declared: Wait[Any], response: FlowRun
             run.stop()
     else:
         await run.ledger.waits.settle(
-            wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT, note=response.sender
-        )
+            wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT, note=response.sender,
+            given_at=response.created,
+        )  # fmt: skip

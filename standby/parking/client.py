@@ -6,12 +6,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 from prefect.states import Cancelled
 
@@ -57,6 +58,13 @@ async def asked_again_since(run_id: UUID, when: datetime) -> bool:
         return await retried_since(client, run_id, when)
 
 
+async def cancel_was_overruled(run_id: UUID) -> bool:
+    """Whether the run was cancelled and then begun all the same, by who woke it or was starting its process: Prefect
+    lets a cancelled run be scheduled and begun."""
+    async with prefect_for(str(run_id)) as client:
+        return await cancelled_before(client, run_id)
+
+
 async def show_cancelled(run_id: UUID, why: str) -> None:
     """Have Prefect show a run as cancelled that it had begun all the same."""
     async with prefect_for(str(run_id)) as client:
@@ -72,7 +80,19 @@ async def has_run(run_id: UUID) -> bool:
 
 async def retried_since(client: PrefectClient, run_id: UUID, when: datetime) -> bool:
     """The same, of a Prefect that is at hand. A wake schedules a run, too, and is no retry."""
-    states = await client.read_flow_run_states(run_id)
-    return any(
-        state.type is StateType.SCHEDULED and state.name not in _NO_RETRY and state.timestamp > when for state in states
-    )
+    return any(_is_retry(state) and state.timestamp > when for state in await client.read_flow_run_states(run_id))
+
+
+async def cancelled_before(client: PrefectClient, run_id: UUID) -> bool:
+    """Whether the run was cancelled, and nobody has retried it since."""
+    cancelled = False
+    for state in await client.read_flow_run_states(run_id):
+        if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+            cancelled = True
+        elif _is_retry(state):
+            cancelled = False
+    return cancelled
+
+
+def _is_retry(state: State[Any]) -> bool:
+    return state.type is StateType.SCHEDULED and state.name not in _NO_RETRY

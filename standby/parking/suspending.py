@@ -22,7 +22,7 @@ from standby.parking.client import prefect_for
 from standby.parking.forms import form_wait, opening, save_form
 from standby.parking.waking import wake
 from standby.runs import AgentRun
-from standby.states import Hold, RunState, WaitState
+from standby.states import Hold, RunState, WaitKind, WaitState
 from standby.waits import command_for
 from standby.wakeups import call
 
@@ -102,8 +102,9 @@ def tell_log(group: Group) -> None:
     """One line in the run's log for each thing it waits for."""
     for wait in group.waits:
         if wait.state == WaitState.OPEN:
+            to = "To answer" if wait.kind == WaitKind.APPROVAL else "To send it by hand"
             how = command_for(wait)
-            get_run_logger().info("Waiting for: %s%s", wait.reason, f" To answer: {how}" if how else "")
+            get_run_logger().info("Waiting for: %s%s", wait.reason, f" {to}: {how}" if how else "")
 
 
 class _CalmFilter(logging.Filter):

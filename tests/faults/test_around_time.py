@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from prefect.client.schemas.responses import SetStateStatus
 from sqlalchemy import text
 
 from standby import clock
 from standby.states import Door, Outcome, RunState, Verdict
 from tests.support.stage import Stage
-from tests.support.waiting import together
+from tests.support.waiting import together, wait_until
 
 
 async def test_deadlines_that_pass_while_everything_is_down_fire_once(stage_of_its_own: Stage) -> None:
@@ -48,3 +50,21 @@ async def test_deadlines_that_pass_while_everything_is_down_fire_once(stage_of_i
         assert late.winner.door == Door.DEADLINE
         verdicts = [decision.verdict for decision in await stage.ledger.waits.decisions_of(run.id)]
         assert verdicts == [Verdict.WON, Verdict.LOST]
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+async def test_an_answer_that_prefect_took_is_as_old_as_it_is_there(stage: Stage) -> None:
+    """And not as fresh as the run's reading of it, when no worker was there for long."""
+    run = await stage.start("deadlines.py:asking_for_now", seconds=1.0)
+    assert await run.rests() is RunState.PARKED
+    asked = await run.open_wait()
+    answered = clock.utcnow()
+    assert await run.resume({"approved": True, "comment": "old"}) is SetStateStatus.ACCEPT
+    await wait_until(lambda: clock.utcnow() > answered + timedelta(seconds=2))
+    assert await run.rests() is RunState.PARKED
+    again = await run.open_wait()
+    assert (again.id, again.opening) == (asked.id, asked.opening + 1)
+    assert "older than 0:00:01" in again.refused
+    [taken] = await stage.ledger.waits.decisions_of(run.id)
+    assert abs(taken.decided_at - answered) < timedelta(seconds=2)
+    assert run.deeds("act_on") == []

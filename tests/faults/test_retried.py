@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from prefect.client.schemas.responses import SetStateStatus
-from prefect.states import Cancelled, Pending
+from prefect.states import Cancelled, Pending, Scheduled
 
 from standby import settings
 from standby.parking import cancel
-from standby.states import RunState
+from standby.states import Door, Outcome, RunState
 from tests.support.stage import Stage
 from tests.support.waiting import wait_until
 
@@ -84,6 +85,47 @@ async def test_a_cancel_while_a_process_starts_is_shown_in_the_end(
     await wait_until(cancelled, shows=run.shown)
     await run.attempt()
     assert (await run.prefect()).is_cancelled(), run.last and run.last.output
+    assert run.deeds("act_on") == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_cancel_that_the_ledger_has_not_heard_of_when_the_process_comes_is_kept_to(
+    stage: Stage, begun: bool
+) -> None:
+    """Prefect lets a run begin that was cancelled a moment before. A retry then goes on with it."""
+    run = await stage.start("deadlines.py:asking")
+    if begun:
+        assert await run.rests() is RunState.PARKED
+        assert (await run.answer(YES)).won
+    await stage.client.set_flow_run_state(UUID(run.id), Pending())
+    await stage.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+    await run.attempt()
+    assert (await run.prefect()).is_cancelled(), run.last and run.last.output
+    assert run.deeds("act_on") == []
+    row = await stage.ledger.runs.get(run.id)
+    assert (None if row is None else row.state) == (RunState.CANCELLED if begun else None)
+    await run.retry()
+    if not begun:
+        assert await run.rests() is RunState.PARKED
+        assert (await run.answer(YES)).won
+    assert await run.rests() is RunState.COMPLETED
+    assert await run.result() == "go"
+
+
+async def test_a_cancel_that_a_wake_has_overtaken_is_kept_to(stage: Stage) -> None:
+    """Who woke the run had seen it suspended, and it was cancelled before it was scheduled."""
+    run = await stage.start("deadlines.py:asking")
+    assert await run.rests() is RunState.PARKED
+    answered = await stage.ledger.waits.settle(
+        (await run.open_wait()).id, outcome=Outcome.ANSWERED, answer=json.dumps(YES), door=Door.TERMINAL
+    )
+    assert answered is not None
+    assert answered.wake
+    await stage.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+    await stage.client.set_flow_run_state(UUID(run.id), Scheduled(name="Resuming"))
+    await run.attempt()
+    assert (await run.prefect()).is_cancelled(), run.last and run.last.output
+    assert (await run.row()).state == RunState.CANCELLED
     assert run.deeds("act_on") == []
 
 

@@ -106,6 +106,36 @@ async def test_new_work_waits_for_a_branch_that_stands_where_it_was_cut_off(
     assert await run.again() == [3, 4]
 
 
+async def test_a_run_that_stands_where_it_was_cut_off_says_so(
+    desk: Desk, interruption: Interruption, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """New code may not cut it off any more. It is not tried again by itself, for it may have acted."""
+    monkeypatch.setattr(settings, "CUT_OFF_GRACE", timedelta(seconds=0.1))
+    limit = 0.05
+
+    @step
+    async def hang() -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    @agent
+    async def patient() -> int:
+        try:
+            async with asyncio.timeout(limit):
+                return await hang()
+        except TimeoutError:
+            found = await price("milk")
+            interruption()
+            return found
+
+    run = await desk.interrupted(patient)
+    assert "stands at step" not in caplog.text
+    limit = 0.5
+    assert await run.again() == 4
+    assert "stands at step 'hang'" in caplog.text
+    assert "cancel it, or bring the old code back" in caplog.text
+
+
 async def test_a_branch_cannot_wait(desk: Desk):
     """The run parks as a whole."""
 

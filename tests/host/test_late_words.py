@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,10 +11,12 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed, Scheduled
 
+from standby import clock
 from standby.host import worker
+from standby.host.worker import HostWorker
 from standby.parking import suspending
 from standby.states import RunState
-from tests.host.conftest import Inn
+from tests.host.conftest import Inn, Run
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -83,3 +86,43 @@ async def test_who_waits_for_a_place_gets_it_when_it_is_free(inn: Inn, monkeypat
     runs = [await inn.start("worker", steps=5) for _ in range(4)]
     for run in runs:
         assert await run.result(within=150) == 5
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's events do not reach the host, which opens after this: it has its poll."""
+    monkeypatch.setattr(HostWorker, "_heard", lambda *_: None)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.3)
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_a_warm_run_that_is_resumed_without_an_event_goes_on(inn: Inn) -> None:
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
+    attempt = (await run.row()).attempt
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="Resuming"))
+
+    async def has_been_on() -> bool:
+        return bool((await run.row()).attempt > attempt)
+
+    await wait_until(has_been_on, shows=run.shown)
+    await run.is_shown_as("Suspended")
+    await run.signal("round-0", 2)
+    assert await run.result() == 2
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_a_cancel_that_a_wake_has_overtaken_is_kept_to_though_nobody_told(inn: Inn) -> None:
+    """Who woke the run had seen it suspended."""
+    later = Scheduled(scheduled_time=clock.utcnow() + timedelta(hours=1))
+    flow_run = await inn.client.create_flow_run_from_deployment(
+        await inn.deploy("worker"), parameters={"steps": 100_000}, state=later
+    )
+    run = Run(inn, str(flow_run.id))
+    await inn.client.set_flow_run_state(flow_run.id, Cancelled(message="not wanted"))
+    await inn.client.set_flow_run_state(flow_run.id, Scheduled(name="Resuming"))
+    await run.is_shown(StateType.RUNNING, StateType.CANCELLED)
+    await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
+    await run.is_shown(StateType.CANCELLED)
+    row = await run.row()
+    assert row is None or row.state == RunState.CANCELLED, "it may not have begun"

@@ -6,7 +6,9 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,33 @@ async def test_what_cannot_be_written_leaves_what_was_there(folder: Path, monkey
     with pytest.raises(OSError, match="No space"):
         await recorded(LARGE)
     assert [file.read_text() for file in folder.iterdir()] == ["damaged"]
+
+
+async def test_a_file_system_that_fails_for_a_moment_is_asked_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spill, "TRIED_AGAIN_AFTER", (0.0, 0.0))
+    failing = 2
+
+    def fails_twice(real: Callable[..., Any]) -> Callable[..., Any]:
+        def work(*args: Any, **kwargs: Any) -> Any:
+            nonlocal failing
+            if failing:
+                failing -= 1
+                raise OSError(116, "Stale file handle")
+            return real(*args, **kwargs)
+
+        return work
+
+    monkeypatch.setattr(spill, "_write", fails_twice(spill._write))
+    entry = await recorded(LARGE)
+    assert failing == 0
+    failing = 2
+    monkeypatch.setattr(Path, "read_text", fails_twice(Path.read_text))
+    assert await CheckpointStore().text_of(entry) == LARGE
+    failing = 3
+    with pytest.raises(ValueError, match="Stale file handle"):
+        await CheckpointStore().text_of(entry)
 
 
 async def test_file_and_name_are_on_the_disk_before_the_row_says_so(

@@ -20,6 +20,12 @@ async def asking() -> str:
 
 
 @agent
+async def asking_for_now(seconds: float) -> str:
+    verdict = await wait_for(Approval("Yes?", form=Verdict, max_age=timedelta(seconds=seconds)))
+    return await act_on(verdict.comment)
+
+
+@agent
 async def defaulting(seconds: float) -> str:
     verdict = await wait_for(
         Approval("Yes?", form=Verdict, within=timedelta(seconds=seconds),
