@@ -56,6 +56,9 @@ class Hosting(Protocol):
     async def shown(self) -> State[Any] | Woken | None:
         """Return when Prefect shows the run as it is: the state it is suspended in there; or why it is called first."""
 
+    def forgets(self, key: str) -> None:
+        """The answer that Prefect keeps under this key was taken: it is to be deleted there."""
+
     def goes_on(self) -> None:
         """The run goes on: Prefect is to follow."""
 

@@ -170,15 +170,15 @@ async def _answers(
         began = monotonic()
         await run.leave()
         if hold is Hold.WARM and run.hosting is not None:
-            check_prefect = await linger(run, run.hosting, place.key, group)
+            check_prefect, group = await linger(run, run.hosting, place.key, group)
         elif hold is not Hold.PAUSE:
             await suspend(run, place.key, group)
         else:
             count += 1
             await pause(run, place.key, group, count)
             check_prefect = True
+            group = await run.ledger.waits.group(run.id, place.key)
         run.paused_seconds += monotonic() - began
-        group = await run.ledger.waits.group(run.id, place.key)
 
 
 async def _row(wait: Wait[Any], key: str, asked: Asked | None) -> WaitRow:

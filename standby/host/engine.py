@@ -69,8 +69,8 @@ class HostedEngine(AsyncFlowRunEngine[Any, Any]):
             await self.handle_crash(error)
             raise
         finally:
-            state: State[Any] | None = self.state  # none of a run that is cancelled before it began
-            if state is not None and (state.is_final() or state.is_paused()):
-                level = logging.INFO if state.is_completed() or state.is_paused() else logging.ERROR
-                self.logger.log(level, "Finished in state %s", state)
+            last: State[Any] | None = self.state  # none of a run that is cancelled before it began
+            if last is not None and (last.is_final() or last.is_paused()):
+                level = logging.INFO if last.is_completed() or last.is_paused() else logging.ERROR
+                self.logger.log(level, "Finished in state %s", last)
             self._is_started, self._client = False, None

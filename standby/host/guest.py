@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("standby.host")
 
-LOOKS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Seconds before each look whether Prefect has the run scheduled: it tells of that before it is so."""
+LOOKS = (0.01, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Seconds before each look whether Prefect has the run scheduled: it tells of that a hundredth before it is so."""
 
 
 class Phase(StrEnum):
@@ -190,6 +190,9 @@ class Guest:
         if self._suspended is None or self._suspended.cancelled() or self._suspended.exception() is not None:
             return None
         return self._suspended.result()
+
+    def forgets(self, key: str) -> None:
+        self.host.following.later(self.id, lambda: self.host.plain.delete_flow_run_input(UUID(self.id), key))
 
     def goes_on(self) -> None:
         self.phase = Phase.RUNNING

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.database import Database
+from standby.ledger.prepared import given
 from standby.ledger.tables import Blob, Checkpoint, Run, table_of
-from standby.states import CheckpointKind, CheckpointState
+from standby.states import ENDED, CheckpointKind, CheckpointState
 
 runs = table_of(Run)
 checkpoints = table_of(Checkpoint)
@@ -85,6 +86,22 @@ class _Statements:
                 where=checkpoints.c.state == CheckpointState.INTENDED,
             )
         )
+        # As above, but not for a run that has ended.
+        alive = (
+            select(runs.c.id)
+            .where(runs.c.id == bindparam("run"), runs.c.attempt == bindparam("fence"))
+            .where(*(runs.c.state != state for state in sorted(ENDED)))
+            .with_for_update(read=True, key_share=False)
+        )
+        self.record_wait = database.prepared(
+            update(checkpoints)
+            .where(
+                checkpoints.c.run_id == alive.scalar_subquery(),
+                checkpoints.c.key == bindparam("wait"),
+                checkpoints.c.state == CheckpointState.INTENDED,
+            )
+            .values(state=CheckpointState.RECORDED, **given(checkpoints, "value", "digest", "attempt", "written_at"))
+        )
 
 
 class Checkpoints:
@@ -128,6 +145,15 @@ class Checkpoints:
                 },
             )
         )
+
+    async def write_wait(self, run_id: str, attempt: int, key: str, value: str, digest: str) -> bool:
+        """Record the answers of a wait that was intended, if the attempt still has the run, which has not ended. False
+        when it is not so, or when they are recorded already."""
+        values = {
+            "run": run_id, "fence": attempt, "wait": key, "value": value, "digest": digest, "attempt": attempt,
+            "written_at": clock.utcnow(),
+        }  # fmt: skip
+        return bool(await self._db.write(self._sql.record_wait, values))
 
     async def count(self, run_id: str) -> int:
         rows = await self._db.read(
@@ -178,19 +204,3 @@ async def intend_wait(connection: AsyncConnection, run_id: str, attempt: int, ke
             written_at=clock.utcnow(),
         )
     )
-
-
-async def record_wait(
-    connection: AsyncConnection, run_id: str, attempt: int, key: str, value: str, digest: str
-) -> bool:
-    """Store the answers as the wait's checkpoint, inside such a transaction. False when they are stored already."""
-    changed = await connection.execute(
-        update(checkpoints)
-        .where(
-            checkpoints.c.run_id == run_id,
-            checkpoints.c.key == key,
-            checkpoints.c.state == CheckpointState.INTENDED,
-        )
-        .values(state=CheckpointState.RECORDED, value=value, digest=digest, attempt=attempt, written_at=clock.utcnow())
-    )
-    return bool(changed.rowcount)

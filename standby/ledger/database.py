@@ -73,7 +73,7 @@ class Database:
                 raise LedgerUnavailable(self.shown, error) from error
         common: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
         writer = create_async_engine(self.url, pool_size=1, max_overflow=0, **common)
-        reader = create_async_engine(self.url, pool_size=2, max_overflow=4, **common)
+        reader = create_async_engine(self.url, pool_size=2, max_overflow=4, pool_use_lifo=True, **common)
         for engine in (writer, reader):
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
             event.listen(engine.sync_engine, "invalidate", _roll_back_sqlite)
@@ -81,8 +81,10 @@ class Database:
 
     def _postgres_engines(self) -> tuple[AsyncEngine, AsyncEngine]:
         # Single statements need no transaction of their own, nor does the question whether a connection lives.
+        # The one used last is used again: it need not be asked whether it lives, and the server has all at hand.
         engine = create_async_engine(
-            self.url, pool_size=5, max_overflow=10, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True,
+            self.url, pool_size=5, max_overflow=10, pool_use_lifo=True, isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
             connect_args={"timeout": STATEMENT_SECONDS, "command_timeout": STATEMENT_SECONDS},
         )  # fmt: skip
         event.listen(engine.sync_engine, "connect", _configure_postgres)

@@ -12,7 +12,7 @@ from sqlalchemy import Row, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
-from standby.ledger.checkpoints import intend_wait, record_wait
+from standby.ledger.checkpoints import Checkpoints, intend_wait
 from standby.ledger.children import let_go_of_ended
 from standby.ledger.database import Database, unindexed
 from standby.ledger.delivering import lock_topics, mark_signal, take_buffered
@@ -22,7 +22,17 @@ from standby.ledger.polls import first_poll
 from standby.ledger.settling import Settled, decide, settle_in, winner_of
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.votes import next_chase, vote_in
-from standby.states import BY_SIGNAL, Disposition, Door, Need, NoticeKind, Outcome, Verdict, WaitKind, WaitState
+from standby.states import (
+    BY_SIGNAL,
+    Disposition,
+    Door,
+    Need,
+    NoticeKind,
+    Outcome,
+    Verdict,
+    WaitKind,
+    WaitState,
+)
 
 runs = table_of(Run)
 waits = table_of(Wait)
@@ -64,6 +74,7 @@ class Group(NamedTuple):
 class Waits:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._checkpoints = Checkpoints(database)
 
     async def open(
         self, run_id: str, attempt: int, key: str, position: int | None, need: Need, rows: list[WaitRow]
@@ -164,10 +175,8 @@ class Waits:
     async def consume(self, run_id: str, attempt: int, key: str, value: str, digest: str) -> bool:
         """The run has taken the answers of the group in: store them as its checkpoint. False when fenced, or when
         that was done before."""
-        async with self._db.transaction() as connection:
-            if await run_of_attempt(connection, run_id, attempt) is None:
-                return False
-            return await record_wait(connection, run_id, attempt, key, value, digest)
+        # One statement, for the agent's next line waits for it.
+        return await self._checkpoints.write_wait(run_id, attempt, key, value, digest)
 
     async def close(self, run_id: str, attempt: int, key: str) -> bool:
         """Nobody will take the group's answers in: close what of it is open. False when fenced."""

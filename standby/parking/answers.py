@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -27,22 +28,23 @@ async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> 
     """
     async with prefect_for(run.id) as client:
         for wait in group.waits:
-            for response in await responses(client, wait):
-                await _take(run, wait, waits[wait.member], response)
-                await client.delete_flow_run_input(UUID(run.id), response.key)
+            async for found in responses(client, wait):
+                settled = [await _take(run, client, wait, waits[wait.member], response) for response in found]
+                if any(settled):
+                    break  # each question more takes a hundredth of a second, and the agent waits for it
 
 
 async def answer_in_prefect(client: PrefectClient, wait: Any) -> tuple[str, datetime | None] | None:
     """The answer (JSON text) that Prefect has taken for a run's wait, and when; the run has not read it yet."""
-    for response in await responses(client, wait):
-        with suppress(ValueError, KeyError, TypeError):
-            return answer_of(response, wait), response.created
+    async for found in responses(client, wait):
+        for response in found:
+            with suppress(ValueError, KeyError, TypeError):
+                return answer_of(response, wait), response.created
     return None
 
 
-async def responses(client: PrefectClient, wait: Any) -> list[FlowRunInput]:
+async def responses(client: PrefectClient, wait: Any) -> AsyncIterator[list[FlowRunInput]]:
     """What was submitted for this wait in Prefect. The key names the wait: no other one of its group is reached."""
-    found: list[FlowRunInput] = []
     # Both: how a run was held when it was answered is not always what the ledger knows of, nor how it is held now.
     for verb in ("suspended", "paused"):
         for number in range(wait.asked_since, wait.opening + 1):
@@ -50,11 +52,12 @@ async def responses(client: PrefectClient, wait: Any) -> list[FlowRunInput]:
             saved = await client.filter_flow_run_input(
                 UUID(wait.run_id), key_prefix=prefix, limit=200, exclude_keys=set()
             )
-            found += [item for item in saved if item.key.endswith("-response")]
-    return found
+            if found := [item for item in saved if item.key.endswith("-response")]:
+                yield found
 
 
-async def _take(run: AgentRun, wait: Any, declared: Wait[Any], response: FlowRunInput) -> None:
+async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[Any], response: FlowRunInput) -> bool:
+    """Whether it fits; it is deleted in Prefect."""
     text = response.value
     try:
         text = answer_of(response, wait)
@@ -67,8 +70,14 @@ async def _take(run: AgentRun, wait: Any, declared: Wait[Any], response: FlowRun
     except (ValueError, TypeError, KeyError) as error:
         if not await run.ledger.waits.note_refusal(run.id, run.attempt, wait.id, text, summary(error)):
             run.stop()
+        await client.delete_flow_run_input(UUID(run.id), response.key)
+        return False
+    await run.ledger.waits.settle(
+        wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT, note=response.sender,
+        given_at=response.created,
+    )  # fmt: skip
+    if run.hosting is not None:
+        run.hosting.forgets(response.key)
     else:
-        await run.ledger.waits.settle(
-            wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT, note=response.sender,
-            given_at=response.created,
-        )  # fmt: skip
+        await client.delete_flow_run_input(UUID(run.id), response.key)
+    return True

@@ -26,8 +26,9 @@ LEDGER_AWAY_SECONDS = 0.5
 """How long an attempt that lingers waits before it asks a ledger again that could not be reached."""
 
 
-async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> bool:
-    """Park warm, and return when the run goes on here: whether it was resumed in Prefect, where an answer may be.
+async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tuple[bool, Group]:
+    """Park warm, and return when the run goes on here: whether it was resumed in Prefect, where an answer may be, and
+    the group as it is then.
 
     Raises ``Pause`` when it does not stay in memory any longer, and ``Fenced`` when the run is another's.
     """
@@ -48,7 +49,7 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> boo
         else:
             woken = await hosting.until_woken(seconds)
         while True:
-            attempt, called = await _goes_on(run, hosting, woken)
+            attempt, called, group = await _goes_on(run, hosting, key, woken)
             if attempt:
                 break
             if woken is Woken.EVICTED:
@@ -71,11 +72,11 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> boo
     reach("wait.woken")
     hosting.goes_on()
     hosting.bill(key, let_go=False)
-    return called is Woken.RESUMED
+    return called is Woken.RESUMED, group
 
 
-async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> tuple[int, Woken]:
-    """The number of the attempt that goes on, and what it was called for; 0 when it lingers on."""
+async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> tuple[int, Woken, Group]:
+    """The number of the attempt that goes on, what it was called for, and the group; 0 when it lingers on."""
     while True:
         run.sure_at = clock.elapsed()
         try:
@@ -90,10 +91,14 @@ async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> tuple[int, 
                 await hosting.enters()
             stray = woken is Woken.RESUMED
             if stray and not await hosting.is_resumed():
-                return 0, woken
-            attempt = await run.ledger.hosted.claim_warm(
-                run.id, run.attempt, holder.this_process(), settings.LEASE, stray=stray
+                return 0, woken, Group(False, [])
+            # Both at once: where the run has its answer, nobody but the run changes the group.
+            attempt, group = await asyncio.gather(
+                run.ledger.hosted.claim_warm(run.id, run.attempt, holder.this_process(), settings.LEASE, stray=stray),
+                run.ledger.waits.group(run.id, key),
             )
+            if attempt and not group.ready:
+                group = await run.ledger.waits.group(run.id, key)
         except LedgerUnavailable as error:
             log.warning("Run %s lingers on: %s", run.id, error)
             await asyncio.sleep(LEDGER_AWAY_SECONDS)
@@ -101,4 +106,4 @@ async def _goes_on(run: AgentRun, hosting: Hosting, woken: Woken) -> tuple[int, 
         if attempt is None:
             run.stop()
         assert attempt is not None
-        return attempt, woken
+        return attempt, woken, group

@@ -173,7 +173,9 @@ async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listene
 async def _submitted(client: PrefectClient, waits: list[Any]) -> bool:
     """Whether Prefect has taken an answer for one of these that the run, paused, is yet to read."""
     try:
-        return any([await responses(client, wait) for wait in waits])
+        for wait in waits:
+            async for _ in responses(client, wait):
+                return True
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         log.warning("Whether an answer was submitted in Prefect cannot be seen: %s", error)
-        return False
+    return False
