@@ -185,7 +185,7 @@ def keeper() -> None:
             await Keeper(ledger, lambda: open_prefect(api_url)).run()
         return 0
 
-    perform(work())
+    perform(work(), serves=True)
 
 
 @app.command()

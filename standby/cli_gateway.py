@@ -37,7 +37,7 @@ def gateway(
             await serve(ledger, place, host=host, port=port)
         return 0
 
-    perform(work())
+    perform(work(), serves=True)
 
 
 @keys_app.command("add")

@@ -36,9 +36,9 @@ def host(
     name = name or f"host {socket.gethostname()}"
     gc.disable()  # what it loads now stays for good: there is nothing to collect
     if processes > 1:
-        perform(_several(pool, name, limit, processes, health_port))
+        perform(_several(pool, name, limit, processes, health_port), serves=True)
     else:
-        perform(_one(pool, name, limit, health_port))
+        perform(_one(pool, name, limit, health_port), serves=True)
 
 
 async def _one(pool: str, name: str, limit: int | None, health_port: int | None) -> int:

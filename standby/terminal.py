@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
@@ -37,14 +37,15 @@ async def open_ledger() -> AsyncIterator[tuple[Ledger, Place]]:
         await ledger.close()
 
 
-def perform(work: Coroutine[Any, Any, int], as_json: bool = False) -> None:
+def perform(work: Coroutine[Any, Any, int], as_json: bool = False, *, serves: bool = False) -> None:
     """Run a command. What is wrong with the request or the world is one sentence, and exit code 1.
 
-    With ``as_json`` the sentence is ``{"error": ...}`` on standard output.
+    With ``as_json`` the sentence is ``{"error": ...}`` on standard output. ``serves``: it goes on for long.
     """
     wrong = None
     try:
-        code = asyncio.run(work)
+        with asyncio.Runner(loop_factory=_fast_loop() if serves else None) as runner:
+            code = runner.run(work)
     except httpx.HTTPError as error:
         wrong = f"The Prefect server cannot be reached: {str(error) or type(error).__name__}."
     except (StandbyError, OSError) as error:
@@ -60,6 +61,15 @@ def perform(work: Coroutine[Any, Any, int], as_json: bool = False) -> None:
         else:
             err.print(f"[red]{escaped(wrong)}[/red]")
     raise typer.Exit(code)
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """An event loop that takes less processor time, where there is one."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
 
 
 @contextmanager
