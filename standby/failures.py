@@ -1,55 +1,237 @@
 """Errors of steps as JSON and back, so that a replay raises what the first run caught.
 
-Kept: the class, its arguments and those of its attributes that JSON can hold. The class is imported again by its name;
-where that fails, or it cannot be made, ``StepFailed`` stands in for it with the same message.
+Kept: the class, its arguments and its attributes, those that are plain values as what they were, others as text. The
+class is imported again by its name; where that fails, or it cannot be made, ``StepFailed`` stands in for it with the
+same message. Some classes keep what they know elsewhere: those of ``_WAYS`` are taken apart and made in a way of their
+own.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from typing import Any
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import httpx
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from standby.errors import StepFailed
+
+TAG = "standby"
+"""The key of a JSON object that stands for a value which JSON has not."""
+
+BODY_CHARS = 10_000
+"""Characters that are kept of the body of an HTTP response."""
 
 
 def stored(error: Exception) -> str:
     """The error as JSON text."""
-    kind = type(error)
-    return json.dumps(
-        {
-            "type": f"{kind.__module__}:{kind.__qualname__}",
-            "message": str(error),
-            "args": [_plain(argument) for argument in error.args],
-            "attributes": {name: _plain(value) for name, value in vars(error).items() if not name.startswith("__")},
-        }
-    )
+    return json.dumps(_taken_apart(error))
 
 
 def revived(text: str) -> Exception:
     """The error of a JSON text: of the same class where possible, with the same message."""
-    data = json.loads(text)
-    module, _, qualname = data["type"].partition(":")
+    return _made(json.loads(text))
+
+
+def _taken_apart(error: Exception) -> dict[str, Any]:
+    kind = type(error)
+    attributes = {name: value for name, value in vars(error).items() if not name.startswith("__")}
+    data: dict[str, Any] = {"type": f"{kind.__module__}:{kind.__qualname__}", "message": _said(error)}
+    for base, way in _WAYS.items():
+        if isinstance(error, base):
+            data["way"] = way.apart(error)
+            attributes = {name: value for name, value in attributes.items() if name not in way.attributes}
+    return data | {
+        "args": [_plain(argument) for argument in error.args],
+        "attributes": {name: _plain(value) for name, value in attributes.items()},
+    }
+
+
+def _made(data: dict[str, Any]) -> Exception:
     try:
-        kind: Any = importlib.import_module(module)
-        for part in qualname.split("."):
-            kind = getattr(kind, part)
+        kind = _imported(data["type"])
         if not issubclass(kind, Exception):
             raise TypeError(f"{data['type']} is not an exception")
-        # Without __init__, which may want other things than what it passed on as arguments.
-        error: Exception = kind.__new__(kind, *data["args"])
-        error.args = tuple(data["args"])
-        vars(error).update(data["attributes"])
-        if str(error) == data["message"]:
-            return error
+        args = tuple(map(_value, data["args"]))
+        way = next((way for base, way in _WAYS.items() if issubclass(kind, base)), None)
+        if "way" in data and way is not None:
+            error = way.make(kind, args, data["way"])
+        else:
+            # Without __init__, which may want other things than what it passed on as arguments.
+            error = kind.__new__(kind, *args)
+            error.args = args
+        vars(error).update({name: _value(value) for name, value in data["attributes"].items()})
+        if way is not None or str(error) == data["message"]:
+            made: Exception = error
+            return made
     except Exception:
         return StepFailed(data["type"], data["message"])
     return StepFailed(data["type"], data["message"])
 
 
-def _plain(value: Any) -> Any:
+def _said(error: Exception) -> str:
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
+        return str(error)
+    except Exception as worse:
+        return f"{type(error).__name__}, which cannot say what is wrong: {type(worse).__name__}"
+
+
+def _imported(name: str) -> Any:
+    module, _, qualname = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+# Values.
+
+_AS_TEXT: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "date": (date, date.isoformat, date.fromisoformat),
+    "time": (time, time.isoformat, time.fromisoformat),
+    "timedelta": (timedelta, lambda span: f"{span.days} {span.seconds} {span.microseconds}",
+                  lambda text: timedelta(*map(int, text.split()))),
+    "Decimal": (Decimal, str, Decimal),
+    "UUID": (UUID, str, UUID),
+    "bytes": (bytes, bytes.hex, bytes.fromhex),
+}  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; what is no plain value as its text."""
+    try:
+        found = _tagged(value)
+        json.dumps(found, allow_nan=False)
+    except Exception:
+        return _text_of(value)
+    return found
+
+
+def _tagged(value: Any) -> Any:
+    kind = type(value)
+    if value is None or kind in (str, bool, int, float):
+        return value
+    if kind is list:
+        return [_tagged(one) for one in value]
+    if kind in (tuple, set, frozenset):
+        return {TAG: kind.__name__, "of": [_tagged(one) for one in value]}
+    if kind is dict and TAG not in value and all(type(name) is str for name in value):
+        return {name: _tagged(one) for name, one in value.items()}
+    for name, (known, to_text, _) in _AS_TEXT.items():
+        if kind is known:
+            return {TAG: name, "of": to_text(value)}
+    if isinstance(value, Enum):
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        if _imported(name) is kind:
+            return {TAG: "enum", "of": [name, value.name]}
+    return _text_of(value)
+
+
+def _value(plain: Any) -> Any:
+    if isinstance(plain, list):
+        return [_value(one) for one in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if TAG not in plain:
+        return {name: _value(one) for name, one in plain.items()}
+    kind, of = plain[TAG], plain["of"]
+    if kind in _AS_TEXT:
+        return _AS_TEXT[kind][2](of)
+    if kind == "enum":
+        return _imported(of[0])[of[1]]
+    return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](map(_value, of))
+
+
+def _text_of(value: Any) -> str:
+    try:
         return str(value)
-    return value
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+# Classes that keep what they know elsewhere than in their arguments and attributes.
+
+
+class _Way(NamedTuple):
+    """``apart``: what is kept of an error as JSON; ``make``: it again, of a class, its arguments and that."""
+
+    apart: Callable[[Any], Any]
+    make: Callable[[Any, tuple[Any, ...], Any], Any]
+    attributes: tuple[str, ...] = ()
+
+
+def _make_os_error(kind: Any, args: tuple[Any, ...], files: list[str | None]) -> Any:
+    first, second = files
+    error = kind.__new__(kind, *args) if first is None else kind.__new__(kind, *args, first, None, second)
+    if first is None:
+        error.args = args
+    return error
+
+
+def _apart_from_http(error: httpx.HTTPStatusError) -> Any:
+    request, response = error.request, error.response
+    try:
+        body = response.text[:BODY_CHARS]
+    except httpx.StreamError:
+        body = ""
+    return [request.method, str(request.url), response.status_code, body]
+
+
+def _make_http(kind: Any, args: tuple[Any, ...], kept: list[Any]) -> Any:
+    request = httpx.Request(kept[0], kept[1])
+    error = kind.__new__(kind)
+    error.args, error.request = args, request
+    error.response = httpx.Response(kept[2], request=request, text=kept[3])
+    return error
+
+
+def _make_validation(_kind: Any, _args: tuple[Any, ...], kept: list[Any]) -> Any:
+    title, errors = kept
+    try:
+        return ValidationError.from_exception_data(title, [_detail(one) for one in errors])
+    except Exception:  # of kinds that only their validators know, or from another Pydantic
+        own = [{**one, "type": PydanticCustomError(one["type"], "{said}", {"said": one["msg"]})} for one in errors]
+        return ValidationError.from_exception_data(title, [_detail(one) for one in own])
+
+
+def _detail(one: dict[str, Any]) -> InitErrorDetails:
+    detail = InitErrorDetails(type=one["type"], loc=tuple(one["loc"]), input=_value(one["input"]))
+    raised = {"value_error": ValueError, "assertion_error": AssertionError}.get(one["type"])
+    if raised is not None:
+        detail["ctx"] = {"error": raised(one["msg"].partition(", ")[2])}
+    elif one["ctx"] and isinstance(one["type"], str):
+        detail["ctx"] = _value(one["ctx"])
+    return detail
+
+
+def _apart_from_validation(error: ValidationError) -> Any:
+    found = error.errors(include_url=False)
+    return [error.title, [
+        {"type": one["type"], "loc": list(one["loc"]), "msg": one["msg"], "input": _plain(one["input"]),
+         "ctx": _plain(one.get("ctx", {}))}
+        for one in found
+    ]]  # fmt: skip
+
+
+def _make_group(kind: Any, args: tuple[Any, ...], kept: list[Any]) -> Any:
+    return kind(kept[0], [_made(one) for one in kept[1]])
+
+
+_WAYS: dict[type[Exception], _Way] = {
+    OSError: _Way(
+        lambda error: [None if name is None else _text_of(name) for name in (error.filename, error.filename2)],
+        _make_os_error,
+    ),
+    UnicodeError: _Way(lambda error: None, lambda kind, args, _: kind(*args)),
+    httpx.HTTPStatusError: _Way(_apart_from_http, _make_http, ("request", "response", "_request")),
+    ValidationError: _Way(_apart_from_validation, _make_validation),
+    ExceptionGroup: _Way(lambda error: [error.message, [_taken_apart(one) for one in error.exceptions]], _make_group),
+}

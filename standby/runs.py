@@ -15,9 +15,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from standby import clock, settings
+from standby.caught import Failure
 from standby.checkpoints import CheckpointStore
 from standby.errors import (
     CheckpointDamaged,
@@ -31,6 +32,7 @@ from standby.hosting import Hosting
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
 from standby.parts import counted, current_part
+from standby.places import Place
 from standby.states import CheckpointKind, CheckpointState, Hold
 from standby.stops import Away, Fenced, Left
 from standby.threads import in_thread
@@ -38,7 +40,7 @@ from standby.values import Codec
 
 log = logging.getLogger("standby.runs")
 
-E = TypeVar("E", bound=Exception)
+E = TypeVar("E", bound=BaseException)
 R = TypeVar("R")
 
 CUT_OFF = '"cut off"'
@@ -48,47 +50,6 @@ WRITTEN_AGAIN_AFTER = (0.1, 0.5, 2.0)
 """Seconds until a checkpoint is written again that could not be: one connection that broke is no reason to stop."""
 
 current_run: ContextVar[AgentRun | None] = ContextVar("standby_run", default=None)
-
-
-class Place(NamedTuple):
-    """Where in the journal a step or wait stands: its key, and its position unless it is in a racing branch."""
-
-    key: str
-    position: int | None
-
-
-def question_on(key: str, attempt: int) -> str:
-    """Key of the wait that asks a person whether the ``once`` step ``key`` happened in this attempt."""
-    return f"{key}?{attempt}"
-
-
-def check_key(key: str) -> None:
-    """Refuse a name or explicit key that the journal's own marks (``#2``, ``/member``, ``?question``) would confuse."""
-    if not key or set("#/?") & set(key):
-        raise UsageError(f"The key or name {key!r} will not do: it must not be empty or have '#', '/' or '?' in it.")
-
-
-class _Failure(NamedTuple):
-    """A step that raised, or was cut off by a cancellation (``text`` is then None), and the task that called it."""
-
-    task: asyncio.Task[Any] | None
-    place: Place
-    text: str | None
-
-    @property
-    def caught(self) -> bool:
-        """Whether the agent has evidently dealt with it, seen from where it goes on to new work."""
-        if self.task is asyncio.current_task():
-            return True
-        if self.task is None or not self.task.done():
-            return False
-        if self.text is None:
-            # What a racing branch was at when it lost may not come up again before it loses again.
-            return self.task.cancelled() and self.place.position is not None
-        if self.task.cancelled():
-            return True
-        # With an error that nobody has asked the task for, it may yet be what ends the run.
-        return not self.task._log_traceback
 
 
 class AgentRun:
@@ -129,7 +90,8 @@ class AgentRun:
             if "?" in entry.key:
                 self._questions.setdefault(entry.key.partition("?")[0], []).append(entry.key)
         self.sure_at = sure_at
-        self._failures: list[_Failure] = []
+        self._failures: list[Failure] = []
+        self._recording = asyncio.Lock()  # of failures: who comes second waits until they are
         self._occurrences: Counter[str] = Counter()
         self._next = 0
         self._task = asyncio.current_task()
@@ -142,7 +104,7 @@ class AgentRun:
         self.at = ""  # key of the step or wait that was asked for last
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
-        self._stopped_by: Exception | None = None
+        self._stopped_by: BaseException | None = None
         self.paused_seconds = 0.0  # that this attempt has waited in its process
         self.leaving: dict[str, Callable[[], Awaitable[None]]] = {}  # called before a park and at the end
 
@@ -289,7 +251,7 @@ class AgentRun:
         try:
             mine = await self.ledger.runs.renew(self.id, self.attempt, settings.LEASE)
         except LedgerUnavailable as error:
-            raise Away(self.id, error) from error
+            raise self.must_stop(Away(self.id, error)) from error
         if not mine:
             self.stop()
         self.sure_at = now
@@ -313,7 +275,7 @@ class AgentRun:
 
         An error that ends the run is not recorded: a retry of the run then tries the step again.
         """
-        self._failures.append(_Failure(asyncio.current_task(), place, text))
+        self._failures.append(Failure(place, text))
 
     async def _record_failures(self) -> None:
         """Before new work: errors that have evidently been caught are part of the path."""
@@ -325,11 +287,13 @@ class AgentRun:
                 await asyncio.sleep(0)
             if self.over:
                 await asyncio.Event().wait()
-        for failure in [failure for failure in self._failures if failure.caught]:
-            self._failures.remove(failure)
-            value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
-            # If its value was written while it was cut off, that stays, and the next attempt goes on from there.
-            await self._write(failure.place, CheckpointState.FAILED, value=value, spill=spill, digest=digest)
+        async with self._recording:
+            for failure in [failure for failure in self._failures if failure.caught]:
+                value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
+                # If its value was written while it was cut off, that stays, and the next attempt goes on from there.
+                await self._write(failure.place, CheckpointState.FAILED, value=value, spill=spill, digest=digest)
+                failure.over = True
+                self._failures.remove(failure)
 
     def check_all_met(self) -> None:
         """At the end of the run: every checkpoint must have been asked for."""
@@ -364,24 +328,28 @@ class AgentRun:
         await self._write(place, CheckpointState.RECORDED, value=value, spill=spill, digest=digest)
 
     async def _write(self, place: Place, state: CheckpointState, **fields: Any) -> None:
-        checkpoints, tried = self.ledger.checkpoints, False
         for pause in (*WRITTEN_AGAIN_AFTER, None):
             try:
-                written = await checkpoints.write(self.id, self.attempt, place.key, place.position, state, **fields)
-                if tried and not written:  # as the try before may have done
-                    there = await checkpoints.find(self.id, place.key)
-                    mine = (self.attempt, state, fields.get("digest"))
-                    written = there is not None and (there.attempt, there.state, there.digest) == mine
+                written = await self.ledger.checkpoints.write(
+                    self.id, self.attempt, place.key, place.position, state, **fields
+                ) or await self._has_written(place, state, fields.get("digest"))
                 break
             except LedgerUnavailable as error:
                 if pause is None:
                     raise self.must_stop(CheckpointNotWritten(self.id, place.key, error)) from error
-                tried = True
                 await asyncio.sleep(pause)
             except Exception as error:
                 raise self.must_stop(CheckpointNotWritten(self.id, place.key, error)) from error
         if not written:
             self.stop()
+
+    async def _has_written(self, place: Place, state: CheckpointState, digest: str | None) -> bool:
+        """Whether this attempt, which has the run, wrote it before: by a try whose answer was lost, or just before the
+        step was cut off."""
+        there, row = await self.ledger.checkpoints.find(self.id, place.key), await self.ledger.runs.get(self.id)
+        if there is None or row is None or not (there.attempt == row.attempt == self.attempt):
+            return False
+        return state is CheckpointState.FAILED or (there.state, there.digest) == (state, digest)
 
     def stop(self) -> None:
         """A fenced write was refused: raise ``Fenced``."""

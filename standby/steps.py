@@ -28,7 +28,8 @@ from standby.errors import CheckpointNotWritten, CheckpointUnreadable, UsageErro
 from standby.failures import revived, stored
 from standby.faults import reach
 from standby.ledger.checkpoints import Entry
-from standby.runs import CUT_OFF, AgentRun, Place, check_key, current_run
+from standby.places import Place, check_key
+from standby.runs import CUT_OFF, AgentRun, current_run
 from standby.states import CheckpointState, Effect
 from standby.values import Codec, summary
 

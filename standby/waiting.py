@@ -22,10 +22,11 @@ from standby.ledger.text import digest_of
 from standby.ledger.waits import Group, WaitRow
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.parking.lingering import linger
-from standby.runs import AgentRun, Place, check_key, current_run, question_on
+from standby.places import LONGEST_KEY, Place, check_key, question_on
+from standby.runs import AgentRun, current_run
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
 from standby.steps import in_step
-from standby.stops import stopped_without_ledger
+from standby.stops import Away, stopped_without_ledger
 from standby.values import Codec, summary
 from standby.waits import AgentFinished, Approval, Wait
 
@@ -72,7 +73,8 @@ async def wait_any(*, hold: str | timedelta | None = None, **waits: Wait[Any]) -
     """
     run = _run_here()
     asked = _asked(hold)
-    answers = await _settled(run, run.place("|".join(waits), kind=CheckpointKind.WAIT), Need.ANY, waits, asked)
+    place = run.place(_joined("|", waits), kind=CheckpointKind.WAIT)
+    answers = await _settled(run, place, Need.ANY, waits, asked)
     [(name, answer)] = answers.items()
     return First(name, answer)
 
@@ -84,7 +86,15 @@ async def wait_all(*, hold: str | timedelta | None = None, **waits: Wait[Any]) -
     """
     run = _run_here()
     asked = _asked(hold)
-    return await _settled(run, run.place("&".join(waits), kind=CheckpointKind.WAIT), Need.ALL, waits, asked)
+    return await _settled(run, run.place(_joined("&", waits), kind=CheckpointKind.WAIT), Need.ALL, waits, asked)
+
+
+def _joined(by: str, waits: dict[str, Wait[Any]]) -> str:
+    """The name of a group: those of its members, as far as a key takes them."""
+    for name in waits:
+        check_key(name)
+    joined = by.join(waits)
+    return joined if len(joined) <= LONGEST_KEY else f"{joined[:200]}...{digest_of(joined)}"
 
 
 def _asked(hold: Any) -> Asked | None:
@@ -120,6 +130,8 @@ async def _settled(
     try:
         with stopped_without_ledger(run.id):
             return await _answers(run, place, need, waits, asked)
+    except Away as stop:
+        raise run.must_stop(stop) from None
     except asyncio.CancelledError:
         if not (run.fenced or run.host_ends):
             # For an agent that goes on all the same; the wait stays open for one that ends.

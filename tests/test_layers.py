@@ -23,7 +23,8 @@ projection polling outlooks
 steps
 failures links waits wakeups callers addresses attaching
 runs hosting
-pulse checkpoints parts
+pulse checkpoints parts caught
+places
 spill
 ledger
 patience waker stillness

@@ -22,7 +22,8 @@ from standby.agents.thread import Thread
 from standby.agents.tracing import new_trace
 from standby.errors import ScopeStopped, UsageError
 from standby.failures import revived, stored
-from standby.runs import AgentRun, check_key, current_run
+from standby.places import check_key
+from standby.runs import AgentRun, current_run
 from standby.states import CheckpointState
 from standby.steps import in_step
 

@@ -26,7 +26,8 @@ from standby.agents.forms import More, more_budget
 from standby.agents.purse import Opened, Purse
 from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
 from standby.ledger.checkpoints import Entry
-from standby.runs import AgentRun, Place
+from standby.places import Place
+from standby.runs import AgentRun
 from standby.states import CheckpointKind, CheckpointState
 from standby.values import Codec
 

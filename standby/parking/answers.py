@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
@@ -18,7 +19,7 @@ from standby.policy import Policy
 from standby.runs import AgentRun
 from standby.states import Door, Outcome
 from standby.values import summary
-from standby.waits import Wait
+from standby.waits import Wait, unknown_fields
 
 
 async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> None:
@@ -61,6 +62,8 @@ async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[
     text = response.value
     try:
         text = answer_of(response, wait)
+        if unknown := unknown_fields(wait, json.loads(text)):
+            raise ValueError("; ".join(f"{field}: {reason}" for field, reason in unknown))
         answer, _ = declared.read(text)
         if wait.policy is not None and (policy := Policy.model_validate_json(wait.policy)).names_people:
             raise ValueError(

@@ -85,7 +85,7 @@ async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> t
                 if isinstance(state, Woken):
                     woken = state
                 elif await run.ledger.hosted.evict(run.id, run.attempt, hosting.address):
-                    raise Pause(state=state)
+                    raise run.must_stop(Pause(state=state))
                 else:
                     woken = Woken.SETTLED  # it is READY
                 await hosting.enters()

@@ -34,7 +34,10 @@ _CANCELLED = (StateType.CANCELLED, StateType.CANCELLING)
 
 
 async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
-    """Park with nothing left in memory: the state on the server is Suspended, and this attempt ends (``Pause``)."""
+    """Park with nothing left in memory: the state on the server is Suspended, and this attempt ends (``Pause``).
+
+    What the agent has in its ``finally`` does no new work then: the run is parked, and may be another attempt's.
+    """
     async with prefect_for(run.id) as client:
         tell_log(group)
         state = await show_suspended(client, run, group, run.attempt)
@@ -45,7 +48,7 @@ async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
         reach("wait.parked")
         if parked is RunState.READY and not (address is not None and call(address)):
             await wake(client, run.id)
-    raise Pause(state=state)
+    raise run.must_stop(Pause(state=state))
 
 
 async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, attempt: int) -> State[Any]:

@@ -4,7 +4,7 @@ Each says what row it is in the ledger, and reads its typed answer back from JSO
 """
 
 from standby.waits.agent import AgentFinished, Child, Finished
-from standby.waits.answers import checked_answer
+from standby.waits.answers import checked_answer, unknown_fields
 from standby.waits.approval import Approval, Decision
 from standby.waits.base import NOTHING, Wait
 from standby.waits.condition import Condition, Poll
@@ -17,5 +17,5 @@ from standby.waits.timer import Timer
 __all__ = [
     "NOTHING", "AgentFinished", "Approval", "Child", "Condition", "Decision", "Finished", "Poll", "PrefectEvent",
     "Signal", "Timer", "Wait", "as_text", "checked_answer", "command_for", "evidence_of", "imported", "program",
-    "quoted", "type_name",
+    "quoted", "type_name", "unknown_fields",
 ]  # fmt: skip

@@ -25,12 +25,8 @@ def checked_answer(wait: Any, text: str) -> str:
     except (ValueError, RecursionError) as error:
         raise AnswerRefused(wait.key, [("answer", f"it is not JSON: {error}")]) from error
     schema = json.loads(wait.answer_schema or "{}")
-    closed = "properties" in schema and not schema.get("additionalProperties")
-    if wait.kind == WaitKind.APPROVAL and isinstance(plain, dict) and closed:
-        # A misspelt field would be dropped in silence, and its default taken.
-        unknown = [(str(name), "the form has no such field") for name in plain if name not in schema["properties"]]
-        if unknown:
-            raise AnswerRefused(wait.key, unknown)
+    if unknown := unknown_fields(wait, plain):
+        raise AnswerRefused(wait.key, unknown)
     found = imported(wait.answer_type)
     codec: Codec[Any] = Codec(lambda: Any if found is None else found)
     try:
@@ -50,6 +46,16 @@ def checked_answer(wait: Any, text: str) -> str:
     if errors:
         raise AnswerRefused(wait.key, [(".".join(map(str, e.absolute_path)) or "answer", e.message) for e in errors])
     return stored
+
+
+def unknown_fields(wait: Any, plain: Any) -> list[tuple[str, str]]:
+    """Fields of an answer that its form does not have, each with what is wrong with it. A misspelt one would be dropped
+    in silence, and its default taken."""
+    schema = json.loads(wait.answer_schema or "{}")
+    closed = "properties" in schema and not schema.get("additionalProperties")
+    if wait.kind != WaitKind.APPROVAL or not isinstance(plain, dict) or not closed:
+        return []
+    return [(str(name), "the form has no such field") for name in plain if name not in schema["properties"]]
 
 
 def _no_constant(name: str) -> None:

@@ -87,6 +87,11 @@ class Approval(Wait[F]):
         max_age: timedelta | None = None,
     ) -> None:
         deadline = one_deadline(within, by)
+        if hasattr(fresh, "with_options"):
+            raise UsageError(
+                f"The approval {reason!r} has a step as fresh=, which a replay would not ask again. Give it a function "
+                "that is no step."
+            )
         super().__init__(reason, "approval", Codec(lambda: form), party, deadline, otherwise, fresh, max_age)
         if policy is not None and policy.names_people and not _has_switch(self.codec):
             raise UsageError(

@@ -13,6 +13,7 @@ from standby.errors import UsageError
 from standby.hold import Asked
 from standby.ledger.waits import WaitRow
 from standby.moments import BusinessDays, Moment, point_in_time
+from standby.places import check_text
 from standby.states import WaitKind
 from standby.values import Codec
 from standby.waits.names import type_name
@@ -44,7 +45,7 @@ class Wait(Generic[A]):
     def row(self, key: str, asked: Asked | None = None) -> WaitRow:
         """The wait as it opens now; ``deadline`` becomes a point in time. ``asked``: how its run is to be held.
 
-        Raises ``UsageError`` for text with NUL.
+        Raises ``UsageError`` for text that cannot be stored.
         """
         has_default = not isinstance(self.default, Nothing)
         row = WaitRow(
@@ -61,8 +62,7 @@ class Wait(Generic[A]):
             **self.more(),
         )
         for field in ("reason", "party", "topic", "correlation", "evidence"):
-            if "\0" in (getattr(row, field) or ""):
-                raise UsageError(f"The {field} of wait {key!r} has a NUL character, which cannot be stored. Remove it.")
+            check_text(getattr(row, field) or "", f"The {field} of wait {key!r},")
         return row
 
     def kind(self) -> WaitKind:

@@ -202,3 +202,20 @@ async def test_a_stray_resume_of_a_held_run_passes_no_gate(stage: Stage) -> None
     assert await run.rests() is RunState.COMPLETED
     assert await run.result() == "True fine"
     assert len(await run.waits()) == 1
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+async def test_what_an_agent_has_in_its_finally_does_not_act_when_it_parks(stage: Stage) -> None:
+    """G7: the run stands at one question, and goes on from there."""
+    runs = [await stage.start("deadlines.py:tidying") for _ in range(4)]
+    for run in runs:
+        assert await run.rests() is RunState.PARKED
+        assert [deed.key.rpartition("/")[2] for deed in run.deeds("act_on")] == ["reserve"]
+        assert [wait.reason for wait in await run.waits()] == ["Buy?"]
+        assert (await run.answer(YES)).won
+        assert await run.rests() is RunState.PARKED
+        assert (await run.open_wait()).reason == "Is it closed?"
+        assert (await run.answer(YES)).won
+        assert await run.rests() is RunState.COMPLETED
+        assert await run.result() == "buy True"
+        assert [deed.key.rpartition("/")[2] for deed in run.deeds("act_on")] == ["reserve", "buy", "release"]

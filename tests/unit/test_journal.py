@@ -8,7 +8,8 @@ import pytest
 from standby import JournalMismatch, UsageError, clock, settings
 from standby.ledger.checkpoints import Entry
 from standby.parts import part
-from standby.runs import AgentRun, Place, question_on
+from standby.places import Place, question_on
+from standby.runs import AgentRun
 from standby.states import CheckpointKind, CheckpointState, Hold
 
 STEP, WAIT = CheckpointKind.STEP, CheckpointKind.WAIT

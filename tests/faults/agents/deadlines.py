@@ -26,6 +26,18 @@ async def asking_for_now(seconds: float) -> str:
 
 
 @agent
+async def tidying() -> str:
+    """Reserved before the question, and released when all is over; each wait in its own ``try``."""
+    await act_on.with_options(key="reserve")("reserve")
+    try:
+        verdict = await wait_for(Approval("Buy?", form=Verdict))
+        return await act_on.with_options(key="buy")(f"buy {verdict.approved}")
+    finally:
+        await act_on.with_options(key="release")("release")
+        await wait_for(Approval("Is it closed?", form=Verdict), name="closed")
+
+
+@agent
 async def defaulting(seconds: float) -> str:
     verdict = await wait_for(
         Approval("Yes?", form=Verdict, within=timedelta(seconds=seconds),

@@ -1,0 +1,43 @@
+"""Errors of steps that the agent has evidently dealt with: part of its path, and raised again by a replay."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+from standby.places import Place
+
+
+class Failure:
+    """A step that raised (``text`` is the error as JSON), or was cut off by a cancellation (None).
+
+    Made in the task that had called it, and known to all tasks that this one begins from here on.
+    """
+
+    def __init__(self, place: Place, text: str | None) -> None:
+        self.place, self.text = place, text
+        self.over = False  # recorded
+        self._task = asyncio.current_task()
+        _behind.set(frozenset({self, *(failure for failure in _behind.get() if not failure.over)}))
+
+    @property
+    def caught(self) -> bool:
+        """Whether the agent has evidently dealt with it, seen from where it goes on to new work.
+
+        That is the task in which it happened, one that this has begun since, or any when that task has ended and
+        somebody has looked how.
+        """
+        if self in _behind.get():
+            return True
+        if self._task is None or not self._task.done():
+            return False
+        if self._task.cancelled():
+            # What a racing branch was at when it lost may not come up again before it loses again.
+            return self.text is not None or self.place.position is not None
+        # With an error that nobody has asked the task for, it may yet be what ends the run.
+        return not self._task._log_traceback
+
+
+_behind: ContextVar[frozenset[Any]] = ContextVar("standby_failures_behind", default=frozenset())
+"""The failures that whoever acts here has come past."""
