@@ -13,8 +13,8 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Running
 
 from standby.errors import LedgerUnavailable, UsageError
-from standby.parking import cancelled_before, retried_since
-from standby.states import RunState
+from standby.parking import cancelled_before, stands_since
+from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
     from standby.host.host import Host
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("standby.host")
 
 _ENDED = {StateType.COMPLETED: RunState.COMPLETED, StateType.FAILED: RunState.FAILED}
+
+
+LOOKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds after each look whether Prefect has a state that it has told of, which it does before it is so."""
 
 
 class Ends:
@@ -37,7 +41,7 @@ class Ends:
             except ObjectNotFound:
                 return
             if state is not None and is_over(state):
-                self._host.start(self._end(run_id, state))
+                self.end_soon(run_id, state)
             elif state is None or not state.is_running():
                 # Prefect would let a run that was cancelled go on; the ledger ends it, and its number goes up.
                 row = await self._host.ledger.runs.get(run_id)
@@ -59,25 +63,43 @@ class Ends:
         self._host.start(look())
 
     def cancel_soon(self, run_id: str) -> None:
-        """The run was cancelled in Prefect."""
-        self._host.start(self._end(run_id, Cancelled(message="It was cancelled in Prefect.")))
+        """The run was cancelled in Prefect, it is said, and not by which state."""
+        self._host.start(self._end(run_id, None))
 
-    async def _end(self, run_id: str, state: State[Any]) -> None:
+    def end_soon(self, run_id: str, state: State[Any]) -> None:
+        """The run was ended in Prefect by this state, it is said: perhaps late, and perhaps before it is so."""
+        self._host.start(self._end(run_id, state))
+
+    async def _is_so(self, run_id: str, state: State[Any] | None) -> bool:
+        """Whether Prefect has the run ended so, and nobody has retried it since."""
+        if state is None:
+            return await cancelled_before(self._host.plain, UUID(run_id))
+        for pause in LOOKS:
+            if (stands := await stands_since(self._host.plain, UUID(run_id), state.id)) is not None:
+                return stands
+            await asyncio.sleep(pause)
+        return False
+
+    async def _end(self, run_id: str, state: State[Any] | None) -> None:
         """End a run that somebody has ended in Prefect: in the ledger, here, and in Prefect if it is left to us."""
         try:
-            row = await self._host.ledger.runs.get(run_id)
-            guest = self._host.guests.get(run_id)
-            ours = row is not None and (
-                row.holder == self._host.holder or row.state in (RunState.PARKED, RunState.READY)
-            )
-            if guest is None and not ours:
-                return
-            if await retried_since(self._host.plain, UUID(run_id), state.timestamp):
-                return  # it was heard of late
-            ended = _ENDED.get(state.type, RunState.CANCELLED)
-            await self._host.ledger.runs.end_from_outside(
-                run_id, ended, f"{state.name} in Prefect: {state.message or ''}", at=state.timestamp
-            )
+            while True:
+                row = await self._host.ledger.runs.get(run_id)
+                guest = self._host.guests.get(run_id)
+                ours = row is not None and (
+                    row.holder == self._host.holder or row.state in (RunState.PARKED, RunState.READY)
+                )
+                if (guest is None and not ours) or not await self._is_so(run_id, state):
+                    return
+                told = state or Cancelled(message="It was cancelled in Prefect.")
+                ended = _ENDED.get(told.type, RunState.CANCELLED)
+                said = f"{told.name} in Prefect: {told.message or ''}"
+                if row is None or RunState(row.state) in ENDED:
+                    break
+                if await self._host.ledger.runs.end_from_outside(
+                    run_id, ended, said, attempt=row.attempt, at=told.timestamp
+                ):
+                    break  # else it has gone on meanwhile, perhaps for a retry
             if guest is not None:
                 guest.cancel()
                 if guest.task is not None and guest.task is not asyncio.current_task():
@@ -92,7 +114,9 @@ class Ends:
 
     async def _show_cancelled(self, run_id: str) -> None:
         now = (await self._host.plain.read_flow_run(UUID(run_id))).state
-        if now is not None and now.type is not StateType.CANCELLED:
+        if now is None or now.type is StateType.CANCELLED:
+            return
+        if await cancelled_before(self._host.plain, UUID(run_id)):
             await self._host.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
 
 

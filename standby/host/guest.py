@@ -33,6 +33,10 @@ LOOKS = (0.01, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds before each look whether Prefect has the run scheduled: it tells of that a hundredth before it is so."""
 
 
+class Overtaken(Exception):
+    """The run has gone on since it parked: that need not be shown any more."""
+
+
 class Phase(StrEnum):
     BEGINNING = "beginning"
     RUNNING = "running"
@@ -114,6 +118,9 @@ class Guest:
         attempt = run.attempt
 
         async def show() -> State[Any]:
+            row = await self.host.ledger.runs.get(self.id)
+            if row is None or row.attempt != attempt:
+                raise Overtaken  # by itself or, where this process was frozen, by another
             return await show_suspended(self.host.plain, run, group, attempt)
 
         self._suspended = self.host.following.later(self.id, show, parks=True)
@@ -123,7 +130,9 @@ class Guest:
         if suspended.cancelled():
             return
         error = suspended.exception()
-        if isinstance(error, UsageError):
+        if isinstance(error, Overtaken):
+            pass
+        elif isinstance(error, UsageError):
             self._unfit = error
             self._woken.set()
         elif isinstance(error, Abort):
@@ -171,6 +180,7 @@ class Guest:
                 log.warning("Whether run %s was resumed cannot be seen: %s", self.name, error)
                 continue
             if state is not None and state.type is StateType.SCHEDULED:
+                self.host.ends.heed_cancel(self.id)
                 return True
         return False
 

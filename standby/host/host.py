@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import PrefectHTTPStatusError
 
 from standby import holder
 from standby.errors import LedgerUnavailable
@@ -33,6 +35,7 @@ from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.runs import Claim
 from standby.parking.following import Following
+from standby.projection import states_of
 from standby.pulse import pulse
 from standby.wakeups import Ear
 
@@ -183,7 +186,7 @@ class Host:
         """Prefect says that the run is in this state. True when nothing more need be done about it."""
         guest = self.guests.get(run_id)
         if state.type in (StateType.CANCELLED, StateType.CANCELLING):
-            self.ends.cancel_soon(run_id)
+            self.ends.end_soon(run_id, state)
             return True
         if guest is None:
             return state.type is not StateType.SCHEDULED
@@ -216,13 +219,28 @@ class Host:
             log.warning("%s", error)
 
     async def refresh(self) -> None:
-        """New deployments of the pool, and what other hosts have left."""
+        """New deployments of the pool, what other hosts have left, and whatever was not heard."""
         self.deployments = await self._deployments() - self.intake.apart
         await self.ledger.hosted.adopt(self.deployments, self.address)
         await self._compare()
+        self.compare_with_prefect_soon()
+
+    def compare_with_prefect_soon(self) -> None:
+        """Prefect's events may have been missed."""
+        self.start(self._look_for_ends())
+
+    async def _look_for_ends(self) -> None:
+        """What was cancelled in Prefect while its events did not come. The keeper does it for what is parked."""
+        at_work = [guest.id for guest in self.guests.values() if guest.phase is not Phase.WARM]
+        try:
+            for run_id, state in (await states_of(self.plain, at_work)).items():
+                if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+                    self.ends.end_soon(run_id, state)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("Whether agents were cancelled in Prefect cannot be seen for now: %s", error)
 
     async def _compare(self) -> None:
-        """Forget what is another's by now."""
+        """Forget what is another's by now, and give up what nobody here has."""
         lingering = {guest: guest.run.attempt for guest in self.guests.values() if guest.run and guest.run.lingering}
         try:
             mine = await self.ledger.hosted.warm_in(self.holder)
@@ -234,6 +252,11 @@ class Host:
                 if row is None or row.holder != self.holder:
                     log.info("Run %s is another's now; it is forgotten here.", guest.name)
                     guest.leave()
+            for run_id in mine:
+                # The answer to its park was lost, and its attempt has ended.
+                if run_id not in self.guests and run_id not in self.intake.beginning:
+                    log.warning("Run %s is said to be warm in this host, and is not here.", run_id)
+                    await self.ledger.hosted.abandon_one(run_id, self.holder, f"{self.address}#{run_id}")
         except LedgerUnavailable as error:
             log.warning("%s", error)
 
@@ -261,7 +284,7 @@ class Host:
             self.returns.start(self.returns.give_back(guest.id, guest.claimed.attempt))
         elif guest.run is None and guest.leaving and not guest.cancelled:
             self.returns.start(self.returns.give_up(guest.id))
-        elif guest.missed_a_call:
+        elif guest.missed_a_call or guest.cancelled:  # which may be retried by now
             self.intake.want([guest.id])
             self.intake.seek(guest.id)
 

@@ -104,6 +104,8 @@ class Intake:
             elif self._host.open:
                 self._host.begin(flow_run, placement.flow, taken[0])
                 begun = True
+                if flow_run.state is not None and flow_run.state.name == "Resuming":
+                    self._host.ends.heed_cancel(run_id)
         except LedgerUnavailable as error:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
         except ObjectNotFound:

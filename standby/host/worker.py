@@ -158,7 +158,7 @@ class HostWorker(ProcessWorker):
             return [self._once(host)]
         watch = Watch(host)
         return [
-            hear(str(self.client.api_url), self.work_pool.id, self._heard, self._look_soon),
+            hear(str(self.client.api_url), self.work_pool.id, self._heard, self._connected),
             self._poll(),
             self._sync(host),
             watch.run(),
@@ -188,6 +188,11 @@ class HostWorker(ProcessWorker):
     def _seek_run(self, run_id: str) -> None:
         self._sought.add(run_id)
         self._seek.set()
+
+    def _connected(self) -> None:
+        assert self.host is not None
+        self._look_soon()
+        self.host.compare_with_prefect_soon()
 
     def _look_soon(self) -> None:
         self._seek.set()

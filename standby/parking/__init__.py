@@ -12,6 +12,7 @@ from standby.parking.client import (
     has_run,
     retried_since,
     show_cancelled,
+    stands_since,
     start_awaited,
 )
 from standby.parking.forms import description_of, form_schema
@@ -34,6 +35,7 @@ __all__ = [
     "retried_since",
     "show_cancelled",
     "show_suspended",
+    "stands_since",
     "start_awaited",
     "suspend",
     "take_response",

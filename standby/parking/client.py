@@ -83,6 +83,15 @@ async def retried_since(client: PrefectClient, run_id: UUID, when: datetime) -> 
     return any(_is_retry(state) and state.timestamp > when for state in await client.read_flow_run_states(run_id))
 
 
+async def stands_since(client: PrefectClient, run_id: UUID, state_id: UUID) -> bool | None:
+    """Whether nobody has had the run started again since it came to this state; None if it has not come to it."""
+    history = await client.read_flow_run_states(run_id)
+    ids = [state.id for state in history]
+    if state_id not in ids:
+        return None
+    return not any(map(_is_retry, history[ids.index(state_id) + 1 :]))
+
+
 async def cancelled_before(client: PrefectClient, run_id: UUID) -> bool:
     """Whether the run was cancelled, and nobody has retried it since."""
     cancelled = False

@@ -66,7 +66,13 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
     try:
         state = await propose_state(client, state, flow_run_id=UUID(run.id))
     except Pause as already:
-        state = already.state or state
+        shown = already.state
+        if shown is not None and shown.state_details.pause_key != pause_key and not is_paused_by_somebody(shown):
+            # With the form of an earlier question, by an attempt that was late.
+            await client.set_flow_run_state(UUID(run.id), Running(), force=True)
+            state = await propose_state(client, state, flow_run_id=UUID(run.id))
+        else:
+            state = shown or state
     except Abort as refused:
         if not await is_revived(client, run, attempt):
             raise run.must_stop(

@@ -9,11 +9,14 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Cancelled, Crashed, Scheduled
+from prefect.states import Cancelled, Cancelling, Crashed, Running, Scheduled, Suspended
+from sqlalchemy import text
 
-from standby import clock
+from standby import clock, settings
+from standby.errors import LedgerUnavailable
 from standby.host import worker
 from standby.host.worker import HostWorker
+from standby.ledger.runs import Runs
 from standby.parking import suspending
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
@@ -74,8 +77,102 @@ async def test_a_cancel_that_is_heard_of_late_does_not_end_a_run_that_was_retrie
     await run.is_warm()
     for run_id, state in held:
         await inn.host.ends._end(run_id, state)
+        await inn.host.ends._end(run_id, None)
     assert (await run.row()).state == RunState.PARKED
     await run.signal("round-0", 2)
+    assert await run.result() == 2
+
+
+async def test_a_host_that_opens_hears_of_the_last_minute_and_undoes_no_retry(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect tells whoever connects of the last minute once more."""
+    heard: list[State[Any]] = []
+    hear = HostWorker._heard
+
+    def noted(self: HostWorker, run_id: str, state: State[Any]) -> None:
+        hear(self, run_id, state)
+        if run_id == run.id and state.type is StateType.CANCELLED:
+            heard.append(state)
+
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelled(message="oops"))
+    await run.is_in(RunState.CANCELLED)
+    await wait_until(lambda: run.id not in inn.host.guests)
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled())
+    await run.is_warm()
+    await inn.closes()
+    monkeypatch.setattr(HostWorker, "_heard", noted)
+    await inn.opens()
+    await wait_until(lambda: heard, shows=run.shown)
+    await inn.host.ends._end(run.id, heard[0])  # as has been begun
+    assert (await run.row()).state == RunState.PARKED
+    await run.signal("round-0", 2)
+    assert await run.result() == 2
+
+
+async def test_a_park_whose_answer_was_lost_is_made_good(inn: Inn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger has it, its attempt does not know, and Prefect shows no question."""
+    monkeypatch.setattr(settings, "START_GRACE", timedelta(seconds=0.5))
+    monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(seconds=0.2))
+    park, lost = Runs.park, []
+
+    async def reply_lost(self: Runs, run_id: str, *args: Any) -> RunState | None:
+        parked = await park(self, run_id, *args)
+        if not lost:
+            lost.append(run_id)
+            raise LedgerUnavailable("the ledger", "the connection was cut")
+        return parked
+
+    monkeypatch.setattr(Runs, "park", reply_lost)
+    run = await inn.start("visitor", rounds=1)
+    await wait_until(lambda: lost and run.id not in inn.host.guests, shows=run.shown)
+    await inn.host.refresh()
+    await run.is_warm()
+    await run.signal("round-0", 2)
+    assert await run.result() == 2
+
+
+async def test_what_a_frozen_host_has_still_to_tell_of_a_run_that_was_taken_over_is_not_told(inn: Inn) -> None:
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
+    group = await inn.ledger.waits.group(run.id, "round-0")
+    taken = text("UPDATE runs SET attempt = attempt + 1, holder = 'another' WHERE id = :run")
+    await inn.ledger.database.write(taken, {"run": run.id})
+    await inn.client.set_flow_run_state(UUID(run.id), Running(), force=True)
+    run.guest.parks(group)
+    await inn.host.following.drained(run.id)
+    assert (await run.prefect()).is_running()
+    await inn.host.ledger.hosted.abandon("another")
+    await inn.host.refresh()
+    await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
+
+
+async def test_the_form_of_an_earlier_question_is_replaced(inn: Inn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late attempt has had Prefect show it just before: it would take an answer for the question of then."""
+    run = await inn.start("visitor", rounds=2)
+    await run.is_warm()
+    [first] = await inn.ledger.waits.open_ones([run.id])
+    real, done = suspending.propose_state, []
+
+    async def proposed(client: PrefectClient, state: State[Any], flow_run_id: UUID) -> State[Any]:
+        if not done:
+            done.append(1)
+            await inn.client.set_flow_run_state(flow_run_id, Suspended(pause_key=f"{first.id}-1-1"), force=True)
+        return await real(client, state, flow_run_id=flow_run_id)
+
+    monkeypatch.setattr(suspending, "propose_state", proposed)
+    await run.signal("round-0", 1)
+
+    async def shows_the_second() -> bool:
+        waiting = await inn.ledger.waits.open_ones([run.id])
+        key = (await run.prefect()).state_details.pause_key
+        return bool(waiting and key and key.startswith(waiting[0].id) and waiting[0].id != first.id)
+
+    await wait_until(shows_the_second, shows=run.shown)
+    await run.is_shown_as("Suspended")
+    await run.signal("round-1", 1)
     assert await run.result() == 2
 
 
@@ -109,6 +206,27 @@ async def test_a_warm_run_that_is_resumed_without_an_event_goes_on(inn: Inn) -> 
     await run.is_shown_as("Suspended")
     await run.signal("round-0", 2)
     assert await run.result() == 2
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_a_cancel_of_a_working_run_that_nobody_told_of_is_seen(inn: Inn) -> None:
+    run = await inn.start("worker", steps=100_000)
+    await run.is_in(RunState.RUNNING)
+    await run.is_shown(StateType.RUNNING)
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelling(message="not wanted"))
+    await inn.host.refresh()  # as it does every half minute
+    await run.is_in(RunState.CANCELLED)
+    await run.is_shown(StateType.CANCELLED)
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_a_cancel_of_a_warm_run_that_a_wake_has_overtaken_is_kept_to(inn: Inn) -> None:
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="Resuming"))
+    await run.is_in(RunState.CANCELLED)
+    await run.is_shown(StateType.CANCELLED)
 
 
 @pytest.mark.usefixtures("deaf")
