@@ -111,6 +111,7 @@ def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any
         "accepted": made.won or made.counted, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken,
     }  # fmt: skip
     report["counted"] = made.counted
+    where = f" Run {run.name} is {run.state}."
     if made.counted:
         sentence = _counted(made.wait, actor, votes)
     elif made.won:
@@ -119,9 +120,9 @@ def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any
         who = made.winner.actor or made.winner.door
         report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
                             "answer": json.loads(made.winner.answer or "null")}  # fmt: skip
-        sentence = f"Too late: {who} was first, with {made.winner.answer}. The question was: {wait.reason}"
+        sentence = f"Too late: {who} was first, with {made.winner.answer}. The question was: {wait.reason}{where}"
     else:
-        sentence = f"Too late: the wait is closed. The question was: {wait.reason}"
+        sentence = f"Too late: the wait is closed. The question was: {wait.reason}{where}"
     tell(as_json, report, sentence)
     return 0 if made.won or made.counted else 1
 
@@ -193,7 +194,9 @@ async def _one_wait(ledger: Ledger, target: str, *, settled: bool = False) -> An
     meant = _answerable([*named, *of_runs])
     found = [wait for wait in meant if wait.state == WaitState.OPEN] or named
     if not found and settled and len(runs) == 1:
-        found = sorted((wait for wait in meant if wait.settled_at is not None), key=lambda wait: wait.settled_at)[-1:]
+        # The last one that a person was asked, rather than a message that came since.
+        over = [wait for wait in meant if wait.settled_at is not None]
+        found = sorted(over, key=lambda wait: (wait.kind == WaitKind.APPROVAL, wait.settled_at))[-1:]
     if not found:
         raise UnknownWait(target, f"run {runs[0].name} is {runs[0].state} and waits for nobody")
     if len(found) > 1:

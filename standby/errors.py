@@ -173,7 +173,7 @@ class JournalMismatch(StandbyError):
         super().__init__(
             f"Run {run_id} cannot go on with this code: {detail}. It stopped before doing anything new. "
             "Deploy code that keeps the steps the run has passed in their order, then retry the run; "
-            "or cancel it and start a new one."
+            "or start a new one."
         )
 
 

@@ -29,12 +29,12 @@ def check_key(key: str) -> None:
         raise UsageError(f"The key or name {key!r} will not do: it must not be empty or have '#', '/' or '?' in it.")
     if len(key) > LONGEST_KEY:
         raise UsageError(f"The key or name {key[:40]!r}... is {len(key)} long. {LONGEST_KEY} characters are the most.")
-    check_text(key, "The key or name")
+    check_text(key, f"The key or name {key!r}")
 
 
 def check_text(text: str, what: str) -> None:
     """Refuse what cannot be stored: NUL, and half of a surrogate pair, which is no character."""
     if "\0" in text:
-        raise UsageError(f"{what} {text!r} has a NUL character, which cannot be stored. Remove it.")
+        raise UsageError(f"{what} has a NUL character, which cannot be stored. Remove it.")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise UsageError(f"{what} {text!r} has half of a surrogate pair, which is no character. Remove it.")
+        raise UsageError(f"{what} has half of a surrogate pair, which is no character. Remove it.")

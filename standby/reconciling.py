@@ -50,7 +50,8 @@ ENDED_IN_PREFECT = {
 
 async def end_as_prefect_says(ledger: Ledger, run: Any, state: State[Any]) -> None:
     """End the run in the ledger, too, and close its waits. ``run``: its row from before Prefect was asked."""
-    ended, said = ENDED_IN_PREFECT[state.type], f"{state.name} in Prefect: {state.message or ''}"
+    ended = ENDED_IN_PREFECT[state.type]
+    said = f"{state.name} in Prefect{f': {state.message}' if state.message else ''}"
     if await ledger.runs.end_from_outside(run.id, ended, said, attempt=run.attempt, at=state.timestamp):
         log.info("Run %s was ended in Prefect (%s); its waits are closed.", run.id, state.name)
 

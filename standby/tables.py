@@ -36,16 +36,14 @@ def runs_table(runs: list[dict[str, Any]], type_where: str = "") -> RenderableTy
     questions = [(run, wait) for run in runs for wait in run["waits"] if wait["kind"] == WaitKind.APPROVAL]
     if not questions:
         return table
-    how = Table.grid(padding=(0, 2))
-    for run, wait in questions:
-        how.add_row(
-            Text(plain(run["name"]), no_wrap=True),
-            Text(plain(wait["command"]), no_wrap=True),
-            Text(plain(beside(run, wait)), overflow="fold"),
-        )
+    # To be copied: nothing is cut, however narrow the terminal is.
+    how = [
+        Text(plain(f"{run['name']}: {wait['command']}\n  {beside(run, wait)}".rstrip()), overflow="fold")
+        for run, wait in questions
+    ]
     pages = any(run["ui"] and wait["decided_by"] is None for run, wait in questions)
     or_there = ", or open the address and press Resume" if pages else ""
-    return Group(table, Text(f"\nTo answer, type{type_where}{or_there}:"), how)
+    return Group(table, Text(f"\nTo answer, type{type_where}{or_there}:"), *how)
 
 
 def asked(wait: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
-from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from standby.errors import NotStorable
@@ -24,7 +24,16 @@ T = TypeVar("T")
 @lru_cache(maxsize=512)
 def _shared_adapter(annotation: Any, _as_text: str) -> TypeAdapter[Any]:
     """An adapter takes 26 KiB, and each wait of each run has one."""
-    return TypeAdapter(annotation)
+    return _adapter(annotation)
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"))
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(annotation)  # a model has its own
 
 
 class Codec(Generic[T]):
@@ -46,7 +55,7 @@ class Codec(Generic[T]):
             # As text, too: unions of the same types in another order are equal, and not the same.
             return _shared_adapter(self.annotation, repr(self.annotation))
         except TypeError:  # not hashable
-            return TypeAdapter(self.annotation)
+            return _adapter(self.annotation)
 
     def check(self, what: str) -> None:
         """Raise ``NotStorable`` naming ``what`` if no value of this annotation could be stored."""
@@ -61,7 +70,11 @@ class Codec(Generic[T]):
         try:
             plain = self._adapter.dump_python(value, mode="json", warnings="error")
             text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
-            back = self._adapter.validate_json(text)
+            back = self.decode(text)
+            # A model whose validators change what they have made themselves would change it at each reading.
+            if self._adapter.dump_python(back, mode="json") != plain:
+                raise ValueError("it would be read back as another value: see to it that its validators leave alone "
+                                 "what they have made")  # fmt: skip
             # Under Any, Pydantic writes NaN and infinity as null.
             if "null" in text and self._not_numbers(value) != self._not_numbers(back):
                 raise ValueError("NaN or infinity would become null")
@@ -83,8 +96,11 @@ class Codec(Generic[T]):
         return found
 
     def decode(self, text: str) -> T:
-        """The value of a JSON text. Raises ``pydantic.ValidationError`` when it does not fit the annotation."""
-        return self._adapter.validate_json(text)
+        """The value of a JSON text. Raises ``pydantic.ValidationError`` when it does not fit the annotation.
+
+        Fields have their names or their aliases: values are written with their names, and forms have the aliases.
+        """
+        return self._adapter.validate_json(text, by_alias=True, by_name=True)
 
     @staticmethod
     def plain(text: str) -> Any:

@@ -99,6 +99,8 @@ def wait_view(wait: Any, decisions: Iterable[Any] = ()) -> dict[str, Any]:
     policy = _policy(wait)
     return {
         "id": wait.id,
+        "run_id": wait.run_id,
+        "flow": wait.agent,
         "key": wait.key,
         "kind": wait.kind,
         "state": wait.state,

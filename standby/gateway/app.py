@@ -148,5 +148,5 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
 async def _found(ledger: Ledger, wait_id: str) -> Any:
     found = await ledger.waits.get(wait_id)
     if found is None:
-        raise UnknownWait(wait_id)
+        raise UnknownWait(wait_id, "the gateway takes whole ids, as `GET /waits` has them")
     return found

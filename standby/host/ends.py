@@ -91,9 +91,9 @@ class Ends:
                 )
                 if (guest is None and not ours) or not await self._is_so(run_id, state):
                     return
-                told = state or Cancelled(message="It was cancelled in Prefect.")
+                told = state or Cancelled()
                 ended = _ENDED.get(told.type, RunState.CANCELLED)
-                said = f"{told.name} in Prefect: {told.message or ''}"
+                said = f"{told.name} in Prefect{f': {told.message}' if told.message else ''}"
                 if row is None or RunState(row.state) in ENDED:
                     break
                 if await self._host.ledger.runs.end_from_outside(

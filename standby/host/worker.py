@@ -290,7 +290,7 @@ class HostWorker(ProcessWorker):
         if proposed.cancelled():
             return False  # the host ends
         if isinstance(error := proposed.exception(), Abort | Pause):
-            log.info("Run %s is not begun here: %s", flow_run.name, error)
+            log.info("Run %s is not begun here, another has it or it is over: %s", flow_run.name, error)
             return False
         return proposed.result().is_pending()
 

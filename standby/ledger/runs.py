@@ -18,6 +18,7 @@ from standby.ledger.holds import held
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt, take
 from standby.ledger.notifications import told
 from standby.ledger.tables import Checkpoint, Run, Wait, table_of
+from standby.ledger.text import SHORTEST
 from standby.states import ENDED, Hold, RunState, WaitState
 
 runs = table_of(Run)
@@ -249,10 +250,11 @@ class Runs:
         return rows[0] if rows else None
 
     async def find(self, prefix: str) -> list[Row[Any]]:
-        """Runs whose id starts with ``prefix`` or whose name is ``prefix``."""
-        return await self._db.read(
-            select(runs).where(or_(runs.c.id.startswith(prefix, autoescape=True), runs.c.name == prefix))
-        )
+        """Runs whose id starts with ``prefix``, if that is long enough, or whose name is ``prefix``."""
+        named = runs.c.name == prefix
+        if len(prefix) >= SHORTEST:
+            named = or_(runs.c.id.startswith(prefix, autoescape=True), named)
+        return await self._db.read(select(runs).where(named))
 
     async def all(self, *, ended: bool) -> list[Row[Any]]:
         """Runs, oldest first; with ``ended`` those that ended, too."""

@@ -1,8 +1,11 @@
-"""The digest the ledger keeps of stored text."""
+"""The digest the ledger keeps of stored text, and how ids may be cut."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
+
+SHORTEST = 6
+"""Characters that the beginning of an id must have to stand for it: fewer are soon another's."""
 
 
 def digest_of(text: str) -> str:

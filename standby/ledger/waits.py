@@ -21,6 +21,7 @@ from standby.ledger.notices import notify
 from standby.ledger.polls import first_poll
 from standby.ledger.settling import Settled, decide, settle_in, winner_of
 from standby.ledger.tables import Decision, Run, Wait, table_of
+from standby.ledger.text import SHORTEST
 from standby.ledger.votes import next_chase, vote_in
 from standby.states import (
     BY_SIGNAL,
@@ -245,7 +246,9 @@ class Waits:
         return rows[0] if rows else None
 
     async def find(self, prefix: str) -> list[Row[Any]]:
-        """Waits whose id starts with ``prefix``."""
+        """Waits whose id starts with ``prefix``, if that is long enough."""
+        if len(prefix) < SHORTEST:
+            return []
         return await self._db.read(select(waits).where(waits.c.id.startswith(prefix, autoescape=True)))
 
     async def open_ones(self, run_ids: list[str] | None = None, *, limit: int | None = None) -> list[Row[Any]]:

@@ -67,8 +67,8 @@ async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[
         answer, _ = declared.read(text)
         if wait.policy is not None and (policy := Policy.model_validate_json(wait.policy)).names_people:
             raise ValueError(
-                f"here nobody knows who decides, and it counts ({policy.said}): answer in the terminal or through the "
-                "gateway"
+                f"Prefect does not say who answers, and it counts ({policy.said}): answer in the terminal, through the "
+                "gateway or by a link"
             )
     except (ValueError, TypeError, KeyError) as error:
         if not await run.ledger.waits.note_refusal(run.id, run.attempt, wait.id, text, summary(error)):

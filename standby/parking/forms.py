@@ -83,7 +83,7 @@ def description_of(wait: Any) -> str:
     if wait.policy is not None and (policy := Policy.model_validate_json(wait.policy)).names_people:
         parts.append(
             f"**Not to be answered here**, where nobody knows who answers: {as_text(policy.said)}. "
-            "Answer in the terminal or through the gateway."
+            "Answer in the terminal, through the gateway or by a link."
         )
     if wait.deadline is not None:
         then = f"it counts as “{_default_in_words(wait)}”" if wait.has_default else "the wait times out"

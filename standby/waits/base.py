@@ -62,7 +62,7 @@ class Wait(Generic[A]):
             **self.more(),
         )
         for field in ("reason", "party", "topic", "correlation", "evidence"):
-            check_text(getattr(row, field) or "", f"The {field} of wait {key!r},")
+            check_text(getattr(row, field) or "", f"The {field} of wait {key!r}")
         return row
 
     def kind(self) -> WaitKind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from standby.moments import BusinessDays, Moment, next_of, point_in_time, zone
 from standby.states import WaitKind
@@ -22,9 +22,11 @@ class Timer(Wait[None]):
         zone(tz)
         in_tz = f" ({tz})" if isinstance(until, str) or type(until) is date else ""
         text = until.isoformat(timespec="seconds") if isinstance(until, datetime) else str(until)
-        text = f"{until.days} working days" if isinstance(until, BusinessDays) else text
+        if isinstance(until, BusinessDays):
+            text = f"{until.days} working day{'' if until.days == 1 else 's'}"
+        verb = "for" if isinstance(until, BusinessDays | timedelta) else "until"
         deadline = None if isinstance(until, str) else until
-        super().__init__(f"until {text}{in_tz}", "timer", Codec(lambda: None), None, deadline, None)
+        super().__init__(f"{verb} {text}{in_tz}", "timer", Codec(lambda: None), None, deadline, None)
         if isinstance(until, str):
             next_of(until, tz=tz)  # one that is wrong is refused where it is written
         object.__setattr__(self, "tz", tz)

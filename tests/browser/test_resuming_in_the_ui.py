@@ -171,7 +171,7 @@ async def test_a_question_for_two_people_says_that_it_is_not_answered_here(
     assert (await ui.submit()).verdict == "ACCEPT"
     again = await place.parked(run_id, attempt=2)
     assert again.id == asked.id
-    assert "here nobody knows who decides" in again.refused
+    assert "Prefect does not say who answers" in again.refused
     assert [each.verdict for each in await place.ledger.waits.decisions_of(run_id)] == [Verdict.REFUSED]
 
 

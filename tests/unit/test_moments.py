@@ -41,11 +41,11 @@ def test_from_a_weekend_the_first_working_day_counts() -> None:
 @pytest.mark.parametrize(
     ("timer", "due", "reason"),
     [
-        (Timer(timedelta(hours=1)), FRIDAY + timedelta(hours=1), "until 1:00:00"),
+        (Timer(timedelta(hours=1)), FRIDAY + timedelta(hours=1), "for 1:00:00"),
         (Timer(date(2026, 4, 1)), datetime(2026, 4, 1, tzinfo=UTC), "until 2026-04-01 (UTC)"),
         (Timer(date(2026, 4, 1), tz="Europe/Berlin"), datetime(2026, 3, 31, 22, tzinfo=UTC),
          "until 2026-04-01 (Europe/Berlin)"),
-        (Timer(BusinessDays(1)), datetime(2026, 3, 30, 14, 30, tzinfo=UTC), "until 1 working days"),
+        (Timer(BusinessDays(1)), datetime(2026, 3, 30, 14, 30, tzinfo=UTC), "for 1 working day"),
         (Timer("0 9 * * MON"), datetime(2026, 3, 30, 9, tzinfo=UTC), "until 0 9 * * MON (UTC)"),
         (Timer("0 9 * * MON", tz="Europe/Berlin"), datetime(2026, 3, 30, 7, tzinfo=UTC),
          "until 0 9 * * MON (Europe/Berlin)"),

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_validator
 
 from standby.errors import NotStorable
 from standby.values import Codec
@@ -37,6 +37,30 @@ class Point(NamedTuple):
     y: float
 
 
+class Note(BaseModel):
+    """Its fields have other names outside."""
+
+    text: str = Field(default="", alias="orderNote")
+    item_id: int = Field(default=0, validation_alias=AliasChoices("item_id", "itemId"))
+
+
+class Scan(BaseModel):
+    """Whose bytes its own settings have as text."""
+
+    page: bytes
+
+
+class Price(BaseModel):
+    """In cents, and once more in cents at each reading."""
+
+    gross: int
+
+    @field_validator("gross")
+    @classmethod
+    def to_cents(cls, gross: int) -> int:
+        return gross * 100
+
+
 class Plain:
     """Nothing Pydantic knows how to store."""
 
@@ -54,6 +78,10 @@ def codec(annotation: Any) -> Codec[Any]:
         (float, -0.0),
         (str, "null"),
         (bytes, b"abc"),
+        (bytes, b"%PDF\xff\x00"),
+        (list[bytes | None], [b"\xff", None]),
+        (Note, Note(orderNote="fragile", item_id=7)),
+        (list[Note], [Note(orderNote="", item_id=0)]),
         (set[int], {1, 2}),
         (frozenset[str], frozenset({"a"})),
         (tuple[int, str], (1, "a")),
@@ -110,7 +138,8 @@ def endless() -> object:
         (Decimal, lambda: Decimal("NaN")),
         (str, lambda: "half of a pair: \ud83d"),
         (Any, lambda: {"\udc00": 1}),
-        (bytes, lambda: b"\xff"),
+        (Scan, lambda: Scan(page=b"\xff")),
+        (Price, lambda: Price(gross=20)),
         (Any, untold),
         (object, untold),
         (Any, lambda: lambda: 1),
@@ -138,6 +167,13 @@ def test_the_reason_of_a_refusal_fits_on_one_line() -> None:
         codec(Order).encode(Order([Line.model_construct(item=7)]), "step 'x'")
     assert "\n" not in str(refused.value)
     assert "pydantic.dev" not in str(refused.value)
+
+
+def test_what_comes_from_outside_has_the_names_of_outside() -> None:
+    """And what is stored has its own."""
+    note = codec(Note).decode('{"orderNote": "fragile", "itemId": 7}')
+    assert note == Note(orderNote="fragile", itemId=7)
+    assert codec(Note).encode(note, "the answer")[0] == '{"text":"fragile","item_id":7}'
 
 
 def test_a_stored_value_that_does_not_fit_any_more_says_where() -> None:

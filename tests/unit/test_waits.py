@@ -95,7 +95,7 @@ def test_a_timer_is_a_deadline_whose_default_is_nothing() -> None:
     row = Timer(timedelta(hours=1)).row("timer")
     assert (row.kind, row.deadline) == (WaitKind.TIMER, NOON + timedelta(hours=1))
     assert (row.has_default, row.default_answer) == (True, "null")
-    assert row.reason == "until 1:00:00"
+    assert row.reason == "for 1:00:00"
 
 
 def test_a_deadline_is_a_point_in_time_from_when_the_wait_opens() -> None:
