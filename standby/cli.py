@@ -21,7 +21,7 @@ from standby.errors import UnknownRun, UsageError
 from standby.ledger import Ledger
 from standby.states import Disposition
 from standby.tables import asked, plain, runs_table
-from standby.terminal import Json, err, escaped, open_ledger, out, own_words, perform, tell
+from standby.terminal import Json, err, escaped, name_of, open_ledger, out, own_words, perform, tell
 
 if TYPE_CHECKING:
     from standby.starts import ToStart
@@ -108,6 +108,10 @@ def signal(
     """
 
     async def work() -> int:
+        names = {"The topic": topic, "--key": key, "--id": delivery, "--source": source}
+        for what, name in names.items():
+            if name is not None:
+                name_of(name, what)
         async with open_ledger() as (ledger, place):
             with own_words():
                 made = await doors.signal(

@@ -15,7 +15,7 @@ from standby.holder import is_dead
 from standby.ledger import Ledger
 from standby.policy import Policy, approves
 from standby.states import NOBODY_ANSWERS, Door, Verdict, WaitKind, WaitState
-from standby.terminal import Json, open_ledger, own_words, perform, tell
+from standby.terminal import Json, name_of, open_ledger, own_words, perform, tell
 
 Target = Annotated[
     str, typer.Argument(metavar="WAIT", help="A wait's or a run's id (its beginning will do), or a run's name.")
@@ -62,8 +62,7 @@ def links(
             raise UsageError(
                 "Where the gateway is reached is not known. Set STANDBY_GATEWAY_URL to its public address."
             )
-        if not (name := person.strip()):
-            raise UsageError("A link is for somebody: give a name with --for.")
+        name = name_of(person.strip(), "--for")
         async with open_ledger() as (ledger, _):
             link = await link_for(ledger, await _one_wait(ledger, target), name)
             address = await address_of(ledger, link, gateway_url)
@@ -79,9 +78,7 @@ def links(
 
 
 async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, as_json: bool) -> int:
-    actor = getpass.getuser() if as_ is None else as_.strip()
-    if not actor:
-        raise UsageError("--as takes the name of who decides.")
+    actor = getpass.getuser() if as_ is None else name_of(as_.strip(), "--as")
     async with open_ledger() as (ledger, place):
         wait = await _one_wait(ledger, target, settled=True)
         run = await ledger.runs.get(wait.run_id)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from standby import clock, view
 from standby.errors import UsageError
-from standby.terminal import Json, escaped, open_ledger, out, perform
+from standby.terminal import Json, escaped, name_of, open_ledger, out, perform
 
 delegations_app = typer.Typer(help="Who decides in whose place, where a policy names who may.")
 
@@ -48,12 +48,16 @@ def list_delegations(context: typer.Context, as_json: Json = False) -> None:
 def add(
     giver: Annotated[str, typer.Argument(metavar="FROM", help="Who is away.")],
     taker: Annotated[str, typer.Argument(metavar="TO", help="Who decides in their place.")],
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it ends; without it, when it is ended.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until it ends; without it, when it is ended.")
+    ] = None,
 ) -> None:
     """Let somebody decide in the place of another. An earlier delegation of theirs ends."""
 
     async def work() -> int:
-        if not giver or not taker or giver == taker:
+        name_of(giver, "FROM")
+        name_of(taker, "TO")
+        if giver == taker:
             raise UsageError(f"{giver!r} cannot delegate to {taker!r}: give two different names.")
         until = None if days is None else clock.utcnow() + timedelta(days=days)
         async with open_ledger() as (ledger, _):

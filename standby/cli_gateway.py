@@ -12,7 +12,7 @@ from rich.table import Table
 from standby import clock, doors, view
 from standby.errors import UsageError
 from standby.states import Disposition, Role
-from standby.terminal import Json, escaped, open_ledger, out, perform, tell
+from standby.terminal import Json, escaped, name_of, open_ledger, out, perform, tell
 
 GATEWAY_PORT = 4280
 PORT_VARIABLE = "STANDBY_GATEWAY_PORT"
@@ -47,7 +47,9 @@ def add_key(
     party: Annotated[
         list[str] | None, typer.Option(help="An approver answers for this party only; may be given again.")
     ] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; without it, never.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until it expires; without it, never.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown once."""
@@ -55,6 +57,7 @@ def add_key(
     async def work() -> int:
         from standby.gateway.keys import make_key
 
+        name_of(name, "NAME")
         expires_at = None if days is None else clock.utcnow() + timedelta(days=days)
         async with open_ledger() as (ledger, _):
             key, key_id = await make_key(ledger, name, role, parties=party, expires_at=expires_at)

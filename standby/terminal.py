@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from standby.connect import Place, here
-from standby.errors import StandbyError
+from standby.errors import StandbyError, UsageError
+from standby.gateway.names import LONGEST_NAME, storable
 from standby.ledger import Ledger
 from standby.tables import plain
 
@@ -82,6 +83,17 @@ def own_words() -> Iterator[None]:
         yield
     finally:
         library.setLevel(level)
+
+
+def name_of(text: str, what: str) -> str:
+    """A name as every door takes it. Raises ``UsageError`` saying ``what`` it is of."""
+    try:
+        storable(text)
+    except ValueError as error:
+        raise UsageError(f"{what} cannot be stored: {error}.") from None
+    if not 0 < len(text) <= LONGEST_NAME:
+        raise UsageError(f"{what} has {len(text)} characters. It takes 1 to {LONGEST_NAME}.")
+    return text
 
 
 def tell(as_json: bool, data: dict[str, Any], sentence: str) -> None:

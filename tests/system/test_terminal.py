@@ -232,7 +232,7 @@ async def test_who_answers_second_by_the_name_of_the_run_is_told_too_though_it_h
     said = await standby("approve", f"name of {RUN}", "--as", "bob")
     assert said.code == 1
     assert said.out.startswith("Too late: ada was first, with {")
-    assert said.out.endswith(f"The question was: {PAY.reason}\n")
+    assert said.out.endswith(f"The question was: {PAY.reason} Run name of {RUN} is completed.\n")
 
 
 async def test_an_answer_is_taken_without_a_prefect_server_and_what_is_missing_is_said(
@@ -336,6 +336,45 @@ async def test_an_unknown_target_is_said_and_nothing_is_answered(
     in_json = await standby(*command, "--json")
     assert (in_json.code, sentence in in_json.json["error"]) == (1, True)
     assert await acts.states_of(ledger, RUN) == {"approval": "open"}
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["signal", "", "1"], "The topic has 0 characters. It takes 1 to 255."),
+        (["signal", "t", "1", "--key", "k" * 12_000], "--key has 12000 characters. It takes 1 to 255."),
+        (["signal", "t", "1", "--key", "\udcff"], "--key cannot be stored: it has half of a surrogate pair"),
+        (["delegations", "add", "bob", "z" * 300], "TO has 300 characters"),
+        (["delegations", "add", "", "zoe"], "FROM has 0 characters"),
+        (["keys", "add", "", "--role", "sender"], "NAME has 0 characters"),
+        (["approve", "anything", "--as", " "], "--as has 0 characters"),
+    ],
+)
+async def test_a_name_that_no_door_takes_is_refused(ledger: Ledger, command: list[str], says: str) -> None:
+    said = await standby(*command)
+    assert said.code == 1
+    assert says in said.sentence
+
+
+async def test_who_asks_after_the_end_is_told_what_the_person_said(ledger: Ledger) -> None:
+    """Not what a message said that came since."""
+    await parked(ledger, PAY)
+    await standby("approve", f"name of {RUN}", "--as", "ada")
+    attempt = (await acts.claim(ledger, RUN)).attempt
+    await acts.open_group(ledger, [SETTLED.row("settled")], run=RUN, attempt=attempt, key="settled")
+    assert (await standby("signal", "payment.settled", REPORT, "--key", "pay_1")).code == 0
+    assert await ledger.runs.end(RUN, attempt, RunState.COMPLETED, result='"paid"')
+    said = await standby("approve", f"name of {RUN}")
+    assert said.code == 1
+    assert said.out.startswith("Too late: ada was first, with {")
+    assert said.out.endswith(f"The question was: {PAY.reason} Run name of {RUN} is completed.\n")
+
+
+async def test_a_beginning_of_an_id_that_is_soon_another_s_stands_for_nothing(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, PAY)
+    for target in (wait.id[:5], RUN[:5]):
+        assert "no wait or run begins with that" in (await standby("approve", target)).sentence
+    assert (await standby("approve", wait.id[:6])).code == 0
 
 
 async def test_nobody_answers_a_timer(ledger: Ledger) -> None:
