@@ -153,15 +153,13 @@ async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listene
             return
         open_ones = [wait for wait in group.waits if wait.state == WaitState.OPEN]
         now = clock.utcnow()
-        expired = False
-        for wait in open_ones:
-            if wait.deadline is not None and wait.deadline <= now:
-                if await _submitted(client, open_ones):
-                    return  # Prefect took it in time; the pause ends, and it is read
-                await run.ledger.waits.expire(wait)
-                expired = True
+        due = [wait for wait in open_ones if wait.deadline is not None and wait.deadline <= now]
+        if due and await _submitted(client, open_ones):
+            return  # Prefect took it in time; the pause ends, and it is read
+        for wait in due:
+            await run.ledger.waits.expire(wait)
         polled = [await poll(run.ledger, wait) for wait in await run.ledger.polls.due(run.id)]
-        if expired or any(polled):
+        if due or any(polled):
             continue
         times = [(wait.deadline - now).total_seconds() for wait in open_ones if wait.deadline is not None]
         left = [seconds for seconds in times if seconds > 0]

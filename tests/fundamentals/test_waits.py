@@ -27,7 +27,7 @@ from standby import (
 )
 from standby.keeper import Keeper
 from standby.states import WaitState
-from tests.fundamentals.conftest import Desk, Interruption
+from tests.fundamentals.conftest import Desk, Interrupted, Interruption
 from tests.support.waiting import wait_until
 
 SOON = timedelta(milliseconds=50)
@@ -387,3 +387,84 @@ async def test_an_approval_of_what_has_changed_since_is_asked_anew(desk: Desk) -
     assert await run.result() is False
     decisions = await desk.ledger.waits.decisions_of(run.id)
     assert [(each.opening, each.verdict) for each in decisions] == [(1, "refused"), (2, "won")]
+
+
+async def test_a_field_that_the_form_has_not_is_refused_through_prefect_too(desk: Desk) -> None:
+    """Misspelt, it would be dropped in silence, and its default taken."""
+
+    @agent
+    async def buyer() -> float:
+        return (await wait_for(Approval("Buy tea?", form=Purchase))).at_most
+
+    run = await desk.start(buyer)
+    [_wait] = await run.open_waits()
+    await run.paused()
+    await desk.client.resume_flow_run(UUID(run.id), run_input={"approved": True, "atmost": 50})
+
+    async def refused() -> str | None:
+        return (await run.open_waits())[0].refused
+
+    assert await wait_until(refused) == "atmost: the form has no such field"
+    await run.answer({"approved": True, "at_most": 50})
+    assert await run.result() == 50
+
+
+async def test_a_step_cannot_say_what_an_approval_is_about() -> None:
+    """A replay would take what was recorded, and the agent's path would differ."""
+
+    @step
+    async def etag() -> str:
+        return "v1"
+
+    with pytest.raises(UsageError, match="has a step as fresh=, which a replay would not ask again"):
+        Approval("Publish it?", fresh=etag)
+
+
+@pytest.mark.parametrize("desk_url", ["sqlite_url", "postgres_url"], indirect=True)
+async def test_many_waits_with_long_names_are_one_group(desk: Desk, interruption: Interruption) -> None:
+    """Their names together are longer than a key may be."""
+
+    @agent
+    async def collector() -> int:
+        names = [f"{number}-{'x' * 40}" for number in range(60)]
+        first = await wait_any(**{name: Signal("paid", key=name) for name in names})
+        interruption()
+        return int(first.name.partition("-")[0])
+
+    run = await desk.start(collector)
+    [*waits] = await run.open_waits()
+    assert len({wait.group_key for wait in waits}) == 1
+    await desk.signal("paid", key=waits[41].correlation)
+    with pytest.raises(Interrupted):
+        await run.result()
+    assert await run.again() == 41
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a?b", "must not be empty or have '#', '/' or '\\?' in it"),
+        ("x" * 501, "is 501 long. 500 characters are the most"),
+        ("a\0", "has a NUL character"),
+        ("\ud83d", "half of a surrogate pair"),
+    ],
+)
+async def test_a_name_that_no_key_can_have_is_refused_before_anything_is_done(desk: Desk, name: str, says: str) -> None:
+    @agent
+    async def by_member() -> None:
+        await wait_any(**{name: Signal("paid"), "other": Signal("waived")})
+
+    @agent
+    async def by_name() -> None:
+        await wait_for(Signal("paid"), name=name)
+
+    for asking in (by_member, by_name):
+        with pytest.raises(UsageError, match=says):
+            await desk.run(asking)
+    assert await desk.ledger.waits.open_ones() == []
+    with pytest.raises(UsageError, match=says):
+        step(visible=False)(now_or_never).with_options(key=name)
+
+
+async def now_or_never() -> None:
+    return None
