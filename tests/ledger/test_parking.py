@@ -202,15 +202,16 @@ async def test_an_end_is_unconfirmed_until_prefect_was_seen_to_know_it(ledger: L
 async def test_runs_are_found_by_name_or_the_start_of_their_id_and_listed_oldest_first(
     ledger: Ledger, watch: Watch
 ) -> None:
-    await claim(ledger, "abc")
+    await claim(ledger, "abcdefgh")
     watch.forward(timedelta(seconds=1))
-    await claim(ledger, "abd")
-    await ledger.runs.end("abc", 1, RunState.COMPLETED)
-    assert {run.id for run in await ledger.runs.find("ab")} == {"abc", "abd"}
-    assert [run.id for run in await ledger.runs.find("name of abd")] == ["abd"]
-    assert await ledger.runs.find("a_") == []
-    assert [run.id for run in await ledger.runs.all(ended=True)] == ["abc", "abd"]
-    assert [run.id for run in await ledger.runs.all(ended=False)] == ["abd"]
+    await claim(ledger, "abcdefgi")
+    await ledger.runs.end("abcdefgh", 1, RunState.COMPLETED)
+    assert {run.id for run in await ledger.runs.find("abcdef")} == {"abcdefgh", "abcdefgi"}
+    assert await ledger.runs.find("abcde") == [], "too short"
+    assert [run.id for run in await ledger.runs.find("name of abcdefgi")] == ["abcdefgi"]
+    assert await ledger.runs.find("abcde_") == []
+    assert [run.id for run in await ledger.runs.all(ended=True)] == ["abcdefgh", "abcdefgi"]
+    assert [run.id for run in await ledger.runs.all(ended=False)] == ["abcdefgi"]
 
 
 async def test_a_run_with_a_group_of_all_is_readied_by_whoever_comes_last(connect: Connect) -> None:

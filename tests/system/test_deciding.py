@@ -146,6 +146,10 @@ async def test_a_link_is_for_somebody_who_may_decide_and_says_how_long_it_is_goo
     link = read(made["link"].removeprefix("https://agents.example/answer/"), await secret_of(ledger))
     assert link is not None
     assert (link.person, link.opening) == ("ada", 1)
-    for person, why in (("eve", "eve may not decide this"), ("zoe", "zoe is not among ada, bob"), (" ", "give a name")):
+    for person, why in (
+        ("eve", "eve may not decide this"),
+        ("zoe", "zoe is not among ada, bob"),
+        (" ", "--for has 0 characters"),
+    ):
         said = await standby("links", wait.id, "--for", person)
         assert (said.code, why in said.err) == (1, True), said
