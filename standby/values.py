@@ -8,13 +8,13 @@ hold) is refused at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from standby.errors import NotStorable
 
@@ -78,22 +78,24 @@ class Codec(Generic[T]):
             # Under Any, Pydantic writes NaN and infinity as null.
             if "null" in text and self._not_numbers(value) != self._not_numbers(back):
                 raise ValueError("NaN or infinity would become null")
+            if "{" in text:
+                self._check_keys(value)
             return text, back
         except (PydanticSerializationError, ValidationError, ValueError, TypeError, RecursionError) as error:
             raise NotStorable(what, summary(error)) from error
 
     def _not_numbers(self, value: Any) -> int:
         """How many floats in the value are NaN or infinite."""
-        left, found = [self._adapter.dump_python(value)], 0
-        while left:
-            part = left.pop()
-            if isinstance(part, float):
-                found += not isfinite(part)
-            elif isinstance(part, dict):
-                left += part.values()
-            elif isinstance(part, list | tuple | set | frozenset):
-                left += part
-        return found
+        parts = _parts(self._adapter.dump_python(value))
+        return sum(isinstance(part, float) and not isfinite(part) for part in parts)
+
+    def _check_keys(self, value: Any) -> None:
+        """Raise ``ValueError`` for a dictionary that JSON would take a key from, such as one with 1 and "1"."""
+        for part in _parts(self._adapter.dump_python(value)):
+            if isinstance(part, dict) and not all(type(key) is str for key in part):
+                known = to_jsonable_python(dict.fromkeys(part), serialize_unknown=True)
+                if len(known) < len(part):
+                    raise ValueError("two keys of a dictionary are the same text in JSON, and one would be lost")
 
     def decode(self, text: str) -> T:
         """The value of a JSON text. Raises ``pydantic.ValidationError`` when it does not fit the annotation.
@@ -113,6 +115,18 @@ class Codec(Generic[T]):
             return self._adapter.json_schema()
         except PydanticInvalidForJsonSchema:
             return {}
+
+
+def _parts(dumped: Any) -> Iterator[Any]:
+    """A value and all that is in it, except keys."""
+    left = [dumped]
+    while left:
+        part = left.pop()
+        yield part
+        if isinstance(part, dict):
+            left += part.values()
+        elif isinstance(part, list | tuple | set | frozenset):
+            left += part
 
 
 def problems_of(error: ValidationError) -> list[tuple[str, str]]:

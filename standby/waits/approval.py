@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
@@ -18,6 +19,8 @@ from standby.waits.showing import evidence_of
 
 F = TypeVar("F")
 
+log = logging.getLogger("standby.waits")
+
 
 class Decision(BaseModel):
     """The form of an approval that names none."""
@@ -33,11 +36,11 @@ class Approval(Wait[F]):
     one). ``party``: who is asked, a role or a name. ``policy``: how many have to approve, who may, reminders and
     escalation; by default one answer of anybody decides. ``within`` (a timedelta or ``BusinessDays`` from now) or
     ``by`` (an aware datetime): the deadline; then ``otherwise`` is the answer, or without one ``WaitTimedOut`` is
-    raised. The default is no deadline. ``check``: called with an answer of the right type; if it raises
-    ``ValueError``, the answer is refused and the run waits on. ``fresh``: returns what is decided on as it is now, such
-    as an etag; if that has changed when the run takes the answer in, it is refused and asked anew. ``max_age``: so is
-    an answer that is older by then. Raises ``UsageError`` for a policy that counts people
-    and a form without a field ``approved``.
+    raised. The default is no deadline. ``check``: called with an answer of the right type; if it raises an exception,
+    such as a ``ValueError`` that says what is wrong, the answer is refused and the run waits on. ``fresh``: returns
+    what is decided on as it is now, such as an etag; if that has changed when the run takes the answer in, it is
+    refused and asked anew. ``max_age``: so is an answer that is older by then. Raises ``UsageError`` for a policy that
+    counts people and a form without a field ``approved``.
     """
 
     @overload
@@ -107,8 +110,16 @@ class Approval(Wait[F]):
     further_check: Callable[[F], None] | None
 
     def check(self, answer: F) -> None:
-        if self.further_check is not None:
+        if self.further_check is None:
+            return
+        try:
             self.further_check(answer)
+        except (ValueError, TypeError):
+            raise
+        except Exception as error:  # no answer may fail the run
+            log.exception("The check of %r failed, and refused the answer.", self.reason)
+            text = " ".join(str(error).split())
+            raise ValueError(f"the agent's check failed: {type(error).__name__}: {text}".removesuffix(": ")) from error
 
     def kind(self) -> WaitKind:
         return WaitKind.APPROVAL

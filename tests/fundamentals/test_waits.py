@@ -104,6 +104,24 @@ async def test_the_agent_may_refuse_an_answer(desk: Desk):
     ]
 
 
+async def test_no_answer_fails_a_run(desk: Desk):
+    """A check that fails in a way of its own refuses the answer, as one that says what is wrong."""
+
+    def in_budget(answer: Purchase) -> None:
+        assert {40: True}[int(answer.at_most)]
+
+    @agent
+    async def buyer() -> float:
+        return (await wait_for(Approval("Buy tea?", form=Purchase, check=in_budget))).at_most
+
+    run = await desk.start(buyer)
+    await run.answer({"approved": True, "at_most": 60})
+    await run.answer({"approved": True, "at_most": 40})
+    assert await run.result() == 40
+    refused, _ = await desk.ledger.waits.decisions_of(run.id)
+    assert (refused.verdict, refused.note) == ("refused", "the agent's check failed: KeyError: 60")
+
+
 async def test_evidence_is_what_the_decision_was_made_on(desk: Desk):
     """It is shown as Markdown, and every decision keeps its digest, beside who made it and through which door."""
 

@@ -136,6 +136,8 @@ def endless() -> object:
         (dict[str, Any], lambda: {"n": None, "x": math.nan}),
         (Line, lambda: Line.model_construct(item="tea", price=math.nan)),
         (Decimal, lambda: Decimal("NaN")),
+        (Any, lambda: {1: "a", "1": "b"}),
+        (dict[int | str, list[Any]], lambda: {"deep": [{True: 1, "true": 2}]}),
         (str, lambda: "half of a pair: \ud83d"),
         (Any, lambda: {"\udc00": 1}),
         (Scan, lambda: Scan(page=b"\xff")),
