@@ -12,6 +12,7 @@ from standby import holder, settings
 from standby.checkpoints import CheckpointStore, shared_ledger
 from standby.errors import LedgerUnavailable, StandbyError
 from standby.hosting import current_hosting
+from standby.ledger.runs import Claim
 from standby.pulse import pulse
 from standby.runs import AgentRun, current_run
 from standby.states import Hold, RunState
@@ -51,12 +52,12 @@ async def attach(
     deployment_id: str | None,
     hold: Hold,
     store: CheckpointStore,
-    is_retry: Callable[[datetime], Awaitable[bool]],
+    is_retry: Callable[[Claim], Awaitable[bool]],
 ) -> AsyncIterator[AgentRun]:
     """Take the run for a new attempt and read its journal. Raises ``Ended``, ``WasCancelled``, ``HasFailed`` or
     ``Fenced``.
 
-    A run that has failed or was cancelled is taken only if ``is_retry`` says that it was started again after that time.
+    A run that has failed or was cancelled is taken only if ``is_retry`` says that it was started again after that.
     This attempt may also have been started before, and come late: two are, when a worker is so slow that the keeper
     took it for dead.
 
@@ -81,7 +82,7 @@ async def attach(
             if claim.attempt:
                 break
             if claim.ended_at is not None:
-                if not await is_retry(claim.ended_at):
+                if not await is_retry(claim):
                     if claim.was is RunState.CANCELLED:
                         raise WasCancelled(run_id, claim.error)
                     raise HasFailed(run_id, claim.error)

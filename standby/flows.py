@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec, TypeVar, get_type_hints, overload
 from uuid import UUID
@@ -25,6 +25,7 @@ from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
 from standby.hosting import current_hosting
+from standby.ledger.runs import Claim
 from standby.parking import (
     asked_again_since,
     calm_logs,
@@ -121,14 +122,16 @@ async def _run(
     context.result_store.cache_result_in_memory = False
     deployed = flow_run.deployment_id is not None
 
-    async def is_retry(ended_at: datetime) -> bool:
-        return not deployed or await asked_again_since(flow_run.id, ended_at)
+    async def is_retry(ended: Claim) -> bool:
+        assert ended.ended_at is not None
+        return not deployed or await asked_again_since(flow_run.id, ended.ended_after, ended.ended_at)
 
     began = False
+    began_in = str(flow_run.state.id) if flow_run.state is not None else None
     try:
         # Of a host's attempts their host sees to it.
         if deployed and current_hosting.get() is None and await cancel_was_overruled(flow_run.id):
-            await _stay_cancelled(flow_run.id, store)
+            await _stay_cancelled(flow_run.id, began_in, store)
         async with attach(
             str(flow_run.id),
             flow=context.flow.name if context.flow else function.__name__,
@@ -140,11 +143,11 @@ async def _run(
         ) as run:
             began = True
             run.ask_outcome = ask_outcome
-            run.asked, run.deployed = asked, deployed
+            run.asked, run.deployed, run.began_in = asked, deployed, began_in
             reach("run.attached")
             text, value = await _attempt(run, function, args, kwargs, codec)
             await run.leave()
-            if not await run.ledger.runs.end(run.id, run.attempt, RunState.COMPLETED, result=text):
+            if not await run.ledger.runs.end(run.id, run.attempt, RunState.COMPLETED, result=text, after=began_in):
                 run.stop()
             reach("run.ended")
             await wake_parents(run)
@@ -164,12 +167,12 @@ async def _run(
         raise
 
 
-async def _stay_cancelled(run_id: UUID, store: CheckpointStore) -> NoReturn:
+async def _stay_cancelled(run_id: UUID, began_in: str | None, store: CheckpointStore) -> NoReturn:
     why = "It was cancelled in Prefect before this attempt began."
     await show_cancelled(run_id, why)
     with suppress(LedgerUnavailable):  # the keeper follows Prefect
         async with shared_ledger(store.resolved_url()) as ledger:
-            await ledger.runs.end_from_outside(str(run_id), RunState.CANCELLED, why)
+            await ledger.runs.end_from_outside(str(run_id), RunState.CANCELLED, why, after=began_in)
     raise Abort(why)
 
 
@@ -218,7 +221,7 @@ async def _attempt(
         await run.leave()
         try:
             if not await run.ledger.runs.end(
-                run.id, run.attempt, RunState.FAILED, error=f"{type(error).__name__}: {error}"
+                run.id, run.attempt, RunState.FAILED, error=f"{type(error).__name__}: {error}", after=run.began_in
             ):
                 raise Fenced(run.id, run.attempt) from error
             reach("run.failed")

@@ -359,7 +359,7 @@ class Keeper:
                 confirmed.append(run.id)
             elif run.state == RunState.FAILED:
                 # Never by running it again, unless somebody wants that: it would try the step again that failed.
-                if not await retried_since(client, UUID(run.id), run.ended_at):
+                if not await retried_since(client, UUID(run.id), run.ended_after, run.ended_at):
                     log.info("Prefect is told that run %s failed: its process died before it could.", run.id)
                     await client.set_flow_run_state(UUID(run.id), Failed(message=run.error), force=True)
                 confirmed.append(run.id)

@@ -52,7 +52,9 @@ async def end_as_prefect_says(ledger: Ledger, run: Any, state: State[Any]) -> No
     """End the run in the ledger, too, and close its waits. ``run``: its row from before Prefect was asked."""
     ended = ENDED_IN_PREFECT[state.type]
     said = f"{state.name} in Prefect{f': {state.message}' if state.message else ''}"
-    if await ledger.runs.end_from_outside(run.id, ended, said, attempt=run.attempt, at=state.timestamp):
+    if await ledger.runs.end_from_outside(
+        run.id, ended, said, attempt=run.attempt, at=state.timestamp, after=str(state.id)
+    ):
         log.info("Run %s was ended in Prefect (%s); its waits are closed.", run.id, state.name)
 
 

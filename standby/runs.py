@@ -74,6 +74,7 @@ class AgentRun:
         self.hold = hold
         self.asked: Asked | None = None  # by @agent(hold=...)
         self.deployed = True
+        self.began_in: str | None = None  # id of the state that Prefect had it in when this attempt began
         self.ledger = ledger
         self.store = store
         self.journal = {entry.key: entry for entry in journal}

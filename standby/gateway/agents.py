@@ -181,7 +181,9 @@ class Agents:
                 409, f"Prefect does not cancel it: it is {state.name if state is not None else 'gone'} there."
             )
         if found.run is not None:
-            await self.ledger.runs.end_from_outside(run_id, RunState.CANCELLED, said, at=state.timestamp)
+            await self.ledger.runs.end_from_outside(
+                run_id, RunState.CANCELLED, said, at=state.timestamp, after=str(state.id)
+            )
         elif found.start is not None and state.type is StateType.CANCELLED:
             await self.ledger.starts.close(found.start.id, RunState.CANCELLED)
 

@@ -23,11 +23,13 @@ class RunClient(PrefectClient):
     """What an attempt has as its client. Made by ``of``; opening and closing it does nothing, for it is the host's.
 
     ``known``: the run as it was just read, given out once instead of reading it again. ``ahead``: the ledger has
-    claimed the run, so the attempt does not wait for Prefect to show it as Running; ``follow`` is called instead.
+    claimed the run, so the attempt does not wait for Prefect to show it as Running; ``follow`` is called instead. Until
+    then its state has the id of the one that is ``shown`` there, which was before this attempt.
     """
 
     run_id: str
     known: FlowRun | None
+    shown: UUID | None
     following: Following
     follow: Callable[[], None] | None
 
@@ -43,6 +45,7 @@ class RunClient(PrefectClient):
         made = cls.__new__(cls)
         made.__dict__.update(client.__dict__)
         made.run_id, made.known, made.following, made.follow = str(flow_run.id), flow_run, following, follow
+        made.shown = flow_run.state.id if flow_run.state is not None else None
         return made
 
     async def __aenter__(self) -> RunClient:
@@ -65,6 +68,7 @@ class RunClient(PrefectClient):
         follow, self.follow = self.follow, None
         if follow is not None and state.is_running():
             state.timestamp = now("UTC")
+            state.id = self.shown or state.id
             follow()
             return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
 

@@ -97,7 +97,7 @@ class Ends:
                 if row is None or RunState(row.state) in ENDED:
                     break
                 if await self._host.ledger.runs.end_from_outside(
-                    run_id, ended, said, attempt=row.attempt, at=told.timestamp
+                    run_id, ended, said, attempt=row.attempt, at=told.timestamp, after=str(told.id)
                 ):
                     break  # else it has gone on meanwhile, perhaps for a retry
             if guest is not None:

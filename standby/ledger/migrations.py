@@ -96,6 +96,11 @@ async def _asked_since(connection: AsyncConnection) -> None:
     await connection.execute(text("UPDATE waits SET asked_since = opening"))
 
 
+async def _ended_after(connection: AsyncConnection) -> None:
+    """What tells a retry from what was before an end; a new ledger has it already."""
+    await _add_columns(connection, "runs", "ended_after")
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -118,6 +123,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _grants,
     _purses,
     _asked_since,
+    _ended_after,
 ]
 
 

@@ -39,6 +39,7 @@ class Claim(NamedTuple):
     lease_expires_at: datetime | None = None
     error: str | None = None
     ended_at: datetime | None = None
+    ended_after: str | None = None
     asked_at: float = 0.0
 
 
@@ -63,7 +64,8 @@ class Runs:
 
         ``presumed_dead`` is a holder the caller knows to be dead, whose lease need not be waited for. A completed
         run is not claimed: the claim has attempt 0 and its result. Nor is a failed or cancelled one unless it was
-        ``retried`` (since which end, or True): the claim then has attempt 0, what it ended with and when.
+        ``retried`` (since which end, or True): the claim then has attempt 0, what it ended with, when, and after which
+        state of Prefect's.
         """
         now, asked_at = clock.utcnow(), clock.elapsed()
         async with self._db.transaction() as connection:
@@ -87,7 +89,7 @@ class Runs:
             if was is RunState.COMPLETED:
                 return Claim(0, was, row.result)
             if was in (RunState.FAILED, RunState.CANCELLED) and retried is not True and retried != row.ended_at:
-                return Claim(0, was, None, error=row.error, ended_at=row.ended_at)
+                return Claim(0, was, None, error=row.error, ended_at=row.ended_at, ended_after=row.ended_after)
             # One that is parked warm is parked: who comes first goes on with it, and the other is fenced.
             alive = row.holder is not None and row.hold != Hold.WARM and row.lease_expires_at > now
             if alive and row.holder != presumed_dead:
@@ -96,7 +98,14 @@ class Runs:
             await connection.execute(
                 update(runs)
                 .where(runs.c.id == run_id)
-                .values(name=name, deployment_id=deployment_id, error=None, ended_at=None, confirmed=False)
+                .values(
+                    name=name,
+                    deployment_id=deployment_id,
+                    error=None,
+                    ended_at=None,
+                    ended_after=None,
+                    confirmed=False,
+                )
             )
             return Claim(attempt, was, None, asked_at=asked_at)
 
@@ -178,12 +187,16 @@ class Runs:
         *,
         result: str | None = None,
         error: str | None = None,
+        after: str | None = None,
     ) -> bool:
-        """The attempt ends the run; its open waits are closed. False when fenced."""
+        """The attempt ends the run; its open waits are closed. False when fenced.
+
+        ``after``: the id of a state that the run had in Prefect in this attempt; scheduled after it, it is retried.
+        """
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
                 return False
-            await _end(connection, run_id, state, result, error)
+            await _end(connection, run_id, state, result, error, after)
             return True
 
     async def end_from_outside(
@@ -194,18 +207,19 @@ class Runs:
         *,
         attempt: int | None = None,
         at: datetime | None = None,
+        after: str | None = None,
     ) -> bool:
         """Someone ended the run on Prefect's side. The attempt number goes up, so that a live attempt stops.
 
         ``attempt``: the one it was in before Prefect was asked. False if there is a newer one, which came after a retry
-        that Prefect's answer does not know of. None: whichever it is in. ``at``: when it ended there, by default now;
-        what is scheduled after that is a retry.
+        that Prefect's answer does not know of. None: whichever it is in. ``at``: when it ended there, by default now.
+        ``after``: the id of the state that it ended with there; scheduled after it, it is retried.
         """
         async with self._db.transaction() as connection:
             row = await self._locked(connection, run_id)
             if row is None or RunState(row.state) in ENDED or attempt not in (None, row.attempt):
                 return False
-            await _end(connection, run_id, state, None, error)
+            await _end(connection, run_id, state, None, error, after)
             values: dict[str, Any] = {"attempt": row.attempt + 1, "confirmed": True}
             if at is not None:
                 values["ended_at"] = clock.plain(at)
@@ -302,7 +316,12 @@ class Runs:
 
 
 async def _end(
-    connection: AsyncConnection, run_id: str, state: RunState, result: str | None, error: str | None
+    connection: AsyncConnection,
+    run_id: str,
+    state: RunState,
+    result: str | None,
+    error: str | None,
+    after: str | None,
 ) -> None:
     now = clock.utcnow()
     await connection.execute(
@@ -313,6 +332,7 @@ async def _end(
             result=result,
             error=error,
             ended_at=now,
+            ended_after=after,
             holder=None,
             lease_expires_at=None,
             hold=None,

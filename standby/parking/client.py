@@ -52,10 +52,10 @@ async def start_awaited(run: AgentRun, group: Group) -> None:
         reach("child.started")
 
 
-async def asked_again_since(run_id: UUID, when: datetime) -> bool:
-    """Whether somebody has had the run started again since then, as Retry does."""
+async def asked_again_since(run_id: UUID, ended_after: str | None, ended_at: datetime) -> bool:
+    """Whether somebody has had the run started again since it ended, as Retry does."""
     async with prefect_for(str(run_id)) as client:
-        return await retried_since(client, run_id, when)
+        return await retried_since(client, run_id, ended_after, ended_at)
 
 
 async def cancel_was_overruled(run_id: UUID) -> bool:
@@ -78,9 +78,16 @@ async def has_run(run_id: UUID) -> bool:
     return StateType.PAUSED in seen or seen.count(StateType.RUNNING) > 1
 
 
-async def retried_since(client: PrefectClient, run_id: UUID, when: datetime) -> bool:
-    """The same, of a Prefect that is at hand. A wake schedules a run, too, and is no retry."""
-    return any(_is_retry(state) and state.timestamp > when for state in await client.read_flow_run_states(run_id))
+async def retried_since(client: PrefectClient, run_id: UUID, ended_after: str | None, ended_at: datetime) -> bool:
+    """The same, of a Prefect that is at hand. A wake schedules a run, too, and is no retry.
+
+    Prefect's clock and the ledger's need not agree: the time counts only where Prefect does not know the state.
+    """
+    history = await client.read_flow_run_states(run_id)
+    ids = [str(state.id) for state in history]
+    if ended_after in ids:
+        return any(map(_is_retry, history[ids.index(ended_after) + 1 :]))
+    return any(_is_retry(state) and state.timestamp > ended_at for state in history)
 
 
 async def stands_since(client: PrefectClient, run_id: UUID, state_id: UUID) -> bool | None:

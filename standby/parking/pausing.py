@@ -112,7 +112,8 @@ async def _unpause(client: PrefectClient, run: AgentRun) -> None:
     if state is not None and state.is_paused():
         await client.set_flow_run_state(UUID(run.id), Running())
     elif state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING):
-        if await run.ledger.runs.end(run.id, run.attempt, RunState.CANCELLED, error="It was cancelled in Prefect."):
+        why = "It was cancelled in Prefect."
+        if await run.ledger.runs.end(run.id, run.attempt, RunState.CANCELLED, error=why, after=str(state.id)):
             # No worker would do it for a run that somebody started by hand.
             await client.set_flow_run_state(UUID(run.id), Cancelled())
         raise Abort("The run was cancelled while it waited.")

@@ -9,8 +9,10 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Cancelled, Pending, Scheduled
+from sqlalchemy import select, update
 
 from standby import settings
+from standby.ledger.tables import Run, table_of
 from standby.parking import cancel
 from standby.states import Door, Outcome, RunState
 from tests.support.stage import Stage
@@ -38,6 +40,32 @@ async def test_an_answer_that_prefect_took_counts_when_the_run_failed_before_it_
     await run.retry()
     assert await run.rests() is RunState.COMPLETED
     assert await run.result() == "go"
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=5), -timedelta(minutes=5)])
+async def test_a_retry_is_known_by_prefects_history_and_by_no_clock(stage: Stage, ahead: timedelta) -> None:
+    """The ledger's clock was ahead of Prefect's when the run failed, or behind. One that comes late is no retry."""
+    run = await stage.start("changing.py:changing")
+    assert await run.rests() is RunState.PARKED
+    stage.open_gate("bad deployment")
+    assert (await run.answer(YES)).won
+    assert await run.rests() is RunState.FAILED
+    await run.retry()
+    assert await run.rests() is RunState.FAILED
+    await _move_end(stage, run.id, ahead)
+    stage.close_gate("bad deployment")
+    await run.attempt()
+    assert (await run.row()).state == RunState.FAILED, run.last and run.last.output
+    await run.retry()
+    assert await run.rests() is RunState.COMPLETED
+    assert await run.result() == "go"
+
+
+async def _move_end(stage: Stage, run_id: str, by: timedelta) -> None:
+    runs = table_of(Run)
+    async with stage.ledger.database.transaction() as connection:
+        ended_at = (await connection.execute(select(runs.c.ended_at).where(runs.c.id == run_id))).scalar_one()
+        await connection.execute(update(runs).where(runs.c.id == run_id).values(ended_at=ended_at + by))
 
 
 async def test_an_attempt_of_a_cancelled_run_that_comes_late_does_nothing(stage: Stage) -> None:

@@ -10,13 +10,15 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed, Running, Scheduled, Suspended
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from standby import clock, settings
 from standby.errors import LedgerUnavailable
 from standby.host import worker
 from standby.host.worker import HostWorker
+from standby.ledger import tables
 from standby.ledger.runs import Runs
+from standby.ledger.tables import table_of
 from standby.parking import suspending
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
@@ -81,6 +83,23 @@ async def test_a_cancel_that_is_heard_of_late_does_not_end_a_run_that_was_retrie
     assert (await run.row()).state == RunState.PARKED
     await run.signal("round-0", 2)
     assert await run.result() == 2
+
+
+async def test_a_retry_is_known_by_no_clock(inn: Inn) -> None:
+    """The ledger's clock was ahead of Prefect's when the attempt failed, which the ledger had woken and not Prefect."""
+    run = await inn.start("stumbler")
+    await run.is_warm()
+    assert inn.host.warmth.make_room(1) == 1
+    await wait_until(lambda: run.id not in inn.host.guests)
+    await run.signal("round-0", 3)
+    await run.is_in(RunState.FAILED)
+    await run.is_shown(StateType.FAILED)
+    async with inn.ledger.database.transaction() as connection:
+        ahead = update(table_of(tables.Run)).values(ended_at=clock.utcnow() + timedelta(minutes=5))
+        await connection.execute(ahead)
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"))
+    await run.is_in(RunState.COMPLETED)
+    assert await run.result() == 3
 
 
 async def test_a_host_that_opens_hears_of_the_last_minute_and_undoes_no_retry(

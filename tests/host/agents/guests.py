@@ -43,6 +43,16 @@ async def worker(steps: int = 1000) -> int:
 
 
 @agent
+async def stumbler() -> int:
+    """Fails after its wait, the first time."""
+    number = await wait_for(Signal("round-0", key=_me(), of=int))
+    if not outside.deeds("stumbled", _me()):
+        outside.act("stumbled", _me())
+        raise ValueError("it stumbled")
+    return number
+
+
+@agent
 async def hog(seconds: float) -> None:
     await quick(0)
     time.sleep(seconds)  # noqa: ASYNC251
