@@ -70,15 +70,15 @@ class Ends:
         """The run was ended in Prefect by this state, it is said: perhaps late, and perhaps before it is so."""
         self._host.start(self._end(run_id, state))
 
-    async def _is_so(self, run_id: str, state: State[Any] | None) -> bool:
-        """Whether Prefect has the run ended so, and nobody has retried it since."""
+    async def _standing(self, run_id: str, state: State[Any] | None) -> State[Any] | None:
+        """By which state Prefect has the run ended, if it is so and nobody has retried it since."""
         if state is None:
             return await cancelled_before(self._host.plain, UUID(run_id))
         for pause in LOOKS:
             if (stands := await stands_since(self._host.plain, UUID(run_id), state.id)) is not None:
-                return stands
+                return state if stands else None
             await asyncio.sleep(pause)
-        return False
+        return None
 
     async def _end(self, run_id: str, state: State[Any] | None) -> None:
         """End a run that somebody has ended in Prefect: in the ledger, here, and in Prefect if it is left to us."""
@@ -89,9 +89,9 @@ class Ends:
                 ours = row is not None and (
                     row.holder == self._host.holder or row.state in (RunState.PARKED, RunState.READY)
                 )
-                if (guest is None and not ours) or not await self._is_so(run_id, state):
+                told = await self._standing(run_id, state) if guest is not None or ours else None
+                if told is None:
                     return
-                told = state or Cancelled()
                 ended = _ENDED.get(told.type, RunState.CANCELLED)
                 said = f"{told.name} in Prefect{f': {told.message}' if told.message else ''}"
                 if row is None or RunState(row.state) in ENDED:

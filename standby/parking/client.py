@@ -62,7 +62,7 @@ async def cancel_was_overruled(run_id: UUID) -> bool:
     """Whether the run was cancelled and then begun all the same, by who woke it or was starting its process: Prefect
     lets a cancelled run be scheduled and begun."""
     async with prefect_for(str(run_id)) as client:
-        return await cancelled_before(client, run_id)
+        return await cancelled_before(client, run_id) is not None
 
 
 async def show_cancelled(run_id: UUID, why: str) -> None:
@@ -99,14 +99,14 @@ async def stands_since(client: PrefectClient, run_id: UUID, state_id: UUID) -> b
     return not any(map(_is_retry, history[ids.index(state_id) + 1 :]))
 
 
-async def cancelled_before(client: PrefectClient, run_id: UUID) -> bool:
-    """Whether the run was cancelled, and nobody has retried it since."""
-    cancelled = False
+async def cancelled_before(client: PrefectClient, run_id: UUID) -> State[Any] | None:
+    """The state by which the run was cancelled, if nobody has retried it since."""
+    cancelled = None
     for state in await client.read_flow_run_states(run_id):
         if state.type in (StateType.CANCELLED, StateType.CANCELLING):
-            cancelled = True
+            cancelled = state
         elif _is_retry(state):
-            cancelled = False
+            cancelled = None
     return cancelled
 
 

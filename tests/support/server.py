@@ -23,6 +23,7 @@ STARTS_WITHIN = 120.0
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",  # a call of its own for each client, and our servers ask for none
     # What it does every few seconds of its own accord, and no test waits for; deadlines are the ledger's.
     **{
         f"PREFECT_SERVER_SERVICES_{service}_LOOP_SECONDS": "3600"
