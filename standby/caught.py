@@ -10,13 +10,14 @@ from standby.places import Place
 
 
 class Failure:
-    """A step that raised (``text`` is the error as JSON), or was cut off by a cancellation (None).
+    """A step that raised (``text`` is the error as JSON), or was cut off by a cancellation (None); or a wait whose
+    answers, ``text``, are an error.
 
     Made in the task that had called it, and known to all tasks that this one begins from here on.
     """
 
-    def __init__(self, place: Place, text: str | None) -> None:
-        self.place, self.text = place, text
+    def __init__(self, place: Place, text: str | None, *, of_wait: bool = False) -> None:
+        self.place, self.text, self.of_wait = place, text, of_wait
         self.over = False  # recorded
         self._task = asyncio.current_task()
         _behind.set(frozenset({self, *(failure for failure in _behind.get() if not failure.over)}))

@@ -10,9 +10,9 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Cancelling
+from prefect.states import AwaitingRetry, Cancelling
 
 from standby.errors import UsageError
 from standby.faults import reach
@@ -46,17 +46,38 @@ async def start_children(ledger: Ledger, waits: Iterable[Any], client: PrefectCl
 
 
 async def _still_there(ledger: Ledger, client: PrefectClient, wait: Any) -> str | None:
-    """The run that the wait has; not one that was ended with the wait when that was closed, and which is open again."""
+    """The run that the wait has; not one that was cancelled with the wait when that was closed, and which is open
+    again. One that has failed is retried."""
     if wait.child_run_id is None or wait.opening == 1:
         return cast(str | None, wait.child_run_id)
+    child = UUID(wait.child_run_id)
     try:
-        state = (await client.read_flow_run(UUID(wait.child_run_id))).state
+        state = (await client.read_flow_run(child)).state
     except ObjectNotFound:
         state = None
-    if state is not None and state.type not in (StateType.CANCELLED, StateType.CANCELLING, StateType.FAILED):
-        return str(wait.child_run_id)
-    await ledger.children.let_go_of(wait)
-    return None
+    if state is None or state.type in (StateType.CANCELLED, StateType.CANCELLING):
+        await ledger.children.let_go_of(wait)
+        return None
+    if state.type is StateType.FAILED and not await _was_retried(client, wait):
+        log.info("Run %s is retried, as the one that waits for it was.", child)
+        await client.set_flow_run_state(child, AwaitingRetry(message=_for(wait)))
+    return str(child)
+
+
+def _for(wait: Any) -> str:
+    return f"Retried for run {wait.run_id}, which waits for it ({wait.id}-{wait.opening})."
+
+
+async def _ended_again(client: PrefectClient, wait: Any, state: State[Any]) -> bool:
+    """Whether the wait's agent, which was retried, has ended in this state and not come to the ledger."""
+    if state.type not in _ENDED:
+        return False
+    return state.type is not StateType.FAILED or await _was_retried(client, wait)
+
+
+async def _was_retried(client: PrefectClient, wait: Any) -> bool:
+    """Whether the wait's agent, which had failed, was retried for this opening of the wait."""
+    return any(state.message == _for(wait) for state in await client.read_flow_run_states(UUID(wait.child_run_id)))
 
 
 async def _start(client: PrefectClient, wait: Any) -> str:
@@ -95,6 +116,9 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
             # It tells its parent itself, unless it ended in the moment in which the parent wrote down that it is its.
             if RunState(run.state) in ENDED and (made := await ledger.children.started(wait, run.id)) is not None:
                 settled.append(made)
+            elif state is not None and run.attempt == wait.child_attempt and await _ended_again(client, wait, state):
+                ended = _ENDED[state.type]
+                settled += await ledger.children.ended_elsewhere(run.id, ended, None, state.message)
         elif state is not None and state.type in _ENDED:
             # A flow that is no agent, or never got as far as the ledger.
             ended = _ENDED[state.type]

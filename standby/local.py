@@ -21,6 +21,7 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
+from prefect.utilities.callables import get_call_parameters
 
 from standby import holder
 from standby.checkpoints import load_store, shared_ledger
@@ -40,7 +41,9 @@ async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
         {PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: patience}
     ):
         async with get_client():  # one temporary server for all that follows
-            found = await _interrupted(agent, agent.serialize_parameters(parameters))
+            # Prefect has the run with the values of those that are left out, too.
+            all_of_them = get_call_parameters(agent.fn, (), parameters)
+            found = await _interrupted(agent, agent.serialize_parameters(all_of_them))
             if found is not None:
                 return await run_flow_async(agent, flow_run=found, parameters=parameters)
             return await agent(**parameters)

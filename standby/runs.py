@@ -27,10 +27,12 @@ from standby.errors import (
     LedgerUnavailable,
     UsageError,
 )
+from standby.faults import reach
 from standby.hold import Asked, chosen
 from standby.hosting import Hosting
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
+from standby.ledger.text import digest_of
 from standby.parts import counted, current_part
 from standby.places import Place
 from standby.states import CheckpointKind, CheckpointState, Hold
@@ -278,6 +280,17 @@ class AgentRun:
         """
         self._failures.append(Failure(place, text))
 
+    def wait_failed(self, place: Place, text: str) -> None:
+        """A wait's answers, ``text``, are an error: recorded if the agent goes on. After one that ends the run, a retry
+        waits again."""
+        self._failures.append(Failure(place, text, of_wait=True))
+
+    async def consume(self, key: str, text: str) -> None:
+        """Record the answers of a wait."""
+        if not await self.ledger.waits.consume(self.id, self.attempt, key, text, digest_of(text)):
+            self.stop()
+        reach("wait.consumed")
+
     async def _record_failures(self) -> None:
         """Before new work: errors that have evidently been caught are part of the path."""
         if not self._failures:
@@ -290,9 +303,13 @@ class AgentRun:
                 await asyncio.Event().wait()
         async with self._recording:
             for failure in [failure for failure in self._failures if failure.caught]:
-                value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
-                # If its value was written while it was cut off, that stays, and the next attempt goes on from there.
-                await self._write(failure.place, CheckpointState.FAILED, value=value, spill=spill, digest=digest)
+                if failure.of_wait:
+                    await self.consume(failure.place.key, failure.text or "")
+                else:
+                    value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
+                    # If its value was written while it was cut off, that stays; the next attempt goes on from there.
+                    failed = CheckpointState.FAILED
+                    await self._write(failure.place, failed, value=value, spill=spill, digest=digest)
                 failure.over = True
                 self._failures.remove(failure)
 

@@ -222,10 +222,17 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
                 run.stop()
             return None
     text = json.dumps(stored)
-    if not await run.ledger.waits.consume(run.id, run.attempt, place.key, text, digest_of(text)):
-        run.stop()
-    reach("wait.consumed")
+    if any(_is_error(waits[name], one) for name, one in stored.items()):
+        run.wait_failed(place, text)
+    else:
+        await run.consume(place.key, text)
     return _replayed(run, place.key, waits, text)
+
+
+def _is_error(wait: Wait[Any], stored: dict[str, str]) -> bool:
+    if stored["outcome"] == Outcome.TIMED_OUT:
+        return True
+    return isinstance(wait, AgentFinished) and wait.failed(stored["answer"])
 
 
 def _replayed(run: AgentRun, key: str, waits: dict[str, Wait[Any]], text: str) -> dict[str, Any]:

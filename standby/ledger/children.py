@@ -24,9 +24,17 @@ waits = table_of(Wait)
 
 
 async def tell_parents(
-    connection: AsyncConnection, run_id: str, state: RunState, result: str | None, error: str | None
+    connection: AsyncConnection,
+    run_id: str,
+    state: RunState,
+    result: str | None,
+    error: str | None,
+    attempt: int | None = None,
 ) -> list[Settled]:
-    """Settle the waits for a run that ends, in the transaction that ends it."""
+    """Settle the waits for a run that ends, in the transaction that ends it.
+
+    ``attempt``: in which it ended, so that those who wait for its retry are not told of the end before that.
+    """
     found = (
         await connection.execute(
             select(waits.c.id, waits.c.run_id).where(
@@ -39,6 +47,8 @@ async def tell_parents(
         parent = await locked_run(connection, row.run_id)
         wait = (await connection.execute(select(waits).where(waits.c.id == row.id))).one()
         if parent is None or wait.state != WaitState.OPEN or wait.child_run_id != run_id:
+            continue
+        if attempt is not None and wait.child_attempt is not None and attempt <= wait.child_attempt:
             continue
         settled.append(
             await settle_in(
@@ -59,14 +69,18 @@ def _said(run_id: str, state: RunState, result: str | None, error: str | None) -
     return json.dumps({"run_id": run_id, "state": state, "result": json.loads(result or "null"), "error": error})
 
 
-async def let_go_of_ended(connection: AsyncConnection, wait_ids: list[str]) -> None:
-    """Waits that open again start another agent where theirs has ended without a result."""
+async def try_again(connection: AsyncConnection, wait_ids: list[str]) -> None:
+    """Waits that open again start another agent where theirs was cancelled, and wait for the retry of one that failed:
+    it goes on from its checkpoints."""
     if not wait_ids:
         return
-    ended = select(runs.c.id).where(runs.c.state.in_((RunState.FAILED, RunState.CANCELLED)))
+    these = waits.c.id.in_(wait_ids)
+    cancelled = select(runs.c.id).where(runs.c.state == RunState.CANCELLED)
     await connection.execute(
-        update(waits).where(waits.c.id.in_(wait_ids), waits.c.child_run_id.in_(ended)).values(child_run_id=None)
+        update(waits).where(these, waits.c.child_run_id.in_(cancelled)).values(child_run_id=None, child_attempt=None)
     )
+    failed_in = select(runs.c.attempt).where(runs.c.id == waits.c.child_run_id, runs.c.state == RunState.FAILED)
+    await connection.execute(update(waits).where(these).values(child_attempt=failed_in.scalar_subquery()))
 
 
 class Children:
@@ -96,7 +110,9 @@ class Children:
             )
             if child is None or RunState(child.state) not in ENDED:
                 return None
-            told = await tell_parents(connection, run_id, RunState(child.state), child.result, child.error)
+            told = await tell_parents(
+                connection, run_id, RunState(child.state), child.result, child.error, child.attempt
+            )
             return told[0] if told else None
 
     async def let_go_of(self, wait: Row[Any]) -> None:

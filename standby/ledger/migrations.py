@@ -96,9 +96,10 @@ async def _asked_since(connection: AsyncConnection) -> None:
     await connection.execute(text("UPDATE waits SET asked_since = opening"))
 
 
-async def _ended_after(connection: AsyncConnection) -> None:
+async def _retries(connection: AsyncConnection) -> None:
     """What tells a retry from what was before an end; a new ledger has it already."""
     await _add_columns(connection, "runs", "ended_after")
+    await _add_columns(connection, "waits", "child_attempt")
 
 
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
@@ -123,7 +124,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _grants,
     _purses,
     _asked_since,
-    _ended_after,
+    _retries,
 ]
 
 

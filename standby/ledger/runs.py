@@ -17,6 +17,7 @@ from standby.ledger.database import Database, by, unindexed
 from standby.ledger.holds import held
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt, take
 from standby.ledger.notifications import told
+from standby.ledger.retrying import wait_again
 from standby.ledger.tables import Checkpoint, Run, Wait, table_of
 from standby.ledger.text import SHORTEST
 from standby.states import ENDED, Hold, RunState, WaitState
@@ -95,6 +96,8 @@ class Runs:
             if alive and row.holder != presumed_dead:
                 return Claim(0, was, None, row.holder, row.lease_expires_at)
             attempt = await take(connection, row, holder, lease)
+            if was in (RunState.FAILED, RunState.CANCELLED):
+                await wait_again(connection, run_id)
             await connection.execute(
                 update(runs)
                 .where(runs.c.id == run_id)
@@ -345,4 +348,5 @@ async def _end(
         .where(waits.c.run_id == run_id, unindexed(waits.c.state) == WaitState.OPEN)
         .values(state=WaitState.CLOSED, settled_at=now)
     )
-    await tell_parents(connection, run_id, state, result, error)
+    attempt = (await connection.execute(select(runs.c.attempt).where(runs.c.id == run_id))).scalar_one()
+    await tell_parents(connection, run_id, state, result, error, attempt)

@@ -150,6 +150,7 @@ class Wait(_Base, table=True):
     chase_at: datetime | None = _instant(nullable=True)  # when the next one is due
     child: str | None = _text(nullable=True)  # JSON of waits.Child: the agent that is started and waited for
     child_run_id: str | None = None  # its run, once it was started
+    child_attempt: int | None = None  # in which that had failed when it was to be tried again: a later end is another
     poll: str | None = _text(nullable=True)  # JSON of waits.Poll: how the keeper asks the source itself
     polls: int = Field(default=0, sa_column_kwargs={"server_default": "0"})  # done without an answer
     poll_at: datetime | None = _instant(nullable=True)  # when the next one is due

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.checkpoints import Checkpoints, intend_wait
-from standby.ledger.children import let_go_of_ended
+from standby.ledger.children import try_again
 from standby.ledger.database import Database, unindexed
 from standby.ledger.delivering import lock_topics, mark_signal, take_buffered
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
@@ -357,6 +357,13 @@ async def _ask_in_todays_form(connection: AsyncConnection, run_id: str, rows: li
             )
             .values(**todays)
         )
+        if row.deadline is not None:  # it has timed out, and is open again for a retry
+            again = (waits.c.state == WaitState.OPEN, waits.c.deadline.is_(None), waits.c.opening > 1)
+            await connection.execute(
+                update(waits)
+                .where(waits.c.run_id == run_id, waits.c.key == row.key, *again)
+                .values(deadline=row.deadline)
+            )
 
 
 async def _take_early(connection: AsyncConnection, run: Row[Any], key: str) -> None:
@@ -397,7 +404,7 @@ async def _reopen(
     ).all()
     await notify(connection, again, NoticeKind.OPENED)
     if only is None:
-        await let_go_of_ended(connection, [wait.id for wait in again if wait.child_run_id is not None])
+        await try_again(connection, [wait.id for wait in again if wait.child_run_id is not None])
     await connection.execute(
         update(waits)
         .where(waits.c.run_id == run_id, waits.c.group_key == key, which)

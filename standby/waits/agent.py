@@ -101,6 +101,11 @@ class AgentFinished(Wait[A]):
     def more(self) -> dict[str, Any]:
         return {"child": json.dumps(self.child)}
 
+    def failed(self, text: str) -> bool:
+        """Whether this answer is not that the agent has completed."""
+        ended: Any = self.codec.decode(text)
+        return bool(ended.state != RunState.COMPLETED)
+
     def taken(self, answer: Any) -> A:
         if answer.state != RunState.COMPLETED:
             raise AgentFailed(answer.run_id, answer.state, answer.error)

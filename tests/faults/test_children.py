@@ -193,3 +193,81 @@ async def test_a_deployment_that_is_not_there_is_a_named_error(stage: Stage) -> 
     parent = await stage.start("families.py:lost")
     assert await parent.rests() is RunState.FAILED
     assert "There is no deployment 'child/nowhere' to start" in await parent.error()
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_retry_of_a_parent_retries_the_children_that_failed(stage: Stage, by_hand: bool) -> None:
+    """They go on from their checkpoints; one that somebody has retried meanwhile is not retried again."""
+    await stage.deploy("families.py:fragile")
+    parent = await stage.start("families.py:batch", numbers=[1, 2])
+    assert await parent.rests() is RunState.PARKED
+    children = [Run(stage, wait.child_run_id) for wait in await parent.waits()]
+    stage.runs.extend(children)
+    for child in children:
+        assert await child.rests() is RunState.FAILED
+    assert await parent.rests() is RunState.FAILED
+    assert "AgentFailed" in await parent.error()
+    stage.open_gate("mended")
+    if by_hand:
+        await children[0].retry()
+        assert await children[0].rests() is RunState.COMPLETED
+    await parent.retry()
+    await parent.attempt()
+    assert (await parent.row()).state == RunState.PARKED, await parent.shown()
+    for child in children:
+        assert await child.rests() is RunState.COMPLETED
+    assert await parent.rests() is RunState.COMPLETED
+    assert await parent.result() == [2, 4]
+    assert [len(child.deeds("work")) for child in children] == [1, 1]
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+async def test_a_parent_whose_child_fails_once_more_fails_once_more(stage: Stage) -> None:
+    await stage.deploy("families.py:fragile")
+    parent = await stage.start("families.py:batch", numbers=[1])
+    assert await parent.rests() is RunState.PARKED
+    [wait] = await parent.waits()
+    child = Run(stage, wait.child_run_id)
+    stage.runs.append(child)
+    for _ in range(2):
+        assert await child.rests() is RunState.FAILED
+        assert await parent.rests() is RunState.FAILED
+        await parent.retry()
+        await parent.attempt()
+        assert (await child.prefect()).type is StateType.SCHEDULED
+    # Cancelled before anybody has taken it up, it has ended for its parent all the same.
+    await stage.client.set_flow_run_state(UUID(child.id), Cancelled(message="not wanted"))
+
+    async def heard() -> bool:
+        await stage.tick()
+        return bool((await parent.row()).state == RunState.READY)
+
+    await wait_until(heard, 30, shows=parent.shown)
+    assert await parent.rests() is RunState.FAILED
+    assert "cancelled" in await parent.error()
+    stage.open_gate("mended")
+    await child.retry()
+    assert await child.rests() is RunState.COMPLETED
+    await parent.retry()
+    assert await parent.rests() is RunState.COMPLETED
+    assert await parent.result() == [2]
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+async def test_a_retry_of_a_run_that_nobody_answered_in_time_asks_again(stage: Stage) -> None:
+    run = await stage.start("families.py:late_answer")
+
+    async def failed() -> bool:
+        return await run.rests() is RunState.FAILED
+
+    await wait_until(failed, 30, shows=run.shown)
+    assert "WaitTimedOut" in await run.error()
+    stage.open_gate("longer")
+    await run.retry()
+    await run.attempt()
+    [wait] = await run.waits()
+    assert (wait.state, wait.opening) == (WaitState.OPEN, 2)
+    assert wait.deadline > wait.opened_at + timedelta(minutes=1)
+    assert (await run.answer({"approved": True}, wait=wait)).won
+    assert await run.rests() is RunState.COMPLETED
+    assert await run.result() is True

@@ -1,6 +1,19 @@
 """Agents that start others and wait for their end."""
 
-from standby import AgentFailed, AgentFinished, Approval, Decision, agent, idempotency_key, step, wait_any, wait_for
+from datetime import timedelta
+
+from standby import (
+    AgentFailed,
+    AgentFinished,
+    Approval,
+    Decision,
+    agent,
+    idempotency_key,
+    step,
+    wait_all,
+    wait_any,
+    wait_for,
+)
 from tests.support import outside
 
 
@@ -51,3 +64,31 @@ async def impatient(if_closed: str) -> str:
 @agent
 async def lost() -> None:
     await wait_for(AgentFinished("child/nowhere"))
+
+
+@step
+async def mended(number: int) -> int:
+    if not outside.is_open("mended"):
+        raise ValueError("not mended yet")
+    outside.act("mended", idempotency_key(), once=True)
+    return number
+
+
+@agent
+async def fragile(number: int) -> int:
+    """Does a part of its work, then fails until somebody mends what it needs."""
+    return await mended(await work(number))
+
+
+@agent
+async def batch(numbers: list[int]) -> list[int]:
+    """Catches nothing."""
+    waits = {f"n{number}": AgentFinished("fragile/fragile", {"number": number}, of=int) for number in numbers}
+    return list((await wait_all(**waits)).values())
+
+
+@agent
+async def late_answer() -> bool:
+    """Does not catch that nobody has answered in time; who is asked again has longer."""
+    soon = timedelta(minutes=10) if outside.is_open("longer") else timedelta(seconds=1)
+    return (await wait_for(Approval("In time?", form=Decision, within=soon))).approved

@@ -1,0 +1,67 @@
+"""What a run that is retried waits for once more: that which ended it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from standby.ledger.children import try_again
+from standby.ledger.notices import notify
+from standby.ledger.tables import Checkpoint, Decision, Wait, table_of
+from standby.states import CheckpointState, NoticeKind, Outcome, RunState, Verdict, WaitKind, WaitState
+
+waits = table_of(Wait)
+checkpoints = table_of(Checkpoint)
+decisions = table_of(Decision)
+
+RETRIED = "the run failed for it and was retried"
+
+
+async def wait_again(connection: AsyncConnection, run_id: str) -> None:
+    """Open the waits that raised an error which ended the run: those for agents that failed, and those that timed out,
+    which get a new deadline. In the transaction that claims the run for its retry.
+
+    Errors that the agent had dealt with are recorded, and stay.
+    """
+    recorded = (
+        select(checkpoints.c.key)
+        .where(checkpoints.c.run_id == run_id, checkpoints.c.key == waits.c.group_key)
+        .where(checkpoints.c.state == CheckpointState.RECORDED)
+        .exists()
+    )
+    settled = await connection.execute(
+        select(waits).where(waits.c.run_id == run_id, waits.c.state == WaitState.SETTLED, ~recorded)
+    )
+    found = [wait for wait in settled.all() if _raised(wait)]
+    if not found:
+        return
+    ids = [wait.id for wait in found]
+    await try_again(connection, ids)
+    await connection.execute(
+        update(waits)
+        .where(waits.c.id.in_(ids))
+        .values(
+            state=WaitState.OPEN,
+            outcome=None,
+            answer=None,
+            settled_at=None,
+            deadline=None,
+            opening=waits.c.opening + 1,
+            announced_at=None,
+        )
+    )
+    await connection.execute(
+        update(decisions)
+        .where(decisions.c.wait_id.in_(ids), decisions.c.verdict == Verdict.WON)
+        .values(verdict=Verdict.REFUSED, note=RETRIED)
+    )
+    await notify(connection, found, NoticeKind.OPENED)
+
+
+def _raised(wait: Row[Any]) -> bool:
+    if wait.outcome == Outcome.TIMED_OUT:
+        return True
+    return bool(wait.kind == WaitKind.AGENT and json.loads(wait.answer)["state"] != RunState.COMPLETED)
