@@ -7,15 +7,26 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
 
-from standby import clock
+from standby import clock, settings
 from standby.ledger import Ledger
 from standby.projection import states_of
 from standby.states import ENDED, RunState
 
 LATE = timedelta(seconds=60)
 """What the keeper has not done by then is a finding."""
+
+MANY_CRASHES = 3
+"""A start that has failed so often is a finding, though it is tried again."""
 
 
 class Finding(NamedTuple):
@@ -40,6 +51,7 @@ async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Fin
         away = await client.api_healthcheck()
         if away is None:
             findings += await _about_prefect(client, runs)
+            findings += await _about_starting(client, runs)
         else:
             findings.append(Finding(None, f"Prefect at {client.api_url} cannot be reached: {away}", "Start it."))
     return findings
@@ -110,4 +122,22 @@ async def _about_prefect(client: PrefectClient, runs: dict[str, Any]) -> list[Fi
         elif run.state == RunState.PARKED and state.type is not StateType.PAUSED and now - state.timestamp > LATE:
             what = f"is parked in the ledger and {state.name} in Prefect"
             found.append(Finding(run.id, what, "Is a worker running on its work pool? If so, report this."))
+    return found
+
+
+async def _about_starting(client: PrefectClient, runs: dict[str, Any]) -> list[Finding]:
+    """Runs that crash again and again before they come to their agent."""
+    on_their_way = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CRASHED]
+    found = []
+    for flow_run in await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=on_their_way))),
+        deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[settings.AGENT_TAG])),
+        sort=FlowRunSort.START_TIME_DESC,
+    ):
+        if str(flow_run.id) in runs or flow_run.state is None or flow_run.state.name == "Scheduled":
+            continue
+        crashes = [s for s in await client.read_flow_run_states(flow_run.id) if s.type is StateType.CRASHED]
+        if len(crashes) >= MANY_CRASHES:
+            what = f"has crashed {len(crashes)} times before its first step: {crashes[-1].message}"
+            found.append(Finding(str(flow_run.id), what, "Mend what keeps it from starting, or cancel it."))
     return found

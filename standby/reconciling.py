@@ -155,7 +155,8 @@ class Reconciler:
                 continue  # an old wreck, from before there was a keeper
             run = await self._ledger.runs.get(run_id)
             if run is None or (RunState(run.state) in ENDED and run.confirmed):
-                log.info("Run %s never started: its process died. It is scheduled again.", run_id)
+                why = state.message if state.type is StateType.CRASHED and state.message else "its process died"
+                log.info("Run %s has not come to its agent, and is scheduled again: %s", run_id, why)
                 self._patience.tried(run_id)
                 self._waker.add(run_id, presumed_dead=True)
 

@@ -12,7 +12,16 @@ from uuid import UUID
 import httpx
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
+from prefect.exceptions import (
+    Abort,
+    ParameterBindError,
+    ParameterTypeError,
+    Pause,
+    PrefectHTTPStatusError,
+    SignatureMismatchError,
+)
+from prefect.states import Crashed, Failed
+from prefect.utilities.engine import propose_state
 
 from standby.errors import UsageError
 from standby.host.client import RunClient, RunClientContext
@@ -89,6 +98,8 @@ class Guest:
             log.info("%s", stop)
         except Exception as error:
             log.exception("Run %s could not be executed: %s", self.name, error)
+            if self.run is None and self.claimed is None:
+                self._not_begun(error)
         finally:
             self.phase = Phase.OVER
 
@@ -267,6 +278,13 @@ class Guest:
         self.leave_soon()
         if self.task is not None and not self.task.done():
             self.task.cancel("its host ends")
+
+    def _not_begun(self, error: Exception) -> None:
+        """It has not come to the agent: parameters that this code does not take are refused, anything else is as if a
+        process had died at its start."""
+        refused = isinstance(error, ParameterBindError | ParameterTypeError | SignatureMismatchError)
+        state = (Failed if refused else Crashed)(message=f"The run could not be begun: {type(error).__name__}: {error}")
+        self.host.following.later(self.id, lambda: propose_state(self.host.plain, state, flow_run_id=UUID(self.id)))
 
     async def call_hooks_of(self, state: State[Any]) -> None:
         """Call the flow's own hooks for this state."""

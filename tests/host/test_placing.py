@@ -87,3 +87,13 @@ async def test_an_unknown_isolation_is_refused(inn: Inn) -> None:
     """By Prefect already, which has the host's own variables in the work pool."""
     with pytest.raises(PrefectHTTPStatusError, match="none"):
         await placement(inn, job_variables={"isolation": "none"})
+
+
+async def test_parameters_that_the_agent_does_not_take_are_refused(inn: Inn) -> None:
+    """As when the code has changed since: trying once more would not help."""
+    deployment = await inn.deploy("visitor", enforce_parameter_schema=False)
+    made = await inn.client.create_flow_run_from_deployment(deployment, parameters={"customer": "c"})
+    run = Run(inn, str(made.id))
+    state = await run.is_shown(StateType.FAILED, StateType.CRASHED)
+    assert state.type is StateType.FAILED
+    assert "customer" in (state.message or "")

@@ -15,6 +15,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Crashed, Failed, Pending, Running, Scheduled, Suspended
 
 from standby import holder, keeper, reconciling, settings
+from standby.doctor import audit
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.states import RunState
@@ -167,3 +168,12 @@ async def test_a_failed_run_that_is_retried_at_once_is_not_failed_again(scene: S
     assert await scene.state_after_a_round() is StateType.SCHEDULED
     await scene.passes(LAST_SEEN[last_seen]())
     await scene.is_scheduled()
+
+
+async def test_the_doctor_names_a_run_that_crashes_again_and_again_before_it_begins(scene: Scene) -> None:
+    for _ in range(2):
+        await scene.passes(Pending(), Crashed(message="no module named 'nosuch'"), Scheduled(name="Resuming"))
+    assert not [found for found in await audit(scene.ledger, scene.client) if found.run_id == str(scene.run_id)]
+    await scene.passes(Pending(), Crashed(message="no module named 'nosuch'"), Scheduled(name="Resuming"))
+    [found] = [found for found in await audit(scene.ledger, scene.client) if found.run_id == str(scene.run_id)]
+    assert found.problem == "has crashed 3 times before its first step: no module named 'nosuch'"
