@@ -1,6 +1,8 @@
 """The program ``standby``, also as ``python -m standby``."""
 
 import gc
+import os
+import sys
 
 YOUNG = 50_000
 """So many new objects are looked through for garbage at a time. With 700, as usual, that is a fifth of all imports."""
@@ -8,6 +10,9 @@ YOUNG = 50_000
 
 def main() -> None:
     gc.set_threshold(YOUNG)
+    # Forms and the functions of conditions are in modules of the project, which `python -m` finds there anyway.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     from standby.cli import main as terminal
 
     terminal()

@@ -89,10 +89,22 @@ async def _start(client: PrefectClient, wait: Any) -> str:
         raise UsageError(
             f"There is no deployment {child['deployment']!r} to start. `prefect deployment ls` lists them."
         ) from error
-    flow_run = await client.create_flow_run_from_deployment(
-        deployment.id, parameters=child["parameters"], idempotency_key=f"{wait.id}-{wait.opening}"
-    )
+    try:
+        flow_run = await client.create_flow_run_from_deployment(
+            deployment.id, parameters=child["parameters"], idempotency_key=f"{wait.id}-{wait.opening}"
+        )
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (409, 422):
+            raise
+        raise UsageError(f"{child['deployment']} does not take these parameters: {_detail(error)}") from error
     return str(flow_run.id)
+
+
+def _detail(error: PrefectHTTPStatusError) -> str:
+    try:
+        return str(error.response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return error.response.text
 
 
 async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since: datetime) -> list[Settled]:

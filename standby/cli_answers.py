@@ -13,8 +13,9 @@ from standby import doors, settings, view
 from standby.errors import AnswerRefused, UnknownWait, UsageError
 from standby.holder import is_dead
 from standby.ledger import Ledger
+from standby.ledger.text import SHORTEST
 from standby.policy import Policy, approves
-from standby.states import NOBODY_ANSWERS, Door, Verdict, WaitKind, WaitState
+from standby.states import NOBODY_ANSWERS, Door, Hold, Verdict, WaitKind, WaitState
 from standby.terminal import Json, name_of, open_ledger, own_words, perform, tell
 
 Target = Annotated[
@@ -141,6 +142,8 @@ def _counted(wait: Any, actor: str, decisions: list[Any]) -> str:
 def _goes_on(run: Any, made: doors.Answered) -> str:
     if made.unreached:
         return "goes on when its Prefect server is up again, which cannot be reached now"
+    if run.hold == Hold.WARM and made.woken:
+        return "goes on"
     if run.deployment_id is not None:
         return "goes on as soon as a worker takes it up"
     if run.holder is None or is_dead(run.holder):
@@ -186,7 +189,10 @@ async def _one_wait(ledger: Ledger, target: str, *, settled: bool = False) -> An
         return exact
     runs = await ledger.runs.find(target)
     if not named and not runs:
-        raise UnknownWait(target, "no wait or run begins with that")
+        why = "no wait or run begins with that"
+        if len(target) < SHORTEST:
+            why = f"it is no run's name, and the beginning of an id has {SHORTEST} characters or more"
+        raise UnknownWait(target, why)
     of_runs = [wait for run in runs for wait in await ledger.waits.of_run(run.id)]
     meant = _answerable([*named, *of_runs])
     found = [wait for wait in meant if wait.state == WaitState.OPEN] or named

@@ -61,12 +61,15 @@ def point_in_time(moment: Moment, *, tz: str = "UTC", what: str = "A wait's dead
 
 def next_of(expression: str, *, tz: str = "UTC") -> datetime:
     """The next time after now that a cron expression (five fields) names, in UTC. Raises ``UsageError``."""
+    now = clock.utcnow()
     try:
-        return next(CronSim(expression, clock.utcnow().astimezone(zone(tz)))).astimezone(UTC)
+        # An hour that the clocks go back by is there twice, and a time in it is named once: the first time.
+        for local in CronSim(expression, now.astimezone(zone(tz))):
+            if (then := local.astimezone(UTC)) > now:
+                return then
     except CronSimError as error:
         raise UsageError(f"{expression!r} is not a cron expression: {error}. Example: '0 9 * * MON'.") from error
-    except StopIteration as error:
-        raise UsageError(f"The cron expression {expression!r} names no time that ever comes.") from error
+    raise UsageError(f"The cron expression {expression!r} names no time that ever comes.")
 
 
 def zone(name: str) -> ZoneInfo:

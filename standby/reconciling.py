@@ -34,7 +34,7 @@ from standby.ledger.settling import Settled
 from standby.patience import Patience
 from standby.projection import BATCH, states_of
 from standby.starts import follow_starts
-from standby.states import ENDED, RunState
+from standby.states import ENDED, Hold, RunState
 from standby.waker import Waker
 
 log = logging.getLogger("standby.keeper")
@@ -121,12 +121,11 @@ class Reconciler:
                 await end_as_prefect_says(self._ledger, parked[run_id], state)
             elif (
                 parked[run_id].state == RunState.PARKED
-                and parked[run_id].holder is None
-                and state.type in _STARTING
+                and _is_shown_wrong(parked[run_id], state)
                 and clock.is_over(state.timestamp, _grace(state))
                 and self._patience.allows(run_id)
             ):
-                log.info("Run %s was resumed and not reached: its process died. It is scheduled again.", run_id)
+                log.info("Run %s is parked and %s in Prefect: it is scheduled again.", run_id, state.name)
                 self._patience.tried(run_id)
                 self._waker.add(run_id, presumed_dead=True)
 
@@ -168,6 +167,15 @@ class Reconciler:
             limit=BATCH,
             offset=after,
         )
+
+
+def _is_shown_wrong(run: Any, state: State[Any]) -> bool:
+    """Whether Prefect has a parked run as one that starts or has crashed, and nobody sees to it: taken up once more,
+    it is shown as it is. Of a warm one only a late report of a crash does that; a host that is behind shows the rest.
+    """
+    if run.holder is None:
+        return state.type in _STARTING
+    return bool(run.hold == Hold.WARM and state.type is StateType.CRASHED)
 
 
 def _grace(state: State[Any]) -> timedelta:

@@ -351,7 +351,10 @@ def step(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     def mark(function: Callable[..., Any]) -> Step[..., Any]:
         chosen = dict(options)
         chosen["name"] = chosen.get("name") or function.__name__
-        chosen["effect"] = Effect(chosen.get("effect", Effect.REPEATABLE))
+        effect = chosen.get("effect", Effect.REPEATABLE)
+        if effect not in list(Effect):
+            raise UsageError(f"effect= is {' or '.join(repr(str(one)) for one in Effect)}, not {effect!r}.")
+        chosen["effect"] = Effect(effect)
         return Step(function, _Options(**chosen))
 
     return mark if fn is None else mark(fn)

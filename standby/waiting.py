@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from prefect.context import FlowRunContext
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
@@ -211,10 +211,10 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             # The agent's own words: refused, the deadline would fire again, and again.
             stored[name]["answer"] = row.answer
             continue
-        todays = None if wait.fresh is None else await _row(wait, row.key, Asked.read(row.hold))
+        todays = await _row(wait, row.key, Asked.read(row.hold))
         try:
             wait.check_age(row.settled_at)
-            if todays is not None and todays.fresh != row.fresh:
+            if todays.fresh is not None and todays.fresh != row.fresh:
                 raise ValueError("What it was about has changed since it was asked, so it is asked anew.")
             stored[name]["answer"], _ = wait.read(row.answer)
         except (ValueError, TypeError) as error:
@@ -255,6 +255,16 @@ class StepOutcome(BaseModel):
     result: str = Field(
         default="null", title="Result", description="If it happened: the step's result as JSON, as it would return it."
     )
+
+    @field_validator("result")
+    @classmethod
+    def _is_json(cls, text: str) -> str:
+        try:
+            json.loads(text)
+        except ValueError:
+            quoted = json.dumps(text)
+            raise ValueError(f"it is the step's value as JSON text; a text has its quotes there: {quoted}") from None
+        return text
 
 
 class _Question(Approval[StepOutcome]):

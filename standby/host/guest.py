@@ -242,7 +242,9 @@ class Guest:
     @property
     def missed_a_call(self) -> bool:
         """Whether it has ended and somebody has to look how its run goes on."""
-        return self.fenced or (self.left_parked and (self._called is not None or self._woken.is_set()))
+        # One that has ended otherwise was retried while its hooks ran.
+        retried = self._called is Woken.RESUMED
+        return self.fenced or retried or (self.left_parked and (self._called is not None or self._woken.is_set()))
 
     async def suspended_by_somebody(self, told: UUID | None = None) -> None:
         """Prefect has told that the run was suspended: if it is, and not by the run, it stops at its next task.
@@ -283,7 +285,8 @@ class Guest:
         """It has not come to the agent: parameters that this code does not take are refused, anything else is as if a
         process had died at its start."""
         refused = isinstance(error, ParameterBindError | ParameterTypeError | SignatureMismatchError)
-        state = (Failed if refused else Crashed)(message=f"The run could not be begun: {type(error).__name__}: {error}")
+        message = f"The run could not be begun: {type(error).__name__}: {error}"
+        state: State[Any] = Failed(message=message) if refused else Crashed(message=message)
         self.host.following.later(self.id, lambda: propose_state(self.host.plain, state, flow_run_id=UUID(self.id)))
 
     async def call_hooks_of(self, state: State[Any]) -> None:

@@ -22,6 +22,7 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.asyncutils import run_sync_in_worker_thread
 
@@ -57,11 +58,17 @@ class Placing:
     async def of(self, flow_run: FlowRun) -> Placement:
         """Where an attempt of this run goes.
 
-        Raises ``UsageError`` when its deployment says ``isolation: shared`` and that cannot be, and what loading its
-        code raises.
+        Raises ``UsageError`` when its deployment is gone, or says ``isolation: shared`` and that cannot be, and what
+        loading its code raises.
         """
         assert flow_run.deployment_id is not None
-        deployment = await self._deployment(flow_run.deployment_id)
+        try:
+            deployment = await self._deployment(flow_run.deployment_id)
+        except ObjectNotFound:
+            raise UsageError(
+                f"The deployment {flow_run.deployment_id} of this run was deleted in Prefect, so nobody can run it. "
+                "Deploy the agent again, and start another run."
+            ) from None
         version = _version_of(deployment)
         wanted = {**(deployment.job_variables or {}), **(flow_run.job_variables or {})}
         isolation = _isolation(wanted.pop("isolation", None) or Isolation.AUTO)

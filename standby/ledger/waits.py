@@ -197,7 +197,8 @@ class Waits:
     ) -> bool:
         """An answer that came unchecked does not fit: the wait is open again and says why. False when fenced.
 
-        A signal that was kept since takes its place. ``anew``: what is shown, and what it is about, as of now.
+        A signal that was kept since takes its place. ``anew``: the wait as today's code asks, with its form; and what
+        is shown, where it says what it is about.
         """
         async with self._db.transaction() as connection:
             wait = await _wait(connection, wait_id)
@@ -209,8 +210,10 @@ class Waits:
                 return True  # refused before
             await _reopen(connection, run_id, wait.group_key, only=wait_id, refused=reason)
             if anew is not None:
-                todays = {"fresh": anew.fresh, "evidence": anew.evidence}
-                await connection.execute(update(waits).where(waits.c.id == wait_id).values(**todays))
+                if anew.fresh is not None:
+                    todays = {"fresh": anew.fresh, "evidence": anew.evidence}
+                    await connection.execute(update(waits).where(waits.c.id == wait_id).values(**todays))
+                await _ask_in_todays_form(connection, run_id, [anew])
             await connection.execute(
                 update(decisions)
                 .where(decisions.c.wait_id == wait_id, decisions.c.verdict == Verdict.WON)

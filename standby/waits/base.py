@@ -45,15 +45,20 @@ class Wait(Generic[A]):
     def row(self, key: str, asked: Asked | None = None) -> WaitRow:
         """The wait as it opens now; ``deadline`` becomes a point in time. ``asked``: how its run is to be held.
 
-        Raises ``UsageError`` for text that cannot be stored.
+        Raises ``UsageError`` for text that cannot be stored, and for a default answer without a deadline.
         """
-        has_default = not isinstance(self.default, Nothing)
+        has_default, deadline = not isinstance(self.default, Nothing), self.due()
+        if has_default and deadline is None:
+            raise UsageError(
+                f"The wait {self.reason!r} has otherwise=, which counts at its deadline, and has none: give it within= "
+                "or by=."
+            )
         row = WaitRow(
             key=key,
             kind=self.kind(),
             reason=self.reason,
             party=self.party,
-            deadline=self.due(),
+            deadline=deadline,
             has_default=has_default,
             default_answer=self.codec.encode(self.default, f"the default of wait {key!r}")[0] if has_default else None,
             answer_type=type_name(self.codec.annotation),
@@ -99,4 +104,8 @@ class Wait(Generic[A]):
 def one_deadline(within: timedelta | BusinessDays | None, by: datetime | None) -> Moment | None:
     if within is not None and by is not None:
         raise UsageError("A wait has one deadline: give within= or by=, not both.")
+    if within is not None and not isinstance(within, timedelta | BusinessDays):
+        raise UsageError(f"within= takes a timedelta or BusinessDays, not {within!r}: timedelta(hours=4), say.")
+    if by is not None and not isinstance(by, datetime):
+        raise UsageError(f"by= takes a datetime with its time zone, not {by!r}.")
     return within if within is not None else by

@@ -101,6 +101,17 @@ async def test_an_answer_that_does_not_fit_opens_the_wait_again(ledger: Ledger, 
     assert settled.wait.refused is None
 
 
+async def test_what_is_asked_again_is_asked_in_todays_form(ledger: Ledger) -> None:
+    """The code has another form than when it was asked first: who answers has to know its fields."""
+    group = await parked(ledger, [approval("a", answer_schema='{"properties": {"approved": {}}}')])
+    await answer(ledger, group.waits[0].id, '{"approved": true}')
+    attempt = await take_over(ledger, from_holder="")
+    todays = approval("a", answer_schema='{"properties": {"approved": {}, "account": {}}}', answer_type="forms:Todays")
+    assert await ledger.waits.refuse("run", attempt, group.waits[0].id, "account: missing", anew=todays)
+    [wait] = (await ledger.waits.group("run", "a")).waits
+    assert (wait.state, wait.answer_schema, wait.answer_type) == (OPEN, todays.answer_schema, "forms:Todays")
+
+
 async def test_a_refusal_in_all_leaves_the_other_answers(ledger: Ledger) -> None:
     group = await parked(ledger, [approval("a"), approval("b")], need=Need.ALL)
     await answer(ledger, group.waits[0].id, '"good"')

@@ -319,7 +319,7 @@ async def test_a_signal_that_is_no_json_is_not_taken(ledger: Ledger) -> None:
     [
         (["show", "nothing"], "There is no agent run nothing in the ledger. `standby ps --all` lists the ones it has."),
         (["approve", "nothing"], "There is no wait to answer at nothing: no wait or run begins with that."),
-        (["reject", "%"], "no wait or run begins with that."),
+        (["reject", "%"], "it is no run's name, and the beginning of an id has 6 characters or more."),
         (["approve", ""], "There is no wait to answer at ''"),
         (["show", ""], "There is no agent run '' in the ledger."),
         (["approve", OTHER], f"run name of {OTHER} is parked and waits for nobody."),
@@ -373,7 +373,7 @@ async def test_who_asks_after_the_end_is_told_what_the_person_said(ledger: Ledge
 async def test_a_beginning_of_an_id_that_is_soon_another_s_stands_for_nothing(ledger: Ledger) -> None:
     [wait] = await parked(ledger, PAY)
     for target in (wait.id[:5], RUN[:5]):
-        assert "no wait or run begins with that" in (await standby("approve", target)).sentence
+        assert "the beginning of an id has 6 characters or more" in (await standby("approve", target)).sentence
     assert (await standby("approve", wait.id[:6])).code == 0
 
 

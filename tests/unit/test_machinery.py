@@ -163,7 +163,7 @@ def test_a_step_that_cannot_keep_its_promise_is_refused(options: dict[str, Any],
 
 
 def test_a_step_with_an_effect_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(UsageError, match="effect= is 'repeatable' or 'once', not 'twice'"):
         step(effect="twice")(probe)
 
 

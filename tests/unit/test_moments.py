@@ -39,6 +39,32 @@ def test_from_a_weekend_the_first_working_day_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("expression", "tz", "due"),
+    [
+        ("30 2 * * *", "Europe/Berlin", datetime(2026, 10, 26, 1, 30, tzinfo=UTC)),
+        ("59 2 * * *", "Europe/Berlin", datetime(2026, 10, 26, 1, 59, tzinfo=UTC)),
+        ("15,45 2 * * *", "Europe/Berlin", datetime(2026, 10, 26, 1, 15, tzinfo=UTC)),
+        ("*/30 * * * *", "Europe/Berlin", datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
+        ("0 9 * * *", "Europe/Berlin", datetime(2026, 10, 25, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_time_in_an_hour_that_is_there_twice_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, expression: str, tz: str, due: datetime
+) -> None:
+    """At 2:10 for the second time, what was named at the first is over."""
+    monkeypatch.setattr(clock, "_source", lambda: datetime(2026, 10, 25, 1, 10, tzinfo=UTC))
+    assert next_of(expression, tz=tz) == due
+
+
+def test_the_next_time_is_never_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for expression in ("30 2 * * *", "15,45 2 * * *", "*/10 2 * * *", "30 2 * * SUN"):
+        for minute in range(0, 6 * 60, 7):
+            now = datetime(2026, 10, 24, 22, tzinfo=UTC) + timedelta(minutes=minute)
+            monkeypatch.setattr(clock, "_source", lambda now=now: now)
+            assert next_of(expression, tz="Europe/Berlin") > now
+
+
+@pytest.mark.parametrize(
     ("timer", "due", "reason"),
     [
         (Timer(timedelta(hours=1)), FRIDAY + timedelta(hours=1), "for 1:00:00"),

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from standby import Approval, Condition, Decision, Signal, Timer, clock
 from standby.errors import AnswerRefused, NotStorable, UsageError
 from standby.states import WaitKind
+from standby.waiting import StepOutcome
 from standby.waits import as_text, checked_answer, evidence_of, type_name
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -124,15 +125,29 @@ def test_a_wait_has_one_deadline() -> None:
         Approval("Pay?", within=timedelta(1), by=NOON)
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"otherwise": Decision(approved=False)}, "counts at its deadline, and has none"),
+        ({"within": 5}, "takes a timedelta or BusinessDays, not 5"),
+        ({"by": "tomorrow"}, "takes a datetime with its time zone, not 'tomorrow'"),
+    ],
+)
+def test_a_deadline_that_is_none_is_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Approval("Pay?", **options).row("x")
+
+
 def test_a_default_that_does_not_fit_its_form_is_refused_when_the_wait_opens() -> None:
-    row = Approval("Pay?", form=Payment, otherwise=Payment(amount=1)).row("x")
+    day = timedelta(days=1)
+    row = Approval("Pay?", form=Payment, within=day, otherwise=Payment(amount=1)).row("x")
     assert (row.has_default, row.default_answer) == (True, '{"amount":1.0,"note":""}')
     with pytest.raises(NotStorable, match="default of wait 'x'"):
-        Approval("Pay?", form=Payment, otherwise="no").row("x")  # type: ignore[call-overload]
+        Approval("Pay?", form=Payment, within=day, otherwise="no").row("x")  # type: ignore[call-overload]
 
 
 def test_a_default_of_none_is_a_default() -> None:
-    row = Signal("paid", otherwise=None).row("x")
+    row = Signal("paid", within=timedelta(days=1), otherwise=None).row("x")
     assert (row.has_default, row.default_answer) == (True, "null")
 
 
@@ -316,3 +331,12 @@ def test_an_answer_may_be_too_old_when_the_run_comes_to_take_it_in() -> None:
     with pytest.raises(ValueError, match="older than 1:00:00, so it is asked anew"):
         wait.check_age(clock.utcnow() - timedelta(minutes=61))
     Approval("Publish it?").check_age(clock.utcnow() - timedelta(days=999))
+
+
+def test_what_a_step_returned_is_json_text() -> None:
+    asked = Approval("Did it happen?", form=StepOutcome).row("pay?1")
+    for text in ('"paid acme"', "5", "null"):
+        given = json.dumps({"happened": True, "result": text})
+        assert json.loads(checked_answer(asked, given))["result"] == text
+    with pytest.raises(AnswerRefused, match=r'a text has its quotes there: "paid acme"'):
+        checked_answer(asked, json.dumps({"happened": True, "result": "paid acme"}))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 from prefect import flow
 
@@ -45,6 +46,22 @@ async def worker(steps: int = 1000) -> int:
 @agent
 async def stumbler() -> int:
     """Fails after its wait, the first time."""
+    number = await wait_for(Signal("round-0", key=_me(), of=int))
+    if not outside.deeds("stumbled", _me()):
+        outside.act("stumbled", _me())
+        raise ValueError("it stumbled")
+    return number
+
+
+async def stand_at_gate(_flow: Any, flow_run: Any, _state: Any) -> None:
+    outside.act("gate", str(flow_run.id))
+    while not outside.is_open("hook"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+@agent(on_failure=[stand_at_gate])
+async def hooked() -> int:
+    """Fails after its wait, the first time, and its hook takes its time."""
     number = await wait_for(Signal("round-0", key=_me(), of=int))
     if not outside.deeds("stumbled", _me()):
         outside.act("stumbled", _me())

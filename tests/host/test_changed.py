@@ -1,0 +1,99 @@
+"""What somebody changes in Prefect under a run: its deployment, its parameters, its state."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import Crashed, Scheduled
+
+from standby import settings
+from standby.keeper import Keeper
+from standby.states import RunState
+from tests.host.conftest import Inn, Run
+from tests.support import outside
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+
+
+async def cold(inn: Inn) -> Run:
+    """A run that waits in its host's pool, with nothing of it in memory."""
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
+    assert inn.host.warmth.make_room(1) == 1
+    await wait_until(lambda: run.id not in inn.host.guests)
+    return run
+
+
+async def keeps_until(inn: Inn, run: Run, kind: StateType) -> str:
+    """A keeper does what it does until Prefect shows the run so; what it says of it."""
+    keeper = Keeper(inn.ledger, get_client)
+
+    async def shown() -> bool:
+        await keeper.tick()
+        return (await run.prefect()).type is kind
+
+    await wait_until(shown, shows=run.shown)
+    return (await run.prefect()).message or ""
+
+
+@pytest.fixture(autouse=True)
+def _keeper_looks_at_prefect_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(0))
+    monkeypatch.setattr(settings, "WAKE_GRACE", timedelta(seconds=0.2))
+
+
+async def test_a_crash_that_is_reported_late_of_a_warm_run_is_put_right(inn: Inn) -> None:
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
+    await inn.client.set_flow_run_state(UUID(run.id), Crashed(message="exit code -9"), force=True)
+    await keeps_until(inn, run, StateType.PAUSED)
+    resumed = await inn.client.resume_flow_run(UUID(run.id), run_input={"answer": 8})
+    assert resumed.status.value == "ACCEPT"
+    assert await run.result() == 8
+
+
+async def test_a_run_whose_deployment_is_deleted_fails_with_that(inn: Inn) -> None:
+    run = await cold(inn)
+    flow_run = await inn.client.read_flow_run(UUID(run.id))
+    assert flow_run.deployment_id is not None
+    await inn.client.delete_deployment(flow_run.deployment_id)
+    await inn.host.refresh()
+    inn.host.placing.forget_deployments()
+    await run.signal("round-0", 3)
+    assert "was deleted in Prefect" in await keeps_until(inn, run, StateType.FAILED)
+    await run.is_in(RunState.FAILED)
+
+
+async def test_a_parked_run_whose_agent_takes_other_parameters_now_fails_with_that(inn: Inn) -> None:
+    run = await cold(inn)
+    response = await inn.client._client.patch(f"/flow_runs/{run.id}", json={"parameters": {"times": 1}})
+    assert response.is_success, response.text
+    await run.signal("round-0", 3)
+    assert "times" in await keeps_until(inn, run, StateType.FAILED)
+    await run.is_in(RunState.FAILED)
+    assert run.deeds("round 0") == 0
+
+
+async def test_a_retry_while_the_hooks_of_the_failure_run_is_heard(inn: Inn, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = await inn.start("hooked")
+    await run.is_warm()
+    await run.signal("round-0", 3)
+    await wait_until(lambda: run.deeds("gate"), shows=run.shown)
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"))
+    await wait_until(lambda: run.guest._called is not None)
+    sought, seek = [], inn.host.intake.seek
+
+    def noted(run_id: str) -> None:
+        sought.append(run_id)
+        seek(run_id)
+
+    monkeypatch.setattr(inn.host.intake, "seek", noted)
+    outside.gate(outside._place(), "hook").touch()
+    await wait_until(lambda: sought == [run.id], 10, shows=run.shown)
+    await run.is_in(RunState.COMPLETED)
+    assert await run.result() == 3
