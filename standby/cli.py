@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from standby import doors, view
 from standby.agents.transcript import as_markdown
+from standby.cancelling import cancelled
 from standby.cli_answers import answer, approve, links, reject
 from standby.cli_costs import costs
 from standby.cli_delegations import delegations_app
@@ -78,6 +80,21 @@ def show(run: RunTarget, as_json: Json = False) -> None:
             print(json.dumps(found, indent=2))
         else:
             _print_run(found)
+        return 0
+
+    perform(work(), as_json)
+
+
+@app.command()
+def cancel(run: RunTarget, as_json: Json = False) -> None:
+    """Cancel a run, also one that was deleted in Prefect: its waits are closed, and it does nothing more."""
+
+    async def work() -> int:
+        async with open_ledger() as (ledger, place):
+            row = await _one_run(ledger, run)
+            with own_words():
+                said = await cancelled(ledger, row, getpass.getuser(), place.api_url)
+        tell(as_json, {"cancelled": True, "run_id": row.id, "said": said}, f"Run {row.name} {said}.")
         return 0
 
     perform(work(), as_json)

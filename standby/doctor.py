@@ -25,6 +25,8 @@ from standby.states import ENDED, RunState
 LATE = timedelta(seconds=60)
 """What the keeper has not done by then is a finding."""
 
+REMEDY = "Was it deleted there? `standby cancel RUN` ends it. Is this another server? Correct PREFECT_API_URL."
+
 MANY_CRASHES = 3
 """A start that has failed so often is a finding, though it is tried again."""
 
@@ -118,7 +120,7 @@ async def _about_prefect(client: PrefectClient, runs: dict[str, Any]) -> list[Fi
     for run in living:
         state = states.get(run.id)
         if state is None:
-            found.append(Finding(run.id, "is in the ledger and not on the Prefect server", "Restore or cancel it."))
+            found.append(Finding(run.id, "is in the ledger and not on the Prefect server", REMEDY))
         elif run.state == RunState.PARKED and state.type is not StateType.PAUSED and now - state.timestamp > LATE:
             what = f"is parked in the ledger and {state.name} in Prefect"
             found.append(Finding(run.id, what, "Is a worker running on its work pool? If so, report this."))

@@ -18,6 +18,7 @@
     │   ├── CheckpointUnreadable (ValueError)  a stored value no longer fits the step's return type
     │   └── StepFailed                         stands in, on a replay, for an error whose class is gone
     ├── JournalMismatch                        the code asks for other steps than the journal holds
+    ├── RunStopped                             an attempt by hand has ended before its run has
     └── UsageError (RuntimeError)              Standby is used in a way that cannot be made durable
 
 What is in ``stops`` are no errors but stop signals.
@@ -179,3 +180,10 @@ class JournalMismatch(StandbyError):
 
 class UsageError(StandbyError, RuntimeError):
     """A use that cannot be made durable; the message says what to write instead."""
+
+
+class RunStopped(StandbyError):
+    """An attempt that was started by hand has ended before its run has."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"The run stopped here: {why} What it did is kept: run the same again, and it goes on.")

@@ -15,6 +15,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import Abort
 from prefect.flow_engine import run_flow_async
 from prefect.settings import (
     PREFECT_SERVER_ANALYTICS_ENABLED,
@@ -25,6 +26,7 @@ from prefect.utilities.callables import get_call_parameters
 
 from standby import holder
 from standby.checkpoints import load_store, shared_ledger
+from standby.errors import RunStopped
 from standby.states import ENDED, RunState
 
 
@@ -32,7 +34,8 @@ async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
     """Run the agent with these parameters here and return its result; it waits in Prefect's own pause.
 
     If an earlier process that did the same was killed on the way, its run goes on from its checkpoints. Without
-    ``PREFECT_API_URL`` Prefect starts a temporary server; its data, and the ledger, are kept.
+    ``PREFECT_API_URL`` Prefect starts a temporary server; its data, and the ledger, are kept. Raises ``RunStopped``
+    when this attempt ends before the run does, as when Prefect cannot be reached any more.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # Prefect gives its temporary server 20 seconds, which a slow machine needs for the imports alone.
@@ -44,9 +47,12 @@ async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
             # Prefect has the run with the values of those that are left out, too.
             all_of_them = get_call_parameters(agent.fn, (), parameters)
             found = await _interrupted(agent, agent.serialize_parameters(all_of_them))
-            if found is not None:
-                return await run_flow_async(agent, flow_run=found, parameters=parameters)
-            return await agent(**parameters)
+            try:
+                if found is not None:
+                    return await run_flow_async(agent, flow_run=found, parameters=parameters)
+                return await agent(**parameters)
+            except Abort as stop:
+                raise RunStopped(f"{str(stop).rstrip('.')}.") from None
 
 
 async def _interrupted(agent: Flow[..., Any], parameters: dict[str, Any]) -> FlowRun | None:

@@ -11,7 +11,7 @@ cli_answers cli_gateway cli_delegations cli_costs cli_host
 up
 gateway terminal host
 tables
-view costs agent_tasks pushes local doctor keeper
+view costs agent_tasks pushes local doctor keeper cancelling
 missed event_door reconciling
 connect doors events notices
 flows

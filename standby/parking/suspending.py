@@ -93,6 +93,9 @@ async def is_revived(client: PrefectClient, run: AgentRun, attempt: int) -> bool
     state, row = (await client.read_flow_run(UUID(run.id))).state, await run.ledger.runs.get(run.id)
     if state is not None and state.type in _CANCELLED:
         raise Abort("The run was cancelled while it was about to wait.")
+    if state is not None and state.type in (StateType.COMPLETED, StateType.FAILED):
+        # By a person; the ledger is told by who follows Prefect.
+        raise Abort(f"The run was set to {state.name} while it was about to wait.")
     if state is None or state.type is not StateType.CRASHED or row is None:
         return False
     if row.attempt not in (attempt, run.attempt):  # in a host it may have gone on meanwhile, and is told of then

@@ -11,12 +11,12 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
-from prefect.client.schemas.actions import WorkPoolUpdate
-from prefect.exceptions import ObjectNotFound
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from rich.console import Console
 
 from standby import settings
@@ -123,6 +123,11 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     if config.bootstrap is not None:
         console.print("Setting up the work pool, blocks and deployments ...")
         await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
+    elif Path("prefect.yaml").exists():
+        console.print("Deploying what is in prefect.yaml ...")
+        await _make_pool(stack.api_url, config.pool)
+        deploy = command("python -m prefect --no-prompt deploy --all")
+        await _to_the_end("deploying", deploy, env, logs / "deploying.log")
     await _quick_attempts(stack.api_url, config.pool)
     await start("worker", f"python -m standby host --pool {config.pool} --name standby")
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
@@ -152,6 +157,13 @@ async def _start_demo(stack: Stack) -> list[str]:
     argv = command(f"python -m {stack.config.demo}")
     output = await _to_the_end("demo", argv, stack.env, settings.home() / "logs" / "demo.log")
     return [json.loads(line)["run_id"] for line in output.splitlines() if line.startswith("{")]
+
+
+async def _make_pool(api_url: str, pool: str) -> None:
+    """As ``prefect deploy`` wants it to be there."""
+    async with open_prefect(api_url) as client:
+        with suppress(ObjectAlreadyExists):
+            await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
 
 
 async def _quick_attempts(api_url: str, pool: str) -> None:

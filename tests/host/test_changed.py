@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.objects import StateType
-from prefect.states import Crashed, Scheduled
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Completed, Crashed, Failed, Scheduled
 
 from standby import settings
 from standby.keeper import Keeper
@@ -97,3 +99,17 @@ async def test_a_retry_while_the_hooks_of_the_failure_run_is_heard(inn: Inn, mon
     await wait_until(lambda: sought == [run.id], 10, shows=run.shown)
     await run.is_in(RunState.COMPLETED)
     assert await run.result() == 3
+
+
+@pytest.mark.parametrize("ended", [Completed, Failed])
+async def test_a_run_at_work_that_somebody_ends_by_hand_stays_so(inn: Inn, ended: Callable[..., State[Any]]) -> None:
+    run = await inn.start("gated")
+    await wait_until(lambda: run.deeds("came"), shows=run.shown)
+    state = ended(message="by hand")
+    await inn.client.set_flow_run_state(UUID(run.id), state, force=True)
+    outside.gate(outside._place(), "go").touch()
+    await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
+    await keeps_until(inn, run, state.type)
+    await run.is_in(RunState(state.type.value.lower()))
+    assert (await run.prefect()).message == "by hand"
+    assert not await inn.ledger.waits.open_ones([run.id])

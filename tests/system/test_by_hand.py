@@ -71,7 +71,10 @@ async def test_the_agent_of_the_readme_does_what_the_readme_says(
     )
     counted = code.replace("return 1250.0", "open('asked', 'a').write('x'); return 1250.0")
     assert counted != code
-    (project.folder / "buyer.py").write_text(counted)
+    # What is left out when it is started is the same the next time.
+    with_default = counted.replace("def buyer(item: str)", "def buyer(item: str, currency: str = 'EUR')")
+    assert with_default != counted
+    (project.folder / "buyer.py").write_text(with_default)
     command = [sys.executable, "buyer.py"]
     env = {"PREFECT_HOME": str(project.folder / "prefect")} | ON_A_COPY
     said = project.folder / "buyer.out"

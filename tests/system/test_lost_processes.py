@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient
@@ -15,7 +15,9 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Crashed, Failed, Pending, Running, Scheduled, Suspended
 
 from standby import holder, keeper, reconciling, settings
+from standby.cancelling import cancelled
 from standby.doctor import audit
+from standby.errors import UsageError
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.states import RunState
@@ -177,3 +179,33 @@ async def test_the_doctor_names_a_run_that_crashes_again_and_again_before_it_beg
     await scene.passes(Pending(), Crashed(message="no module named 'nosuch'"), Scheduled(name="Resuming"))
     [found] = [found for found in await audit(scene.ledger, scene.client) if found.run_id == str(scene.run_id)]
     assert found.problem == "has crashed 3 times before its first step: no module named 'nosuch'"
+
+
+async def test_a_run_is_cancelled_from_the_terminal_in_prefect_and_in_the_ledger(scene: Scene) -> None:
+    await acts.parked(scene.ledger, [acts.approval()], run=str(scene.run_id))
+    await scene.passes(Running(), Suspended(pause_key="key"))
+    run = await scene.ledger.runs.get(str(scene.run_id))
+    assert await cancelled(scene.ledger, run, "ada", str(scene.client.api_url)) == "is cancelled by ada"
+    state = (await scene.client.read_flow_run(scene.run_id)).state
+    assert state is not None
+    assert state.type in (StateType.CANCELLED, StateType.CANCELLING)
+    run = await scene.ledger.runs.get(str(scene.run_id))
+    assert run is not None
+    assert run.state == RunState.CANCELLED
+    assert not await scene.ledger.waits.open_ones([run.id])
+    with pytest.raises(UsageError, match="has ended: it is cancelled"):
+        await cancelled(scene.ledger, run, "ada", str(scene.client.api_url))
+
+
+async def test_a_run_that_was_deleted_in_prefect_is_named_and_can_be_cancelled(scene: Scene) -> None:
+    gone = str(uuid4())
+    await acts.parked(scene.ledger, [acts.approval()], run=gone)
+    [found] = [found for found in await audit(scene.ledger, scene.client) if found.run_id == gone]
+    assert "standby cancel" in found.remedy
+    run = await scene.ledger.runs.get(gone)
+    said = await cancelled(scene.ledger, run, "ada", str(scene.client.api_url))
+    assert said.startswith("is cancelled by ada; Prefect at ")
+    run = await scene.ledger.runs.get(gone)
+    assert run is not None
+    assert run.state == RunState.CANCELLED
+    assert not [found for found in await audit(scene.ledger, scene.client) if found.run_id == gone]

@@ -18,6 +18,7 @@ from tests.support.forks import Forks
 from tests.support.server import PrefectServer
 from tests.support.waiting import wait_until
 from tests.system.project import Project, Result
+from tests.system.runs import Runs
 
 DEMO_WITHIN = 300.0
 """Seconds for the demo's six invoices; they take forty on two idle cores."""
@@ -159,6 +160,45 @@ async def test_what_is_wrong_with_the_project_is_said_in_a_sentence(
         (project.folder / "pyproject.toml").write_bytes(text.encode(errors="surrogateescape"))
         said = await project.up("--demo").ended()
         assert sentence in said.sentence
+        await project.gone()
+
+
+OWN_DEPLOYMENT = """
+deployments:
+  - name: default
+    entrypoint: greeter.py:greeter
+    tags: [standby]
+    work_pool: {name: agents}
+"""
+
+OWN_AGENT = """
+from standby import Approval, agent, wait_for
+
+
+@agent
+async def greeter() -> bool:
+    return (await wait_for(Approval("Greet them?"))).approved
+"""
+
+
+async def test_a_project_of_its_own_needs_no_more_than_its_prefect_yaml(
+    server_and_new_database: tuple[PrefectServer, Path], forks: Forks, tmp_path: Path
+) -> None:
+    with closing(Project(tmp_path / "project", forks, pyproject="")) as project:
+        project.begin_with(server_and_new_database[1])
+        (project.folder / "prefect.yaml").unlink()
+        (project.folder / "prefect.yaml").write_text(OWN_DEPLOYMENT)
+        (project.folder / "greeter.py").write_text(OWN_AGENT)
+        up = await project.up().ready()
+        async with Runs.of(project) as runs:
+            deployment = await runs.client.read_deployment_by_name("greeter/default")
+            await runs.client.create_flow_run_from_deployment(deployment.id)
+
+        async def asked() -> bool:
+            return [run["state"] for run in (await project.standby("ps", "--json")).json] == ["parked"]
+
+        await wait_until(asked, 60, every=0.5, shows=up.shown)
+        await up.interrupted()
         await project.gone()
 
 

@@ -59,6 +59,15 @@ async def stand_at_gate(_flow: Any, flow_run: Any, _state: Any) -> None:
         await asyncio.sleep(0.02)
 
 
+@agent
+async def gated() -> int:
+    """Works until it is let go on, then waits."""
+    await visit("came")
+    while not outside.is_open("go"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return await wait_for(Signal("round-0", key=_me(), of=int))
+
+
 @agent(on_failure=[stand_at_gate])
 async def hooked() -> int:
     """Fails after its wait, the first time, and its hook takes its time."""

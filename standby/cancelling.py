@@ -1,0 +1,43 @@
+"""Cancelling a run from outside: in Prefect, which tells whoever works on it, and in the ledger."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from standby import holder
+from standby.connect import open_prefect
+from standby.errors import UsageError
+from standby.ledger import Ledger
+from standby.states import ENDED, RunState
+
+
+async def cancelled(ledger: Ledger, run: Any, by: str, api_url: str | None) -> str:
+    """Cancel a run (its ledger row); what became of it, in words. Raises ``UsageError`` where it cannot be cancelled,
+    and ``httpx.HTTPError`` where Prefect cannot be reached: nothing is cancelled then.
+
+    One that Prefect does not have, because it was deleted there, is ended in the ledger.
+    """
+    from standby.parking import cancel
+
+    if RunState(run.state) in ENDED:
+        raise UsageError(f"Run {run.name} has ended: it is {run.state}.")
+    said = f"cancelled by {by}"
+    at: datetime | None = None
+    after: str | None = None
+    if run.deployment_id is None:
+        if run.holder is not None and not holder.is_dead(run.holder):
+            raise UsageError(f"Run {run.name} was started by hand. Stop its process ({run.holder}), then cancel it.")
+    else:
+        if api_url is None:
+            raise UsageError("No Prefect server is known here, which has to be told. Set PREFECT_API_URL.")
+        async with open_prefect(api_url) as client:
+            state = await cancel(client, run.id, said)
+        if state is None:
+            said = f"{said}; Prefect at {api_url} does not have it"
+        elif state.is_cancelled() or state.is_cancelling():
+            at, after = state.timestamp, str(state.id)
+        else:
+            raise UsageError(f"Prefect does not cancel run {run.name}: it is {state.name} there.")
+    await ledger.runs.end_from_outside(run.id, RunState.CANCELLED, said, at=at, after=after)
+    return f"is {said}"
