@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -68,11 +68,17 @@ def _for(wait: Any) -> str:
     return f"Retried for run {wait.run_id}, which waits for it ({wait.id}-{wait.opening})."
 
 
-async def _ended_again(client: PrefectClient, wait: Any, state: State[Any]) -> bool:
-    """Whether the wait's agent, which was retried, has ended in this state and not come to the ledger."""
-    if state.type not in _ENDED:
-        return False
-    return state.type is not StateType.FAILED or await _was_retried(client, wait)
+def _has_ended(state: State[Any] | None) -> TypeGuard[State[Any]]:
+    return state is not None and state.type in _ENDED
+
+
+async def _is_parked(ledger: Ledger, run_id: str) -> bool:
+    run = await ledger.runs.get(run_id)
+    return run is not None and run.state == RunState.PARKED
+
+
+def _key(wait: Any) -> str:
+    return f"{wait.id}-{wait.opening}"
 
 
 async def _was_retried(client: PrefectClient, wait: Any) -> bool:
@@ -91,7 +97,7 @@ async def _start(client: PrefectClient, wait: Any) -> str:
         ) from error
     try:
         flow_run = await client.create_flow_run_from_deployment(
-            deployment.id, parameters=child["parameters"], idempotency_key=f"{wait.id}-{wait.opening}"
+            deployment.id, parameters=child["parameters"], idempotency_key=_key(wait)
         )
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (409, 422):
@@ -116,6 +122,8 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
         except (UsageError, PrefectHTTPStatusError) as error:  # the others are not kept from theirs
             log.warning("The agent that run %s waits for is not started: %s", wait.run_id, error)
     awaited = await ledger.children.awaited()
+    # Before Prefect is asked: what ended before a wait opened again is about to be retried by the attempt there.
+    at_work = {wait.run_id for wait in awaited if wait.opening > 1 and not await _is_parked(ledger, wait.run_id)}
     states = await states_of(client, {wait.child_run_id for wait in awaited})
     for wait in awaited:
         run, state = await ledger.runs.get(wait.child_run_id), states.get(wait.child_run_id)
@@ -128,10 +136,11 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
             # It tells its parent itself, unless it ended in the moment in which the parent wrote down that it is its.
             if RunState(run.state) in ENDED and (made := await ledger.children.started(wait, run.id)) is not None:
                 settled.append(made)
-            elif state is not None and run.attempt == wait.child_attempt and await _ended_again(client, wait, state):
+            elif _has_ended(state) and run.attempt == wait.child_attempt and wait.run_id not in at_work:
+                # Retried, it has not come to the ledger.
                 ended = _ENDED[state.type]
                 settled += await ledger.children.ended_elsewhere(run.id, ended, None, state.message)
-        elif state is not None and state.type in _ENDED:
+        elif _has_ended(state) and wait.run_id not in at_work:
             # A flow that is no agent, or never got as far as the ledger.
             ended = _ENDED[state.type]
             settled += await ledger.children.ended_elsewhere(wait.child_run_id, ended, None, state.message)

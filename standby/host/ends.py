@@ -66,6 +66,19 @@ class Ends:
         """The run was cancelled in Prefect, it is said, and not by which state."""
         self._host.start(self._end(run_id, None))
 
+    def look_soon(self, run_id: str) -> None:
+        """Prefect would not let the run wait, for somebody has ended it there."""
+
+        async def look() -> None:
+            try:
+                state = (await self._host.plain.read_flow_run(UUID(run_id))).state
+            except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
+                log.warning("How run %s was ended in Prefect is seen by the keeper: %s", run_id, error)
+                return
+            await self._end(run_id, state if is_over(state) else None)
+
+        self._host.start(look())
+
     def end_soon(self, run_id: str, state: State[Any]) -> None:
         """The run was ended in Prefect by this state, it is said: perhaps late, and perhaps before it is so."""
         self._host.start(self._end(run_id, state))

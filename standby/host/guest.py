@@ -147,7 +147,7 @@ class Guest:
             self._unfit = error
             self._woken.set()
         elif isinstance(error, Abort):
-            self.host.ends.cancel_soon(self.id)
+            self.host.ends.look_soon(self.id)
         elif error is not None:
             log.error("Prefect could not be told that run %s is parked: %s", self.name, error)
         else:

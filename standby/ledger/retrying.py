@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from standby import clock
 from standby.ledger.children import try_again
 from standby.ledger.notices import notify
 from standby.ledger.tables import Checkpoint, Decision, Wait, table_of
+from standby.ledger.votes import next_chase
 from standby.states import CheckpointState, NoticeKind, Outcome, RunState, Verdict, WaitKind, WaitState
 
 waits = table_of(Wait)
@@ -38,21 +40,24 @@ async def wait_again(connection: AsyncConnection, run_id: str) -> None:
     found = [wait for wait in settled.all() if _raised(wait)]
     if not found:
         return
-    ids = [wait.id for wait in found]
+    ids, now = [wait.id for wait in found], clock.utcnow()
     await try_again(connection, ids)
-    await connection.execute(
-        update(waits)
-        .where(waits.c.id.in_(ids))
-        .values(
-            state=WaitState.OPEN,
-            outcome=None,
-            answer=None,
-            settled_at=None,
-            deadline=None,
-            opening=waits.c.opening + 1,
-            announced_at=None,
+    for wait in found:
+        await connection.execute(
+            update(waits)
+            .where(waits.c.id == wait.id)
+            .values(
+                state=WaitState.OPEN,
+                outcome=None,
+                answer=None,
+                settled_at=None,
+                deadline=None,
+                opening=wait.opening + 1,
+                announced_at=None,
+                chased=0,
+                chase_at=next_chase(wait.policy, now, 0),
+            )
         )
-    )
     await connection.execute(
         update(decisions)
         .where(decisions.c.wait_id.in_(ids), decisions.c.verdict == Verdict.WON)

@@ -31,15 +31,15 @@ async def cold(inn: Inn) -> Run:
     return run
 
 
-async def keeps_until(inn: Inn, run: Run, kind: StateType) -> str:
-    """A keeper does what it does until Prefect shows the run so; what it says of it."""
+async def keeps_until(inn: Inn, run: Run, state: RunState, kind: StateType) -> str:
+    """A keeper does what it does until the run is so, and Prefect shows it so; what that says."""
     keeper = Keeper(inn.ledger, get_client)
 
-    async def shown() -> bool:
+    async def is_so() -> bool:
         await keeper.tick()
-        return (await run.prefect()).type is kind
+        return (await run.prefect()).type is kind and (await run.row()).state == state
 
-    await wait_until(shown, shows=run.shown)
+    await wait_until(is_so, shows=run.shown)
     return (await run.prefect()).message or ""
 
 
@@ -53,7 +53,7 @@ async def test_a_crash_that_is_reported_late_of_a_warm_run_is_put_right(inn: Inn
     run = await inn.start("visitor", rounds=1)
     await run.is_warm()
     await inn.client.set_flow_run_state(UUID(run.id), Crashed(message="exit code -9"), force=True)
-    await keeps_until(inn, run, StateType.PAUSED)
+    await keeps_until(inn, run, RunState.PARKED, StateType.PAUSED)
     resumed = await inn.client.resume_flow_run(UUID(run.id), run_input={"answer": 8})
     assert resumed.status.value == "ACCEPT"
     assert await run.result() == 8
@@ -67,8 +67,7 @@ async def test_a_run_whose_deployment_is_deleted_fails_with_that(inn: Inn) -> No
     await inn.host.refresh()
     inn.host.placing.forget_deployments()
     await run.signal("round-0", 3)
-    assert "was deleted in Prefect" in await keeps_until(inn, run, StateType.FAILED)
-    await run.is_in(RunState.FAILED)
+    assert "was deleted in Prefect" in await keeps_until(inn, run, RunState.FAILED, StateType.FAILED)
 
 
 async def test_a_parked_run_whose_agent_takes_other_parameters_now_fails_with_that(inn: Inn) -> None:
@@ -76,8 +75,7 @@ async def test_a_parked_run_whose_agent_takes_other_parameters_now_fails_with_th
     response = await inn.client._client.patch(f"/flow_runs/{run.id}", json={"parameters": {"times": 1}})
     assert response.is_success, response.text
     await run.signal("round-0", 3)
-    assert "times" in await keeps_until(inn, run, StateType.FAILED)
-    await run.is_in(RunState.FAILED)
+    assert "times" in await keeps_until(inn, run, RunState.FAILED, StateType.FAILED)
     assert run.deeds("round 0") == 0
 
 
@@ -109,7 +107,5 @@ async def test_a_run_at_work_that_somebody_ends_by_hand_stays_so(inn: Inn, ended
     await inn.client.set_flow_run_state(UUID(run.id), state, force=True)
     outside.gate(outside._place(), "go").touch()
     await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
-    await keeps_until(inn, run, state.type)
-    await run.is_in(RunState(state.type.value.lower()))
-    assert (await run.prefect()).message == "by hand"
+    assert await keeps_until(inn, run, RunState(state.type.value.lower()), state.type) == "by hand"
     assert not await inn.ledger.waits.open_ones([run.id])
