@@ -40,7 +40,7 @@ gc.disable()  # until all is imported: it takes a fifth of that time
 import hypothesis  # noqa: E402
 
 from standby.ledger import Ledger  # noqa: E402
-from tests.support.databases import NoPostgres, fresh_database, postgres_server  # noqa: E402
+from tests.support.databases import Ledgers, NoPostgres, fresh_database, postgres_server  # noqa: E402
 from tests.support.forks import SERVICES, Forks, connected  # noqa: E402
 from tests.support.leaks import no_leaks  # noqa: E402
 from tests.support.seeds import ALL  # noqa: E402
@@ -146,11 +146,19 @@ def sqlite_url(tmp_path: Path, _new_sqlite_ledger: Path) -> str:
     return f"sqlite:///{shutil.copy(_new_sqlite_ledger, tmp_path / 'ledger.db')}"
 
 
+@pytest.fixture(scope="session")
+def _postgres_ledgers(_postgres: str, _new_postgres_ledger: str) -> Iterator[Ledgers]:
+    ledgers = Ledgers(_postgres, _new_postgres_ledger)
+    yield ledgers
+    asyncio.run(ledgers.close())
+
+
 @pytest.fixture
-async def postgres_url(_postgres: str, _new_postgres_ledger: str) -> AsyncIterator[str]:
-    """A ledger of the test's own on PostgreSQL, dropped afterwards."""
-    async with fresh_database(_postgres, like=_new_postgres_ledger) as url:
-        yield url
+async def postgres_url(_postgres_ledgers: Ledgers) -> AsyncIterator[str]:
+    """A ledger of the test's own on PostgreSQL, with nothing in it."""
+    url = await _postgres_ledgers.take()
+    yield url
+    _postgres_ledgers.give_back(url)
 
 
 @pytest.fixture
