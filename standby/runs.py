@@ -235,12 +235,15 @@ class AgentRun:
             raise self._stopped_by
         await self._record_failures()
         while self._unmet_branches:
+            stood = self._at_cut_off  # one that goes on meanwhile has its time from then on
             try:
                 async with asyncio.timeout(settings.BRANCH_GRACE.total_seconds()):
                     await self._branches_met.wait()
             except TimeoutError:
                 unmet = sorted(self._unmet_branches)
-                if not self._at_cut_off:
+                if not unmet:  # met in the same moment
+                    break
+                if not (stood or self._at_cut_off):
                     raise self._mismatch(f"the code comes to {key!r} and has not asked for {unmet}") from None
                 log.warning("Run %s comes to %r when what was cut off is so again, and %s met.", self.id, key, unmet)
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 
 from standby import Approval, UsageError, agent, settings, step, wait_for
+from standby.runs import AgentRun
 from tests.fundamentals.conftest import Desk, Interruption
 
 
@@ -104,6 +106,33 @@ async def test_new_work_waits_for_a_branch_that_stands_where_it_was_cut_off(
     assert "instead" in await run.journal()
     instead.set()  # the new work comes first
     assert await run.again() == [3, 4]
+
+
+@pytest.mark.parametrize("met_at_once", [True, False])
+async def test_a_branch_that_goes_on_in_the_moment_in_which_its_time_is_over_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, met_at_once: bool
+):
+    """It stood where it was cut off until then: it comes to its own step at once, or a little later."""
+    monkeypatch.setattr(settings, "BRANCH_GRACE", timedelta(0))
+    run = AgentRun.__new__(AgentRun)
+    run.id, run.fenced, run.host_ends, run._stopped_by, run._failures = "run", False, False, None, []
+    run._unmet_branches, run._at_cut_off = {"instead"}, 1
+
+    class Met(asyncio.Event):
+        async def wait(self) -> Literal[True]:
+            if not run._at_cut_off:
+                run._unmet_branches.clear()
+                return True
+            try:
+                return await super().wait()
+            finally:
+                run._at_cut_off = 0
+                if met_at_once:
+                    run._unmet_branches.clear()
+
+    run._branches_met = Met()
+    await run.before_new_work("new work")
+    assert not run._unmet_branches
 
 
 async def test_a_run_that_stands_where_it_was_cut_off_says_so(
