@@ -203,6 +203,7 @@ async def _attempt(
         finally:
             run.over = True
         run.check_all_met()
+        await run.record_failed_waits()
         return codec.encode(value, what)
     except (Fenced, Left):
         raise
@@ -220,8 +221,9 @@ async def _attempt(
     except Exception as error:
         await run.leave()
         try:
+            said = f"{type(error).__name__}: {error}"
             if not await run.ledger.runs.end(
-                run.id, run.attempt, RunState.FAILED, error=f"{type(error).__name__}: {error}", after=run.began_in
+                run.id, run.attempt, RunState.FAILED, error=said, after=run.began_in, by=run.failed_wait
             ):
                 raise Fenced(run.id, run.attempt) from error
             reach("run.failed")

@@ -288,11 +288,10 @@ class AgentRun:
         waits again."""
         self._failures.append(Failure(place, text, of_wait=True))
 
-    async def consume(self, key: str, text: str) -> None:
-        """Record the answers of a wait."""
-        if not await self.ledger.waits.consume(self.id, self.attempt, key, text, digest_of(text)):
-            self.stop()
-        reach("wait.consumed")
+    @property
+    def failed_wait(self) -> str | None:
+        """The key of the wait whose error the agent has not gone on from, if there is one."""
+        return next((failure.place.key for failure in self._failures if failure.of_wait), None)
 
     async def _record_failures(self) -> None:
         """Before new work: errors that have evidently been caught are part of the path."""
@@ -307,7 +306,7 @@ class AgentRun:
         async with self._recording:
             for failure in [failure for failure in self._failures if failure.caught]:
                 if failure.of_wait:
-                    await self.consume(failure.place.key, failure.text or "")
+                    await self._consume_failed(failure.place, failure.text or "")
                 else:
                     value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
                     # If its value was written while it was cut off, that stays; the next attempt goes on from there.
@@ -349,11 +348,35 @@ class AgentRun:
         await self._write(place, CheckpointState.RECORDED, value=value, spill=spill, digest=digest)
 
     async def _write(self, place: Place, state: CheckpointState, **fields: Any) -> None:
+        async def write() -> bool:
+            return await self.ledger.checkpoints.write(
+                self.id, self.attempt, place.key, place.position, state, **fields
+            )
+
+        await self._surely(write, place, state, fields.get("digest"))
+
+    async def record_failed_waits(self) -> None:
+        """The agent has returned, so it has dealt with their errors: a run that has completed leaves nothing open."""
+        for failure in [failure for failure in self._failures if failure.of_wait]:
+            await self._consume_failed(failure.place, failure.text or "")
+            self._failures.remove(failure)
+
+    async def _consume_failed(self, place: Place, text: str) -> None:
+        digest = digest_of(text)
+
+        async def write() -> bool:
+            return await self.ledger.waits.consume(self.id, self.attempt, place.key, text, digest)
+
+        await self._surely(write, place, CheckpointState.RECORDED, digest)
+        reach("wait.consumed")
+
+    async def _surely(
+        self, write: Callable[[], Awaitable[bool]], place: Place, state: CheckpointState, digest: str | None
+    ) -> None:
+        """Write a checkpoint, again where the ledger does not answer. Raises as ``record``."""
         for pause in (*WRITTEN_AGAIN_AFTER, None):
             try:
-                written = await self.ledger.checkpoints.write(
-                    self.id, self.attempt, place.key, place.position, state, **fields
-                ) or await self._has_written(place, state, fields.get("digest"))
+                written = await write() or await self._has_written(place, state, digest)
                 break
             except LedgerUnavailable as error:
                 if pause is None:

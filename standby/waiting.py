@@ -225,7 +225,9 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
     if any(_is_error(waits[name], one) for name, one in stored.items()):
         run.wait_failed(place, text)
     else:
-        await run.consume(place.key, text)
+        if not await run.ledger.waits.consume(run.id, run.attempt, place.key, text, digest_of(text)):
+            run.stop()
+        reach("wait.consumed")
     return _replayed(run, place.key, waits, text)
 
 

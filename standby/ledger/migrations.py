@@ -98,7 +98,7 @@ async def _asked_since(connection: AsyncConnection) -> None:
 
 async def _retries(connection: AsyncConnection) -> None:
     """What tells a retry from what was before an end; a new ledger has it already."""
-    await _add_columns(connection, "runs", "ended_after")
+    await _add_columns(connection, "runs", "ended_after", "ended_by")
     await _add_columns(connection, "waits", "child_attempt")
 
 

@@ -11,31 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standby import clock
 from standby.ledger.children import try_again
 from standby.ledger.notices import notify
-from standby.ledger.tables import Checkpoint, Decision, Wait, table_of
+from standby.ledger.tables import Decision, Wait, table_of
 from standby.ledger.votes import next_chase
-from standby.states import CheckpointState, NoticeKind, Outcome, RunState, Verdict, WaitKind, WaitState
+from standby.states import NoticeKind, Outcome, RunState, Verdict, WaitKind, WaitState
 
 waits = table_of(Wait)
-checkpoints = table_of(Checkpoint)
 decisions = table_of(Decision)
 
 RETRIED = "the run failed for it and was retried"
 
 
-async def wait_again(connection: AsyncConnection, run_id: str) -> None:
-    """Open the waits that raised an error which ended the run: those for agents that failed, and those that timed out,
-    which get a new deadline. In the transaction that claims the run for its retry.
-
-    Errors that the agent had dealt with are recorded, and stay.
-    """
-    recorded = (
-        select(checkpoints.c.key)
-        .where(checkpoints.c.run_id == run_id, checkpoints.c.key == waits.c.group_key)
-        .where(checkpoints.c.state == CheckpointState.RECORDED)
-        .exists()
-    )
+async def wait_again(connection: AsyncConnection, run_id: str, key: str) -> None:
+    """Open the waits of the group that raised the error which ended the run: those for agents that failed, and those
+    that timed out, which get a new deadline. In the transaction that claims the run for its retry."""
     settled = await connection.execute(
-        select(waits).where(waits.c.run_id == run_id, waits.c.state == WaitState.SETTLED, ~recorded)
+        select(waits).where(waits.c.run_id == run_id, waits.c.group_key == key, waits.c.state == WaitState.SETTLED)
     )
     found = [wait for wait in settled.all() if _raised(wait)]
     if not found:

@@ -96,8 +96,8 @@ class Runs:
             if alive and row.holder != presumed_dead:
                 return Claim(0, was, None, row.holder, row.lease_expires_at)
             attempt = await take(connection, row, holder, lease)
-            if was in (RunState.FAILED, RunState.CANCELLED):
-                await wait_again(connection, run_id)
+            if row.ended_by is not None:
+                await wait_again(connection, run_id, row.ended_by)
             await connection.execute(
                 update(runs)
                 .where(runs.c.id == run_id)
@@ -107,6 +107,7 @@ class Runs:
                     error=None,
                     ended_at=None,
                     ended_after=None,
+                    ended_by=None,
                     confirmed=False,
                 )
             )
@@ -191,15 +192,17 @@ class Runs:
         result: str | None = None,
         error: str | None = None,
         after: str | None = None,
+        by: str | None = None,
     ) -> bool:
         """The attempt ends the run; its open waits are closed. False when fenced.
 
         ``after``: the id of a state that the run had in Prefect in this attempt; scheduled after it, it is retried.
+        ``by``: the group of waits whose error ends it, which its retry opens again.
         """
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
                 return False
-            await _end(connection, run_id, state, result, error, after)
+            await _end(connection, run_id, state, result, error, after, by)
             return True
 
     async def end_from_outside(
@@ -325,6 +328,7 @@ async def _end(
     result: str | None,
     error: str | None,
     after: str | None,
+    by: str | None = None,
 ) -> None:
     now = clock.utcnow()
     await connection.execute(
@@ -336,6 +340,7 @@ async def _end(
             error=error,
             ended_at=now,
             ended_after=after,
+            ended_by=by,
             holder=None,
             lease_expires_at=None,
             hold=None,

@@ -80,6 +80,7 @@ class Run(_Base, table=True):
     parked_at: datetime | None = _instant(nullable=True)
     ready_at: datetime | None = _instant(nullable=True)
     ended_at: datetime | None = _instant(nullable=True)
+    ended_by: str | None = None  # group_key of the waits whose error ended it: its retry opens them again
     ended_after: str | None = None  # id of a state it had in Prefect: who schedules the run after that retries it
 
 

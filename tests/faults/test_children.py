@@ -271,3 +271,22 @@ async def test_a_retry_of_a_run_that_nobody_answered_in_time_asks_again(stage: S
     assert (await run.answer({"approved": True}, wait=wait)).won
     assert await run.rests() is RunState.COMPLETED
     assert await run.result() is True
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+async def test_a_timeout_that_a_failed_run_had_not_come_to_is_not_asked_anew(stage: Stage) -> None:
+    """A bad deployment ended it. That nobody answered is still so, and the agent knows what to do then."""
+    run = await stage.start("families.py:ready_for_silence")
+    await run.attempt()
+    stage.open_gate("bad deployment")
+
+    async def failed() -> bool:
+        return await run.rests() is RunState.FAILED
+
+    await wait_until(failed, 30, shows=run.shown)
+    stage.close_gate("bad deployment")
+    await run.retry()
+    assert await run.rests() is RunState.COMPLETED
+    assert await run.result() == "nobody"
+    [wait] = await run.waits()
+    assert wait.opening == 1
