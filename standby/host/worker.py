@@ -59,6 +59,7 @@ class HostWorker(ProcessWorker):
         self._seek = asyncio.Event()
         self._apart: set[str] = set()  # runs that have a process of their own
         self._stop = asyncio.Event()
+        self._hearing: asyncio.Task[None] | None = None
 
     # The runner of a process worker is for what is submitted to it from Python.
 
@@ -151,29 +152,41 @@ class HostWorker(ProcessWorker):
                 return found
 
     def _loops(self, host: Host, run_once: bool) -> list[Any]:
-        from standby.host.hearing import hear
         from standby.host.watch import Watch
 
         if run_once:
             return [self._once(host)]
         watch = Watch(host)
-        return [
-            hear(str(self.client.api_url), self.work_pool.id, self._heard, self._connected),
-            self._poll(),
-            self._sync(host),
-            watch.run(),
-        ]
+        return [self._hear(), self._poll(), self._sync(host), watch.run()]
 
     async def _once(self, host: Host) -> None:
         await self.get_and_submit_flow_runs()
         while self._submitting_flow_run_ids or any(guest.busy for guest in host.guests.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
+    async def _hear(self) -> None:
+        """Hear of the pool's runs; of the new one's, when the pool was deleted and made anew under its name."""
+        from standby.host.hearing import hear
+
+        while True:
+            self._hearing = asyncio.create_task(
+                hear(str(self.client.api_url), self.work_pool.id, self._heard, self._connected)
+            )
+            try:
+                await asyncio.wait([self._hearing])
+            finally:
+                self._hearing.cancel()
+            if not self._hearing.cancelled():
+                self._hearing.result()
+
     async def _sync(self, host: Host) -> None:
         while True:
             await asyncio.sleep(self.heartbeat_interval_seconds)
             try:
+                heard = self.work_pool.id
                 await self._sync_and_initialize()
+                if self.work_pool.id != heard and self._hearing is not None:
+                    self._hearing.cancel()
                 await host.refresh()
             except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
                 log.warning("The work pool cannot be seen for now: %s", error)

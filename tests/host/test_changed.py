@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, temporary_settings
 from prefect.states import Completed, Crashed, Failed, Scheduled
 
 from standby import settings
+from standby.host import worker
 from standby.keeper import Keeper
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
@@ -109,3 +114,19 @@ async def test_a_run_at_work_that_somebody_ends_by_hand_stays_so(inn: Inn, ended
     await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
     assert await keeps_until(inn, run, RunState(state.type.value.lower()), state.type) == "by hand"
     assert not await inn.ledger.waits.open_ones([run.id])
+
+
+async def test_a_pool_that_was_deleted_and_made_anew_is_heard_of_as_before(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await inn.closes()
+    with temporary_settings({PREFECT_WORKER_HEARTBEAT_SECONDS: 1}):
+        await inn.opens()
+    monkeypatch.setattr(worker, "POLL_SECONDS", 3600.0)
+    old = (await inn.client.read_work_pool(inn.pool)).id
+    await inn.client.delete_work_pool(inn.pool)
+    with suppress(ObjectAlreadyExists):  # the host was first
+        await inn.client.create_work_pool(WorkPoolCreate(name=inn.pool, type="process"))
+    await wait_until(lambda: inn.worker.work_pool.id != old)
+    run = await inn.start("visitor", rounds=1)
+    await run.is_warm()
