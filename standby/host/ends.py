@@ -17,6 +17,7 @@ from standby.parking import cancelled_before, stands_since
 from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
+    from standby.host.guest import Guest
     from standby.host.host import Host
 
 log = logging.getLogger("standby.host")
@@ -95,10 +96,10 @@ class Ends:
 
     async def _end(self, run_id: str, state: State[Any] | None) -> None:
         """End a run that somebody has ended in Prefect: in the ledger, here, and in Prefect if it is left to us."""
+        guest = self._host.guests.get(run_id)
         try:
             while True:
                 row = await self._host.ledger.runs.get(run_id)
-                guest = self._host.guests.get(run_id)
                 ours = row is not None and (
                     row.holder == self._host.holder or row.state in (RunState.PARKED, RunState.READY)
                 )
@@ -107,6 +108,9 @@ class Ends:
                     return
                 ended = _ENDED.get(told.type, RunState.CANCELLED)
                 said = f"{told.name} in Prefect{f': {told.message}' if told.message else ''}"
+                if row is None and guest is not None and not guest.cancelled:
+                    await _stopped(guest)  # it may be about to claim the run, or just have done so
+                    continue
                 if row is None or RunState(row.state) in ENDED:
                     break
                 if await self._host.ledger.runs.end_from_outside(
@@ -114,9 +118,7 @@ class Ends:
                 ):
                     break  # else it has gone on meanwhile, perhaps for a retry
             if guest is not None:
-                guest.cancel()
-                if guest.task is not None and guest.task is not asyncio.current_task():
-                    await asyncio.wait([guest.task])
+                await _stopped(guest)
                 if ended is RunState.CANCELLED:
                     await guest.call_hooks_of(Cancelling())
             if ended is RunState.CANCELLED:
@@ -131,6 +133,12 @@ class Ends:
             return
         if await cancelled_before(self._host.plain, UUID(run_id)):
             await self._host.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
+
+
+async def _stopped(guest: Guest) -> None:
+    guest.cancel()
+    if guest.task is not None and guest.task is not asyncio.current_task():
+        await asyncio.wait([guest.task])
 
 
 def is_over(state: State[Any] | None) -> bool:

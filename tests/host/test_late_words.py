@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,9 +13,10 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Cancelling, Crashed, Running, Scheduled, Suspended
 from sqlalchemy import text, update
 
-from standby import clock, settings
+from standby import clock, keeper, settings
 from standby.errors import LedgerUnavailable
 from standby.host import worker
+from standby.host.ends import Ends
 from standby.host.worker import HostWorker
 from standby.ledger import tables
 from standby.ledger.runs import Runs
@@ -269,3 +271,37 @@ async def test_a_cancel_that_a_wake_has_overtaken_is_kept_to_though_nobody_told(
     await run.is_shown(StateType.CANCELLED)
     row = await run.row()
     assert row is None or row.state == RunState.CANCELLED, "it may not have begun"
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_a_run_that_is_claimed_while_its_cancel_is_looked_up_is_cancelled(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host has seen that the ledger has no such run, and asks Prefect; meanwhile the attempt claims it."""
+    looks = asyncio.Event()
+    claim, standing = Runs.claim, Ends._standing
+
+    async def claimed(self: Runs, *args: Any, **options: Any) -> Any:
+        await looks.wait()
+        return await claim(self, *args, **options)
+
+    async def stands(self: Ends, run_id: str, state: State[Any] | None) -> State[Any] | None:
+        looks.set()
+        await run.is_in(RunState.RUNNING, RunState.CANCELLED)
+        return await standing(self, run_id, state)
+
+    async def never(*_: Any) -> None: ...
+
+    monkeypatch.setattr(keeper, "end_as_prefect_says", never)  # which would do it later
+    monkeypatch.setattr(Runs, "claim", claimed)
+    monkeypatch.setattr(Ends, "_standing", stands)
+    later = Scheduled(scheduled_time=clock.utcnow() + timedelta(hours=1))
+    flow_run = await inn.client.create_flow_run_from_deployment(
+        await inn.deploy("worker"), parameters={"steps": 100_000}, state=later
+    )
+    run = Run(inn, str(flow_run.id))
+    await inn.client.set_flow_run_state(flow_run.id, Cancelled(message="not wanted"))
+    await inn.client.set_flow_run_state(flow_run.id, Scheduled(name="Resuming"))
+    await run.is_in(RunState.CANCELLED)
+    await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
+    await run.is_shown(StateType.CANCELLED)
