@@ -18,7 +18,7 @@ from standby.errors import UsageError
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.settling import Settled
-from standby.projection import states_of
+from standby.projection import runs_by_key, states_of
 from standby.states import ENDED, RunState, WaitKind, WaitState
 
 log = logging.getLogger("standby.children")
@@ -144,16 +144,30 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
             # A flow that is no agent, or never got as far as the ledger.
             ended = _ENDED[state.type]
             settled += await ledger.children.ended_elsewhere(wait.child_run_id, ended, None, state.message)
+    await _cancel_abandoned(ledger, client)
+    return settled
+
+
+async def _cancel_abandoned(ledger: Ledger, client: PrefectClient) -> None:
     abandoned = await ledger.children.abandoned()
-    states = await states_of(client, {wait.child_run_id for wait in abandoned})
+    unknown = {_key(wait): wait for wait in abandoned if wait.child_run_id is None}
+    made = await runs_by_key(client, unknown)
+    for key, wait in unknown.items():
+        if key in made:
+            # Whoever has made it died before the ledger knew. It is cancelled at the next look.
+            await ledger.children.started(wait, made[key])
+        else:
+            await ledger.children.let_go(wait.id)
+    states = await states_of(client, {wait.child_run_id for wait in abandoned if wait.child_run_id is not None})
     for wait in abandoned:
+        if wait.child_run_id is None:
+            continue
         seen = states.get(wait.child_run_id)
         if seen is None or seen.is_final():
             await ledger.children.let_go(wait.id)
         elif seen.type is not StateType.CANCELLING:
             now = await ledger.waits.get(wait.id)
-            if now is None or now.state != WaitState.CLOSED:
+            if now is None or now.state == WaitState.OPEN:
                 continue  # its parent was retried, and waits for it again
             log.info("Run %s is cancelled: nobody waits for it any more.", wait.child_run_id)
             await client.set_flow_run_state(UUID(wait.child_run_id), Cancelling())
-    return settled

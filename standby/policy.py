@@ -104,6 +104,13 @@ class Standing(StrEnum):
     REJECTED = "rejected"
 
 
+def may_count(policy: Policy, vote: Vote) -> bool:
+    """Whether a vote counts under this policy, which may be another than when it was given."""
+    if vote.actor in policy.not_by or vote.place in policy.not_by:
+        return False
+    return not policy.approvers or vote.place in policy.approvers
+
+
 def standing(policy: Policy, votes: Iterable[Vote]) -> Standing:
     """What the votes so far come to."""
     votes = list(votes)

@@ -8,7 +8,13 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
@@ -26,6 +32,18 @@ async def states_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, 
         )
         states |= {str(flow_run.id): flow_run.state for flow_run in found if flow_run.state is not None}
     return states
+
+
+async def runs_by_key(client: PrefectClient, keys: Iterable[str]) -> dict[str, str]:
+    """The run that was made under each of these idempotency keys, by key, of those there are."""
+    left = iter(keys)
+    found: dict[str, str] = {}
+    while some := list(islice(left, BATCH)):
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=some)), limit=BATCH
+        )
+        found |= {run.idempotency_key: str(run.id) for run in runs if run.idempotency_key is not None}
+    return found
 
 
 async def not_paused(client: PrefectClient, run_ids: Iterable[str]) -> set[str]:

@@ -109,9 +109,11 @@ class Codec(Generic[T]):
         """The JSON value itself, untyped."""
         return json.loads(text)
 
-    def schema(self) -> dict[str, Any]:
-        """JSON Schema of the values; ``{}`` where the annotation has none."""
+    def schema(self, *, stored: bool = False) -> dict[str, Any]:
+        """JSON Schema of the values, as forms ask for them or as they are ``stored``; ``{}`` where there is none."""
         try:
+            if stored:
+                return self._adapter.json_schema(by_alias=False, mode="serialization")
             return self._adapter.json_schema()
         except PydanticInvalidForJsonSchema:
             return {}

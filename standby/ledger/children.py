@@ -10,7 +10,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby.ledger.database import Database, by, unindexed
@@ -21,6 +21,17 @@ from standby.states import ENDED, Door, Outcome, RunState, WaitKind, WaitState
 
 runs = table_of(Run)
 waits = table_of(Wait)
+
+NEEDS_NOTHING = 0
+"""As ``child_attempt`` of a wait without a run: its agent has ended, or there never was one."""
+
+_LEFT = (
+    or_(
+        waits.c.state == WaitState.CLOSED,
+        and_(waits.c.state == WaitState.SETTLED, waits.c.outcome.in_((Outcome.TIMED_OUT, Outcome.DEFAULTED))),
+    ),
+    or_(waits.c.child_run_id.is_not(None), waits.c.child_attempt.is_distinct_from(NEEDS_NOTHING)),
+)
 
 
 async def tell_parents(
@@ -149,16 +160,13 @@ class Children:
         )
 
     async def abandoned(self) -> list[Row[Any]]:
-        """Waits that were closed while their agent was on its way, and which say that it is to be cancelled then."""
-        rows = await self._db.read(
-            select(waits).where(
-                waits.c.kind == WaitKind.AGENT, waits.c.state == WaitState.CLOSED, waits.c.child_run_id.is_not(None)
-            )
-        )
+        """Waits that nobody waits at any more (closed, or their time is over) and whose agent is to be cancelled then,
+        unless it needs nothing more. Those without a run may have one that Prefect alone knows of."""
+        rows = await self._db.read(select(waits).where(waits.c.kind == WaitKind.AGENT, *_LEFT))
         return [row for row in rows if json.loads(row.child)["if_closed"] == "cancel"]
 
     async def let_go(self, wait_id: str) -> None:
-        """The agent of a closed wait needs nothing more."""
+        """The agent of an abandoned wait needs nothing more."""
         await self._db.write(
-            update(waits).where(waits.c.id == wait_id, waits.c.state == WaitState.CLOSED).values(child_run_id=None)
+            update(waits).where(waits.c.id == wait_id, *_LEFT).values(child_run_id=None, child_attempt=NEEDS_NOTHING)
         )

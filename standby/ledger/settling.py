@@ -50,8 +50,10 @@ async def settle_in(
     note: str | None = None,
     place: str | None = None,
     given_at: datetime | None = None,
+    decision: str | None = None,
 ) -> Settled:
-    """Settle inside a transaction that has locked the run. ``given_at``: when the answer was given, if before now."""
+    """Settle inside a transaction that has locked the run. ``given_at``: when the answer was given, if before now.
+    ``decision``: what won, where it is written down already."""
     if wait.state != WaitState.OPEN or RunState(run.state) in ENDED:
         if door is not Door.DEADLINE:
             await decide(connection, wait, Verdict.LOST, answer, door, actor, note)
@@ -64,7 +66,10 @@ async def settle_in(
         .where(waits.c.id == wait.id, waits.c.state == WaitState.OPEN)
         .values(state=WaitState.SETTLED, outcome=outcome, answer=answer, settled_at=settled_at, refused=None)
     )
-    await decide(connection, wait, Verdict.WON, answer, door, actor, note, place, settled_at)
+    if decision is None:
+        await decide(connection, wait, Verdict.WON, answer, door, actor, note, place, settled_at)
+    else:
+        await connection.execute(update(decisions).where(decisions.c.id == decision).values(verdict=Verdict.WON))
     if wait.need == Need.ANY:
         await connection.execute(
             update(waits)

@@ -13,7 +13,7 @@ from standby import clock
 from standby.errors import NotAllowed
 from standby.ledger.settling import Settled, decide, settle_in
 from standby.ledger.tables import Decision, Delegation, Wait, table_of
-from standby.policy import Policy, Standing, Vote, approves, disagreement, next_due, place_of, standing
+from standby.policy import Policy, Standing, Vote, approves, disagreement, may_count, next_due, place_of, standing
 from standby.states import ENDED, Door, Outcome, RunState, Verdict, WaitState
 
 decisions = table_of(Decision)
@@ -40,7 +40,7 @@ async def vote_in(
         return await settle_in(connection, run, wait, **how)
     policy = Policy.model_validate_json(wait.policy)
     counted = await counted_for(connection, wait)
-    votes = [Vote(one.actor, one.place or one.actor, approves(one.answer)) for one in counted]
+    votes = [_vote(one) for one in counted]
     try:
         place = place_of(policy, actor, votes, await _delegates(connection, policy))
         if approves(answer):
@@ -53,6 +53,32 @@ async def vote_in(
         await connection.execute(update(waits).where(waits.c.id == wait.id).values(refused=None))
         return Settled(False, wait, False, None, counted=True)
     return await settle_in(connection, run, wait, **how, place=place or None)
+
+
+async def count_anew(connection: AsyncConnection, run: Row[Any], wait: Row[Any]) -> None:
+    """The policy of an open wait is another now: whom it leaves out does not count, and the rest may settle it."""
+    if wait.policy is None:
+        return
+    policy = Policy.model_validate_json(wait.policy)
+    counted = []
+    for one in await counted_for(connection, wait):
+        if may_count(policy, _vote(one)):
+            counted.append(one)
+            continue
+        left_out = {"verdict": Verdict.REFUSED, "note": "the policy changed, and this does not count any more"}
+        await connection.execute(update(decisions).where(decisions.c.id == one.id).values(**left_out))
+    comes_to = standing(policy, map(_vote, counted))
+    if comes_to is Standing.OPEN:
+        return
+    last = [one for one in counted if approves(one.answer) is (comes_to is Standing.APPROVED)][-1]
+    await settle_in(
+        connection, run, wait, outcome=Outcome.ANSWERED, answer=last.answer, door=Door(last.door), actor=last.actor,
+        decision=last.id,
+    )  # fmt: skip
+
+
+def _vote(decision: Row[Any]) -> Vote:
+    return Vote(decision.actor, decision.place or decision.actor, approves(decision.answer))
 
 
 async def counted_for(connection: AsyncConnection, wait: Row[Any]) -> list[Row[Any]]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Row, func, or_, select, update
+from sqlalchemy import Row, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
@@ -22,7 +22,7 @@ from standby.ledger.polls import first_poll
 from standby.ledger.settling import Settled, decide, settle_in, winner_of
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.text import SHORTEST
-from standby.ledger.votes import next_chase, vote_in
+from standby.ledger.votes import count_anew, next_chase, vote_in
 from standby.states import (
     BY_SIGNAL,
     Disposition,
@@ -118,8 +118,12 @@ class Waits:
                 if need is Need.ALL or not any(wait.state == WaitState.SETTLED for wait in found):
                     # The run ended (failed, cancelled) with these waits open and is being retried.
                     await _reopen(connection, run_id, key)
+                earlier = {wait.id: wait.policy for wait in found}
                 await _ask_in_todays_form(connection, run_id, rows)
                 found = await _group(connection, run_id, key)
+                for wait in found:
+                    if wait.state == WaitState.OPEN and wait.policy != earlier[wait.id]:
+                        await count_anew(connection, run, wait)
             await _take_early(connection, run, key)
             return Group(await group_ready(connection, run_id, key), await _group(connection, run_id, key))
 
@@ -418,6 +422,7 @@ async def _reopen(
             settled_at=None,
             opening=waits.c.opening + 1,
             announced_at=None,
+            child_attempt=case((waits.c.child_run_id.is_(None), None), else_=waits.c.child_attempt),
             **({} if only is None else {"asked_since": waits.c.opening + 1}),
         )
     )

@@ -37,8 +37,9 @@ class AgentFinished(Wait[A]):
 
     ``deployment``: ``flow-name/deployment-name``. ``parameters``: JSON. ``of``: the type of its result, any JSON by
     default. It is started once for this wait, whatever dies in between. ``if_closed``: what becomes of it if this run
-    stops waiting for it (it is cancelled, fails, or something else of ``wait_any`` came first): ``"cancel"`` (default)
-    or ``"leave"``. If it fails or is cancelled, the wait raises ``AgentFailed``. The deadline as for ``Approval``.
+    stops waiting for it (it is cancelled, fails, its deadline passes, or something else of ``wait_any`` came first):
+    ``"cancel"`` (default) or ``"leave"``. If it fails or is cancelled, the wait raises ``AgentFailed``. The deadline as
+    for ``Approval``.
     Raises ``UsageError`` for parameters that are not JSON.
     """
 

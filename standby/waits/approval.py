@@ -130,4 +130,8 @@ class Approval(Wait[F]):
 
 
 def _has_switch(codec: Codec[Any]) -> bool:
-    return bool(codec.schema().get("properties", {}).get("approved", {}).get("type") == "boolean")
+    """Under the name it is stored by and the one that forms have for it: an alias would be another."""
+    return all(
+        schema.get("properties", {}).get("approved", {}).get("type") == "boolean"
+        for schema in (codec.schema(), codec.schema(stored=True))
+    )

@@ -87,6 +87,41 @@ async def test_what_was_counted_lapses_when_the_wait_opens_again(ledger: Ledger)
     assert (await decide(ledger, wait, "ada")).won
 
 
+async def asked_anew(ledger: Ledger, policy: Policy) -> Any:
+    """The run goes on with code whose policy is this one, and comes to its wait."""
+    group = await open_group(ledger, [approval(policy=policy.model_dump_json())], attempt=await take_over(ledger))
+    return group.waits[0]
+
+
+async def test_whom_the_policy_leaves_out_now_does_not_count_any_more(ledger: Ledger) -> None:
+    wait = await asked(ledger, Policy(quorum=2, approvers=("ada", "bob", "eve")))
+    await decide(ledger, wait, "ada")
+    wait = await asked_anew(ledger, Policy(quorum=2, approvers=("bob", "eve"), not_by=("ada",)))
+    assert wait.state == WaitState.OPEN
+    assert (await decide(ledger, wait, "bob")).counted
+    assert (await decide(ledger, wait, "eve")).won
+    assert await verdicts(ledger) == [
+        ("ada", Verdict.REFUSED),
+        ("bob", Verdict.COUNTED),
+        ("eve", Verdict.WON),
+    ]
+
+
+async def test_a_policy_that_asks_for_less_now_may_be_met_already(ledger: Ledger) -> None:
+    wait = await asked(ledger, Policy(quorum=2, approvers=("ada", "bob")))
+    await decide(ledger, wait, "ada", comment="yes")
+    wait = await asked_anew(ledger, Policy(approvers=("ada",)))
+    assert (wait.state, wait.answer) == (WaitState.SETTLED, '{"approved": true, "comment": "yes"}')
+    assert await verdicts(ledger) == [("ada", Verdict.WON)]
+
+
+async def test_a_policy_that_cannot_be_met_any_more_rejects(ledger: Ledger) -> None:
+    wait = await asked(ledger, Policy(approvers=("ada", "bob")))
+    await decide(ledger, wait, "ada", approved=False)
+    wait = await asked_anew(ledger, Policy(approvers=("ada",)))
+    assert (wait.state, wait.answer) == (WaitState.SETTLED, '{"approved": false}')
+
+
 async def test_of_ten_people_at_once_two_count_and_one_settles_it(connect: Connect) -> None:
     ledgers = [await connect() for _ in range(4)]
     wait = await asked(ledgers[0], TWO)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from standby import Approval, Escalation, NotAllowed, Policy, UsageError
 from standby.policy import Due, Standing, Vote, disagreement, due, moments, next_due, place_of, standing
@@ -116,6 +116,13 @@ def test_a_policy_needs_a_form_that_approves() -> None:
     class Colour(BaseModel):
         colour: str
 
-    with pytest.raises(UsageError, match="has no field 'approved'"):
-        Approval("Which?", form=Colour, policy=Policy(quorum=2))
+    class ShownAsApproved(BaseModel):
+        okay: bool = Field(alias="approved")
+
+    class ShownAsOkay(BaseModel):
+        approved: bool = Field(alias="okay")
+
+    for form in (Colour, ShownAsApproved, ShownAsOkay):
+        with pytest.raises(UsageError, match="has no field 'approved'"):
+            Approval("Which?", form=form, policy=Policy(quorum=2))
     Approval("Which?", form=Colour, policy=Policy(remind=(HOUR,)))
