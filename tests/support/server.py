@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 
@@ -73,6 +74,7 @@ class PrefectServer:
         self.database = self.home / "prefect.db"
         self.log = folder / "server.log"
         self.settings: dict[str, str] = {}
+        self.deployed: dict[Path, dict[str, UUID]] = {}  # by project and entrypoint, for those who need no other
         self._process: subprocess.Popen[bytes] | Fork | None = None
 
     def keep_as_new(self, to: Path) -> None:

@@ -56,7 +56,6 @@ class Stage:
         self.begun: list[Attempt] = []
         self.slots = asyncio.Semaphore(AT_ONCE)
         self._acknowledged: list[str] = []
-        self._deployments: dict[str, UUID] = {}
         self._keeping = False
         self._turn = asyncio.Lock()
 
@@ -72,13 +71,14 @@ class Stage:
         return run
 
     async def deploy(self, entrypoint: str) -> UUID:
-        """The deployment of an agent, ``flow/function``."""
-        if entrypoint not in self._deployments:
+        """The deployment of an agent, ``flow/function``: one for all the tests of a server."""
+        deployments = self.server.deployed.setdefault(self.project, {})
+        if entrypoint not in deployments:
             with suppress(ObjectAlreadyExists):
                 await self.client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
             function = entrypoint.rpartition(":")[2]
             # No worker runs for the pool: the tests start the attempts.
-            self._deployments[entrypoint] = await self.client.create_deployment(
+            deployments[entrypoint] = await self.client.create_deployment(
                 await self.client.create_flow_from_name(function.replace("_", "-")),
                 function,
                 entrypoint=entrypoint,
@@ -86,7 +86,7 @@ class Stage:
                 work_pool_name=POOL,
                 tags=[settings.AGENT_TAG],
             )
-        return self._deployments[entrypoint]
+        return deployments[entrypoint]
 
     async def signal(
         self, topic: str, payload: Any, *, key: str | None = None, delivery_id: str | None = None
