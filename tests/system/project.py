@@ -121,16 +121,26 @@ class Project:
 
     def begin(self, arguments: Sequence[str], *, plain: bool = False, **env: str) -> tuple[Fork, Path, Path]:
         """Start a command of the terminal: the process, and the files of what it says and what it says is wrong."""
+        return self._begin(arguments[0], ["standby", *arguments], plain=plain, **env)
+
+    def _begin(
+        self, name: str, command: list[str], *, plain: bool = False, service: bool = False, **env: str
+    ) -> tuple[Fork, Path, Path]:
         self._commands += 1
-        out, err = (self.folder / f"{arguments[0]}-{self._commands}.{kind}" for kind in ("out", "err"))
+        out, err = (self.folder / f"{name}-{self._commands}.{kind}" for kind in ("out", "err"))
         out.touch()
         process = Fork()
         foreign: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name not in self.env)
         self.forks.start(
-            process, ["standby", *arguments],
-            env=foreign | self.env | env, cwd=self.folder, log=out, errors=err, plain=plain,
+            process, command, env=foreign | self.env | env, cwd=self.folder, log=out, errors=err, plain=plain,
+            service=service,
         )  # fmt: skip
         return process, out, err
+
+    async def module(self, *command: str, **env: str) -> Result:
+        """``python -m COMMAND...``, to its end, in a process that need not import it first."""
+        process, out, err = self._begin(command[0], list(command), service=True, **env)
+        return Result(await asyncio.to_thread(process.wait, 120), out.read_text(), err.read_text())
 
     async def python(self, *arguments: str, **env: str) -> Result:
         return await self.run([sys.executable, *arguments], **env)

@@ -1,4 +1,4 @@
-"""Agents run as plain Python with no server set up: they ask, survive a kill, and act once."""
+"""Agents run as plain Python, one with no server set up: they ask, survive a kill, and act once."""
 
 from __future__ import annotations
 
@@ -61,11 +61,10 @@ async def test_run_by_hand_it_is_answered_from_another_terminal_and_goes_on_afte
 
 
 async def test_the_agent_of_the_readme_does_what_the_readme_says(
-    project: Project, server_and_new_database: tuple[PrefectServer, Path]
+    project: Project, prefect_server: PrefectServer
 ) -> None:
-    """Saved and run as it stands there; only the price's shop is made to count who asks."""
-    (project.folder / "prefect").mkdir()
-    copy_database(server_and_new_database[1], project.folder / "prefect" / "prefect.db")
+    """Saved and run as it stands there, on a Prefect server that is there; only the price's shop is made to count who
+    asks."""
     [code] = re.findall(
         r"^Save this as `buyer.py` in the project folder:\n\n```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
     )
@@ -76,7 +75,7 @@ async def test_the_agent_of_the_readme_does_what_the_readme_says(
     assert with_default != counted
     (project.folder / "buyer.py").write_text(with_default)
     command = [sys.executable, "buyer.py"]
-    env = {"PREFECT_HOME": str(project.folder / "prefect")} | ON_A_COPY
+    env = {"PREFECT_HOME": str(project.folder / "prefect"), "PREFECT_API_URL": prefect_server.url}
     said = project.folder / "buyer.out"
 
     with project.process("buyer", command, **env) as first:
