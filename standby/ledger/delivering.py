@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Row, Text, bindparam, column, func, select, update
+from sqlalchemy import ARRAY, Row, Text, and_, bindparam, case, column, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby.ledger.database import Database
@@ -96,25 +96,24 @@ def _lock_name(topic: tuple[str, str | None]) -> str:
     return f"{topic[0]}\x1f{topic[1] or ''}"
 
 
-async def take_buffered(
-    connection: AsyncConnection, topic: str, correlation: str | None, wait_id: str
-) -> Row[Any] | None:
-    """The oldest kept signal for a wait that opens, now delivered to it."""
+async def take_kept(connection: AsyncConnection, wait: Row[Any]) -> Row[Any] | None:
+    """The oldest signal for a wait that opens, now delivered to it: of those that were kept, and if the wait opens anew
+    also of those that came late since it first opened, for the wait was closed then."""
+    takes = signals.c.disposition == Disposition.BUFFERED
+    if wait.opening > 1:
+        takes = or_(takes, and_(signals.c.disposition == Disposition.LATE, signals.c.received_at >= wait.opened_at))
     signal = (
         await connection.execute(
             select(signals)
-            .where(
-                signals.c.topic == topic,
-                _same(signals.c.correlation, correlation),
-                signals.c.disposition == Disposition.BUFFERED,
-            )
+            .where(signals.c.topic == wait.topic, _same(signals.c.correlation, wait.correlation), takes)
             .order_by(signals.c.received_at, signals.c.id)
             .limit(1)
             .with_for_update()
         )
     ).first()
     if signal is not None:
-        await set_disposition(connection, signal.id, Disposition.DELIVERED, wait_id)
+        note = "it was late until the wait was opened anew" if signal.disposition == Disposition.LATE else None
+        await set_disposition(connection, signal.id, Disposition.DELIVERED, wait.id, note)
     return signal
 
 
@@ -185,50 +184,67 @@ async def keep(
 ) -> Delivery:
     """What becomes of a signal, written as kept, that no wait is open for: it stays so, starts a run, or is late."""
     living = await alive(connection, topic, correlation) if correlation is not None else None
-    if start is not None and living is None and not await has_waited(connection, topic, correlation):
+    run_id = living.run_id if living is not None else None
+    if start is not None:
+        if living is not None or await has_waited(connection, topic, correlation):
+            return Delivery(Disposition.BUFFERED, signal_id, run_id=run_id)  # for whoever has the key: never late
         assert correlation is not None
         begun = await begin(connection, signal_id, topic, correlation, start)
         if not start.takes_payload:
             return Delivery(Disposition.BUFFERED, signal_id, start=begun)
         await set_disposition(connection, signal_id, Disposition.DELIVERED, None, f"start {begun.id}")
         return Delivery(Disposition.DELIVERED, signal_id, start=begun)
-    if living is not None:
-        return Delivery(Disposition.BUFFERED, signal_id, run_id=living.run_id)
-    if (note := await late(connection, topic, correlation)) is not None:
+    yet_to_wait = living is not None and (
+        run_id is None or not await has_waited(connection, topic, correlation, run_id)
+    )
+    if not yet_to_wait and (note := await late(connection, topic, correlation)) is not None:
         await set_disposition(connection, signal_id, Disposition.LATE, None, note)
         return Delivery(Disposition.LATE, signal_id)
-    return Delivery(Disposition.BUFFERED, signal_id)
+    return Delivery(Disposition.BUFFERED, signal_id, run_id=run_id)
 
 
-async def has_waited(connection: AsyncConnection, topic: str, correlation: str | None) -> bool:
-    """Whether a run that has not ended has a wait for the topic and key, whatever became of it."""
+async def has_waited(
+    connection: AsyncConnection, topic: str, correlation: str | None, run_id: str | None = None
+) -> bool:
+    """Whether a run that has not ended, or this one, has a wait for the topic and key, whatever became of it."""
+    whose = runs.c.state.not_in(ENDED) if run_id is None else runs.c.id == run_id
     found = await connection.execute(
         select(waits.c.id)
         .join(runs, runs.c.id == waits.c.run_id)
-        .where(waits.c.topic == topic, _same(waits.c.correlation, correlation), runs.c.state.not_in(ENDED))
+        .where(waits.c.topic == topic, _same(waits.c.correlation, correlation), whose)
         .limit(1)
     )
     return found.first() is not None
 
 
 async def late(connection: AsyncConnection, topic: str, correlation: str | None) -> str | None:
-    """Why a signal without an open wait comes too late; None when it may be early."""
+    """Why a signal without an open wait comes too late; None when it may be early.
+
+    It may be while there is a run that lives and whose last wait for it was answered, for that may wait again; and of
+    course where nobody has waited for it at all.
+    """
+    asked = (waits.c.topic == topic, _same(waits.c.correlation, correlation))
+    nth_last = func.rank().over(partition_by=waits.c.run_id, order_by=waits.c.opened_at.desc())
+    of_living = (
+        select(waits.c.id, waits.c.outcome, waits.c.opened_at, nth_last.label("nth_last"))
+        .join(runs, runs.c.id == waits.c.run_id)
+        .where(*asked, runs.c.state.not_in(ENDED))
+        .subquery()
+    )
     last = (
         await connection.execute(
-            select(waits.c.id, waits.c.state, waits.c.outcome, runs.c.state.label("run_state"))
-            .join(runs, runs.c.id == waits.c.run_id)
-            .where(waits.c.topic == topic, _same(waits.c.correlation, correlation))
-            .order_by(waits.c.opened_at.desc(), waits.c.id.desc())
+            select(of_living.c.id, of_living.c.outcome)
+            .where(of_living.c.nth_last == 1)
+            .order_by(case((of_living.c.outcome == Outcome.ANSWERED, 0), else_=1), of_living.c.opened_at.desc())
             .limit(1)
         )
     ).first()
-    if last is None:
-        return None
-    if RunState(last.run_state) in ENDED:
-        return f"the run of wait {last.id} has ended"
-    if last.state == WaitState.CLOSED or last.outcome != Outcome.ANSWERED:
-        return f"wait {last.id} was settled or closed without it"
-    return None
+    if last is not None:
+        answered = last.outcome == Outcome.ANSWERED
+        return None if answered else f"wait {last.id} was settled or closed without it"
+    ended = select(waits.c.id).where(*asked).order_by(waits.c.opened_at.desc(), waits.c.id.desc()).limit(1)
+    wait_id = (await connection.execute(ended)).scalar()
+    return f"the run of wait {wait_id} has ended" if wait_id is not None else None
 
 
 async def set_disposition(

@@ -44,8 +44,9 @@ class Signals:
         down that one is to be started, once, whoever asks. It has the signal as a parameter, or as a kept signal.
 
         The same ``(source, delivery_id)`` again changes nothing and is a duplicate. One that the wait cannot take, as
-        ``misfit`` says, is rejected, and the wait stays open. Without an open wait it is late if the last wait for it
-        got no answer or its run has ended, and else kept for ``KEPT_FOR``.
+        ``misfit`` says, is rejected, and the wait stays open. Without an open wait it is kept for ``KEPT_FOR`` if it
+        has a ``start``, if nobody has waited for it yet, or if a run lives that was started for it and has yet to wait,
+        or whose last wait for it was answered. Else it is late.
         """
         return await self._intake.take(Incoming(source, delivery_id, topic, correlation, payload, misfit, start))
 

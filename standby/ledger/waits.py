@@ -15,7 +15,7 @@ from standby import clock
 from standby.ledger.checkpoints import Checkpoints, intend_wait
 from standby.ledger.children import try_again
 from standby.ledger.database import Database, unindexed
-from standby.ledger.delivering import lock_topics, mark_signal, take_buffered
+from standby.ledger.delivering import lock_topics, mark_signal, take_kept
 from standby.ledger.locks import group_ready, locked_run, run_of_attempt
 from standby.ledger.notices import notify
 from standby.ledger.polls import first_poll
@@ -82,7 +82,7 @@ class Waits:
     ) -> Group | None:
         """Open the group ``key``, or find it as an earlier attempt left it. None when fenced.
 
-        A wait for a signal takes the oldest one that was kept for it, in the same transaction.
+        A wait for a signal takes the oldest one there is for it (``take_kept``), in the same transaction.
         """
         async with self._db.transaction() as connection:
             await lock_topics(connection, self._db, _topics(rows))
@@ -124,7 +124,7 @@ class Waits:
                 for wait in found:
                     if wait.state == WaitState.OPEN and wait.policy != earlier[wait.id]:
                         await count_anew(connection, run, wait)
-            await _take_early(connection, run, key)
+            await _take_kept(connection, run, key)
             return Group(await group_ready(connection, run_id, key), await _group(connection, run_id, key))
 
     async def settle(
@@ -201,8 +201,8 @@ class Waits:
     ) -> bool:
         """An answer that came unchecked does not fit: the wait is open again and says why. False when fenced.
 
-        A signal that was kept since takes its place. ``anew``: the wait as today's code asks, with its form; and what
-        is shown, where it says what it is about.
+        A signal that came since takes its place, also one that was late. ``anew``: the wait as today's code asks, with
+        its form; and what is shown, where it says what it is about.
         """
         async with self._db.transaction() as connection:
             wait = await _wait(connection, wait_id)
@@ -224,7 +224,7 @@ class Waits:
                 .values(verdict=Verdict.REFUSED, note=reason)
             )
             await mark_signal(connection, wait_id, Disposition.REJECTED, reason)
-            await _take_early(connection, run, wait.group_key)
+            await _take_kept(connection, run, wait.group_key)
             return True
 
     async def note_refusal(self, run_id: str, attempt: int, wait_id: str, answer: str, reason: str) -> bool:
@@ -373,12 +373,12 @@ async def _ask_in_todays_form(connection: AsyncConnection, run_id: str, rows: li
             )
 
 
-async def _take_early(connection: AsyncConnection, run: Row[Any], key: str) -> None:
-    """Settle the waits of a group that has just opened with the oldest signals kept for them, if there are any."""
+async def _take_kept(connection: AsyncConnection, run: Row[Any], key: str) -> None:
+    """Settle the waits of a group that has just opened with the oldest signals there are for them."""
     for wait in await _group(connection, run.id, key):
         if wait.kind not in BY_SIGNAL or wait.state != WaitState.OPEN:
             continue
-        signal = await take_buffered(connection, wait.topic, wait.correlation, wait.id)
+        signal = await take_kept(connection, wait)
         if signal is None:
             continue
         await settle_in(

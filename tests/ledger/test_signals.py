@@ -12,7 +12,7 @@ from standby.ledger.signals import KEPT_FOR, Delivery
 from standby.states import Disposition, Door, Hold, Need, RunState, Verdict, WaitState
 from tests.support.seeds import seeds
 
-from .acts import answer, claim, deliver, open_group, parked, signal, state_of_run, states_of, take_over
+from .acts import answer, approval, claim, deliver, open_group, parked, signal, state_of_run, states_of, take_over
 from .conftest import Connect, Watch
 
 BUFFERED, DELIVERED, DUPLICATE = Disposition.BUFFERED, Disposition.DELIVERED, Disposition.DUPLICATE
@@ -154,6 +154,87 @@ async def test_a_second_signal_after_an_answered_wait_is_early_for_the_next(ledg
     attempt = await take_over(ledger, from_holder="")
     group = await open_group(ledger, [signal("paid#2")], attempt=attempt)
     assert (group.ready, group.waits[0].answer) == (True, '"d2"')
+
+
+@pytest.mark.parametrize("correlation", ["7", None])
+async def test_a_signal_is_early_for_a_living_run_although_a_younger_one_has_missed_it(
+    ledger: Ledger, watch: Watch, correlation: str | None
+) -> None:
+    """Two agents share a topic. Of the younger one, the last wait timed out, and then it ends."""
+    await parked(ledger, [signal(correlation=correlation)], run="older")
+    await deliver(ledger, "d1", correlation=correlation)
+    attempt = (await claim(ledger, "older")).attempt
+    watch.forward(timedelta(seconds=1))
+    younger = await parked(ledger, [signal(correlation=correlation, deadline=watch.now)], run="younger")
+    await ledger.waits.expire(younger.waits[0])
+    assert (await deliver(ledger, "d2", correlation=correlation)).disposition == BUFFERED
+    await ledger.runs.end_from_outside("younger", RunState.CANCELLED)
+    watch.forward(timedelta(seconds=1))
+    assert (await deliver(ledger, "d3", correlation=correlation)).disposition == BUFFERED
+    group = await open_group(ledger, [signal("paid#2", correlation=correlation)], run="older", attempt=attempt)
+    assert group.waits[0].answer == '"d2"'
+
+
+@pytest.mark.parametrize("times_answered", [1, 2])
+async def test_of_a_run_that_waited_more_than_once_the_last_wait_decides(
+    ledger: Ledger, watch: Watch, times_answered: int
+) -> None:
+    attempt = (await claim(ledger)).attempt
+    for number in (1, 2):
+        watch.forward(timedelta(seconds=1))
+        group = await open_group(ledger, [signal(f"paid#{number}", deadline=watch.now)], attempt=attempt)
+        if number > times_answered:
+            await ledger.waits.expire(group.waits[0])
+        else:
+            await deliver(ledger, f"d{number}")
+    assert (await deliver(ledger, "after")).disposition == (LATE if times_answered == 1 else BUFFERED)
+
+
+async def test_a_signal_after_any_of_two_waits_for_it_took_one_is_early(ledger: Ledger) -> None:
+    """The other wait, which was opened with it, got no answer; the run had what it waited for."""
+    await parked(ledger, [signal("a"), signal("b")], need=Need.ANY)
+    await deliver(ledger, "d1")
+    assert (await deliver(ledger, "d2")).disposition == BUFFERED
+
+
+async def test_what_came_late_is_delivered_when_its_wait_is_opened_anew(ledger: Ledger, watch: Watch) -> None:
+    """An approval won and closed the wait for a cancellation, which comes then; the run refuses the approval.
+
+    What had come late before the wait first opened, for another one, stays late; so does what nothing is open for any
+    more.
+    """
+    attempt = (await claim(ledger)).attempt
+    first = await open_group(ledger, [signal("paid", deadline=watch.now)], attempt=attempt)
+    await ledger.waits.expire(first.waits[0])
+    assert (await deliver(ledger, "for the first wait")).disposition == LATE
+    watch.forward(timedelta(seconds=1))
+    rows = [approval("ok"), signal("paid#2")]
+    ok, paid = (await open_group(ledger, rows, attempt=attempt, need=Need.ANY, key="either")).waits
+    await answer(ledger, ok.id, '{"approved": true}')
+    for delivery in ("d1", "d2"):
+        watch.forward(timedelta(seconds=1))
+        assert (await deliver(ledger, delivery)).disposition == LATE
+    assert await ledger.waits.refuse("run", attempt, ok.id, "not today")
+    group = await ledger.waits.group("run", "either")
+    assert [(wait.state, wait.answer) for wait in group.waits] == [
+        (WaitState.CLOSED, None), (WaitState.SETTLED, '"d1"')
+    ]  # fmt: skip
+    assert await dispositions(ledger) == {"for the first wait": LATE, "d1": DELIVERED, "d2": LATE}
+    again = await deliver(ledger, "d1")
+    assert (again.disposition, again.first, again.wait_id) == (DUPLICATE, DELIVERED, paid.id)
+    assert [(one.wait_id, one.verdict) for one in await ledger.waits.decisions_of("run")][1:] == [
+        (ok.id, Verdict.REFUSED), (paid.id, Verdict.WON)
+    ]  # fmt: skip
+
+
+async def test_what_came_late_for_a_run_that_had_ended_is_delivered_when_it_is_retried(ledger: Ledger) -> None:
+    await parked(ledger, [signal()])
+    await ledger.runs.end_from_outside("run", RunState.FAILED)
+    assert (await deliver(ledger, "d1")).disposition == LATE
+    attempt = (await claim(ledger)).attempt
+    group = await open_group(ledger, [signal()], attempt=attempt)
+    assert (group.ready, group.waits[0].answer) == (True, '"d1"')
+    assert await dispositions(ledger) == {"d1": DELIVERED}
 
 
 async def test_a_signal_that_nobody_asked_for_becomes_unmatched(ledger: Ledger, watch: Watch) -> None:

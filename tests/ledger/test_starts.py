@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -11,9 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
 from standby.ledger.starts import NewStart, alive, begin
-from standby.states import Disposition, RunState, WaitState
+from standby.states import Disposition, Need, RunState, WaitState
 from tests.ledger.acts import answer, approval, claim, deliver, open_group, parked, signal, waiting_for_a_lock
-from tests.ledger.conftest import Connect
+from tests.ledger.conftest import Connect, Watch
 from tests.support.waiting import wait_until
 
 AGENT = NewStart("shop/live", '{"order": {"n": 1}}', takes_payload=True)
@@ -88,7 +89,7 @@ async def test_while_the_run_lives_signals_are_kept_for_it(ledger: Ledger) -> No
 
 
 async def test_a_run_that_nobody_started_so_keeps_its_key_while_it_lives(ledger: Ledger) -> None:
-    """It has waited for the topic and key: a signal is for it, and late if its wait got no answer."""
+    """It has waited for the topic and key: a signal is for it."""
     await parked(ledger, [signal()])
     await deliver(ledger, "first")
     assert (await send(ledger, "a")).disposition is Disposition.BUFFERED
@@ -105,6 +106,36 @@ async def test_a_plain_signal_for_a_run_that_was_started_is_early_and_not_late(l
     assert (await deliver(ledger, "early")).disposition is Disposition.LATE
     await send(ledger, "a")
     assert (await deliver(ledger, "b")).disposition is Disposition.BUFFERED
+
+
+async def test_one_that_may_start_a_run_is_never_late_while_one_lives(ledger: Ledger) -> None:
+    """The last wait of the run that has the key was closed by another one: it is kept for the next."""
+    group = await parked(ledger, [approval("ok"), signal()], need=Need.ANY)
+    await answer(ledger, group.waits[0].id)
+    attempt = (await claim(ledger)).attempt
+    made = await send(ledger, "a")
+    assert (made.disposition, made.start) == (Disposition.BUFFERED, None)
+    [wait] = (await open_group(ledger, [signal("paid#2")], attempt=attempt)).waits
+    assert wait.state == WaitState.SETTLED
+    assert await dispositions(ledger) == ["delivered"]
+
+
+async def test_what_is_late_for_a_run_that_was_started_does_not_answer_its_next_wait(
+    ledger: Ledger, watch: Watch
+) -> None:
+    """Early until it first waits, and late when that wait timed out, as for any other run."""
+    made = await send(ledger, "a")
+    await ledger.starts.started(made.start.id, "run")
+    attempt = (await claim(ledger)).attempt
+    assert (await deliver(ledger, "early")).disposition is Disposition.BUFFERED
+    for key in ("paid", "paid#2"):
+        watch.forward(timedelta(seconds=1))
+        [wait] = (await open_group(ledger, [signal(key, deadline=watch.now)], attempt=attempt)).waits
+    await ledger.waits.expire(wait)
+    late = await deliver(ledger, "late")
+    assert late.disposition is Disposition.LATE
+    [wait] = (await open_group(ledger, [signal("paid#3")], attempt=attempt)).waits
+    assert wait.state == WaitState.OPEN
 
 
 async def test_other_keys_start_their_own(ledger: Ledger) -> None:
