@@ -87,7 +87,7 @@ def _now(found: Found, caller: Caller, delegates: dict[str, str]) -> tuple[TaskS
         if start.ended_as is None:
             return TaskState.SUBMITTED, start.created_at, _said(start.note)
         how = "It ended in Prefect before it began."
-        return _ENDED[RunState(start.ended_as)], start.over_at, _said(how)
+        return _ENDED[RunState(start.ended_as)], start.over_at, _said(start.note or how)
     if (ended := _ENDED.get(RunState(run.state))) is not None:
         return ended, run.ended_at, _said(run.error)
     opened = [wait for wait in found.waits if wait.state == WaitState.OPEN]

@@ -18,7 +18,7 @@ from standby.errors import UsageError
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.settling import Settled
-from standby.projection import runs_by_key, states_of
+from standby.projection import is_out_of_reach, runs_by_key, states_of
 from standby.states import ENDED, RunState, WaitKind, WaitState
 
 log = logging.getLogger("standby.children")
@@ -119,7 +119,9 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
     for wait in await ledger.children.unstarted(unstarted_since):
         try:
             settled += await start_children(ledger, [wait], client)
-        except (UsageError, PrefectHTTPStatusError) as error:  # the others are not kept from theirs
+        except Exception as error:  # the others are not kept from theirs
+            if await is_out_of_reach(client, error):
+                raise
             log.warning("The agent that run %s waits for is not started: %s", wait.run_id, error)
     awaited = await ledger.children.awaited()
     # Before Prefect is asked: what ended before a wait opened again is about to be retried by the attempt there.
@@ -170,4 +172,7 @@ async def _cancel_abandoned(ledger: Ledger, client: PrefectClient) -> None:
             if now is None or now.state == WaitState.OPEN:
                 continue  # its parent was retried, and waits for it again
             log.info("Run %s is cancelled: nobody waits for it any more.", wait.child_run_id)
-            await client.set_flow_run_state(UUID(wait.child_run_id), Cancelling())
+            try:
+                await client.set_flow_run_state(UUID(wait.child_run_id), Cancelling())
+            except (ObjectNotFound, PrefectHTTPStatusError) as error:
+                log.warning("Run %s cannot be cancelled now: %s", wait.child_run_id, error)

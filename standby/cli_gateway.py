@@ -189,7 +189,7 @@ def redrive(
             raise UsageError(f"Signal {rows[0].id[:8]} is {rows[0].disposition}: only those that reached nobody are "
                              "sent again.")  # fmt: skip
         sentences = {
-            Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
+            Disposition.DELIVERED: f"Delivered to run {made.run_id}." if made.start is None else "It starts a run.",
             Disposition.BUFFERED: "No run waits for it: it is kept for seven days.",
             Disposition.REJECTED: f"Refused again. {made.said}",
         }

@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 
 from standby.connect import open_prefect
-from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed, SignalRefused
+from standby.errors import AnswerRefused, NotAllowed, SignalRefused
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
@@ -142,15 +142,13 @@ async def take(
 async def start_run(ledger: Ledger, delivery: Delivery, client: PrefectClient | None) -> Delivery:
     """Have Prefect make the run that a signal starts; the delivery with its id. What fails here the keeper does."""
     start = delivery.start
-    if start is None or start.run_id is not None or client is None:
+    if start is None or start.run_id is not None or start.over_at is not None or client is None:
         return delivery
-    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-
     from standby.starts import make_run
 
     try:
         return delivery._replace(run_id=await make_run(ledger, start, client))
-    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, RuntimeError, LedgerUnavailable) as error:
+    except Exception as error:  # whatever it is, the signal is taken
         log.warning("The run of start %s could not be made now, the keeper will: %s", start.id, error)
         return delivery
 

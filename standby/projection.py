@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -17,6 +18,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+
+from standby.errors import LedgerUnavailable
 
 BATCH = 200
 """How many runs one call asks about: the Prefect API's own limit."""
@@ -44,6 +47,13 @@ async def runs_by_key(client: PrefectClient, keys: Iterable[str]) -> dict[str, s
         )
         found |= {run.idempotency_key: str(run.id) for run in runs if run.idempotency_key is not None}
     return found
+
+
+async def is_out_of_reach(client: PrefectClient, error: Exception) -> bool:
+    """Whether what went wrong for one thing would go wrong for all others, too: the ledger or Prefect is away."""
+    if isinstance(error, httpx.TransportError):
+        return await client.api_healthcheck() is not None
+    return isinstance(error, LedgerUnavailable)
 
 
 async def not_paused(client: PrefectClient, run_ids: Iterable[str]) -> set[str]:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -76,6 +76,7 @@ class Reconciler:
         self._patience, self._waker, self._wake_settled = patience, waker, wake_settled
         self._last: float | None = None  # monotonic
         self._page = 0  # of runs that are starting or at work, which was looked at last
+        self._failing: dict[str, datetime] = {}  # since when, by the id of the start
         self._work: asyncio.Task[None] | None = None
 
     def tick(self) -> None:
@@ -104,6 +105,10 @@ class Reconciler:
                         await part(client)
                     except PrefectHTTPStatusError as error:  # of one run; the other parts are of others
                         log.warning("Runs are compared with Prefect's later: %s", error)
+                    except (LedgerUnavailable, httpx.HTTPError, OSError, RuntimeError):
+                        raise
+                    except Exception:
+                        log.exception("Runs could not be compared with Prefect's; the other parts are.")
         except (LedgerUnavailable, httpx.HTTPError, OSError, RuntimeError) as error:
             log.warning("Runs are compared with Prefect's later: %s: %s", type(error).__name__, error)
         except Exception:
@@ -134,7 +139,7 @@ class Reconciler:
             await self._wake_settled(settled)
 
     async def _follow_starts(self, client: PrefectClient) -> None:
-        await follow_starts(self._ledger, client, clock.utcnow() - settings.WAKE_GRACE)
+        await follow_starts(self._ledger, client, clock.utcnow() - settings.WAKE_GRACE, self._failing)
 
     async def _start_stranded(self, client: PrefectClient) -> None:
         """Runs that a worker took, at first or for a retry, and whose process died before it reached the ledger."""

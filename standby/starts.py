@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import get_current_settings
 from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from standby import settings
+from standby import clock, settings
 from standby.errors import StartRefused
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.starts import NewStart
-from standby.projection import states_of
+from standby.projection import is_out_of_reach, states_of
 from standby.states import RunState
 
 log = logging.getLogger("standby.starts")
@@ -33,8 +36,22 @@ log = logging.getLogger("standby.starts")
 _ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED)
 """Not CRASHED: the keeper has such a run started again."""
 
-NAMED = r"^[^/]+/[^/]+$"
-"""What a deployment is called: ``flow-name/deployment-name``."""
+_NOT_NAMED = r"/%&<>?#\x00-\x1f\x7f-\x9f"
+_PART = rf"\.*[^.{_NOT_NAMED}][^{_NOT_NAMED}]*"
+NAMED = rf"^{_PART}/{_PART}$"
+"""What a deployment is called: ``flow-name/deployment-name``. Without what Prefect allows in no name, and without what
+would lead elsewhere in an address, where Prefect's client puts names as they are."""
+
+LONGEST_NAME = 512
+
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+"""In text: what Prefect cannot store on every database, or not read."""
+
+GIVE_UP_AFTER = timedelta(hours=1)
+"""How long Prefect may answer that making a run went wrong there, while it is not just busy."""
+
+_LATER = (401, 403, 404, 407, 408, 425, 429)
+"""Refusals that are not of the start: the same may be taken from somebody else, or later."""
 
 
 class ToStart(BaseModel):
@@ -59,7 +76,7 @@ class ToStart(BaseModel):
 
 async def check(start: ToStart, key: str | None, payload: str, client: PrefectClient | None) -> None:
     """Raise ``StartRefused``, which names the field, for what could not be started, as far as can be told now."""
-    if problems := [*_on_their_own(start, key, payload), *await _in_prefect(start, payload, client)]:
+    if problems := list(_on_their_own(start, key, payload)) or await _in_prefect(start, payload, client):
         raise StartRefused(start.deployment, problems)
 
 
@@ -68,23 +85,39 @@ def _on_their_own(start: ToStart, key: str | None, payload: str) -> Iterator[tup
         yield "key", "a signal that may start a run needs one: it is what makes it start one only"
     if start.payload_as in start.parameters:
         yield "start.payload_as", f"{start.payload_as} is among the parameters already"
-    for field, value in (
-        ("start.parameters", start.parameters),
-        *((("payload", json.loads(payload)),) if start.payload_as is not None else ()),
-    ):
-        for place in _references(value, field):
-            yield place, "Prefect would take this as a reference to a block and load it"
+    if len(start.deployment) > LONGEST_NAME:
+        yield "start.deployment", f"it is longer than {LONGEST_NAME} characters"
+    if _UNFIT.search(start.payload_as or ""):
+        yield "start.payload_as", _CHARACTERS
+    yield from _not_for_prefect(start.parameters, "start.parameters")
+    if start.payload_as is not None:
+        yield from _not_for_prefect(json.loads(payload), "payload")
+    most = get_current_settings().server.api.max_parameter_size
+    size = len(json.dumps(_handed_over(start.new(payload).parameters), separators=(",", ":")))
+    if 0 < most < size:
+        field = "start.parameters" if start.payload_as is None else "payload"
+        yield field, f"with it the parameters have {size:,} bytes, and Prefect takes {most:,} at most: send a reference"
 
 
-def _references(value: Any, place: str) -> Iterator[str]:
+_CHARACTERS = "it has a character, \\u0000 or half of a surrogate pair, that Prefect cannot store"
+
+
+def _not_for_prefect(value: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         if "$ref" in value:
-            yield f"{place}.$ref"
+            yield f"{place}.$ref", "Prefect would take this as a reference to a block and load it"
         for name, item in value.items():
-            yield from _references(item, f"{place}.{name}")
+            if _UNFIT.search(name):
+                yield place, _CHARACTERS
+            else:
+                yield from _not_for_prefect(item, f"{place}.{name}")
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _references(item, f"{place}.{number}")
+            yield from _not_for_prefect(item, f"{place}.{number}")
+    elif isinstance(value, str) and _UNFIT.search(value):
+        yield place, _CHARACTERS
+    elif isinstance(value, float) and not isfinite(value):
+        yield place, "the number is too large"
 
 
 async def _in_prefect(start: ToStart, payload: str, client: PrefectClient | None) -> list[tuple[str, str]]:
@@ -122,16 +155,18 @@ def _field(start: ToStart, parameter: str) -> str:
     return "payload" if parameter == start.payload_as else f"start.parameters.{parameter}"
 
 
+def _handed_over(parameters: str) -> dict[str, Any]:
+    """Each parameter as JSON text that Prefect reads, and in which it renders nothing."""
+    given = json.loads(parameters).items()
+    return {name: {"__prefect_kind": "json", "value": json.dumps(value)} for name, value in given}
+
+
 async def make_run(ledger: Ledger, start: Any, client: PrefectClient) -> str:
     """Have Prefect make the run of a start (ledger row), unless it has; its id. Once, however often this is called."""
     deployment = await client.read_deployment_by_name(start.deployment)
     flow_run = await client.create_flow_run_from_deployment(
         deployment.id,
-        # JSON text that Prefect reads, and in which it renders nothing.
-        parameters={
-            name: {"__prefect_kind": "json", "value": json.dumps(value)}
-            for name, value in json.loads(start.parameters).items()
-        },
+        parameters=_handed_over(start.parameters),
         idempotency_key=start.id,
     )
     reach("start.created")
@@ -139,14 +174,23 @@ async def make_run(ledger: Ledger, start: Any, client: PrefectClient) -> str:
     return str(flow_run.id)
 
 
-async def follow_starts(ledger: Ledger, client: PrefectClient, unstarted_since: datetime) -> None:
-    """What a door that died left undone; and close the starts whose run has ended."""
-    for start in await ledger.starts.unstarted(unstarted_since):
+async def follow_starts(
+    ledger: Ledger, client: PrefectClient, unstarted_since: datetime, failing: dict[str, datetime]
+) -> None:
+    """What a door that died left undone; and close the starts whose run has ended.
+
+    ``failing``: since when Prefect fails at a start, by its id; kept by the caller from one time to the next.
+    """
+    unstarted = await ledger.starts.unstarted(unstarted_since)
+    for gone in failing.keys() - {start.id for start in unstarted}:
+        del failing[gone]
+    for start in unstarted:
         try:
             run_id = await make_run(ledger, start, client)
-        except (ObjectNotFound, PrefectHTTPStatusError) as error:
-            # It was accepted, so it is tried until it can be done; the doctor names it meanwhile.
-            await ledger.starts.failed(start.id, f"{start.deployment}: {error}")
+        except Exception as error:
+            if await is_out_of_reach(client, error):
+                raise
+            await _not_made(ledger, start, error, failing)
         else:
             log.info("Run %s is started for signal %s: who took the signal did not.", run_id, start.signal_id)
     await ledger.starts.close_ended()
@@ -157,3 +201,31 @@ async def follow_starts(ledger: Ledger, client: PrefectClient, unstarted_since: 
         if state is None or state.type in _ENDED:
             cancelled = state is not None and state.type is StateType.CANCELLED
             await ledger.starts.close(start.id, RunState.CANCELLED if cancelled else RunState.FAILED)
+
+
+async def _not_made(ledger: Ledger, start: Any, error: Exception, failing: dict[str, datetime]) -> None:
+    """It was accepted, so it is tried until it can be done, and the doctor names it meanwhile; unless Prefect refuses
+    it for what it is, or has failed at it for ``GIVE_UP_AFTER``."""
+    said = f"{start.deployment}: {error or type(error).__name__}"[:500]
+    why = said.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    if _says_no(error) or (
+        _fails(error) and clock.is_over(failing.setdefault(start.id, clock.utcnow()), GIVE_UP_AFTER)
+    ):
+        log.warning("The run of start %s will not be made, and its signals are dead letters: %s", start.id, why)
+        await ledger.signals.not_started(start, why)
+    else:
+        await ledger.starts.failed(start.id, why)
+
+
+def _says_no(error: Exception) -> bool:
+    """Whether Prefect, or its client, refuses the start itself, and will again."""
+    if isinstance(error, PrefectHTTPStatusError):
+        return error.response.is_client_error and error.response.status_code not in _LATER
+    return isinstance(error, httpx.InvalidURL | UnicodeError)
+
+
+def _fails(error: Exception) -> bool:
+    """Whether it went wrong for what nobody can put right by waiting: Prefect is not away or busy, and has answered."""
+    if isinstance(error, PrefectHTTPStatusError):
+        return error.response.status_code == 500
+    return not isinstance(error, ObjectNotFound | httpx.HTTPError | OSError)

@@ -46,6 +46,8 @@ class Reception:
         """``doors.take`` for a request. Raises ``Refused`` for a payload that does not fit."""
         made = await doors.take(self._ledger, client=self._client, **signal)
         if Disposition.REJECTED in (made.disposition, made.first):
+            if made.start is not None and made.start.run_id is None:
+                raise Refused(422, "The run that it was to start cannot be started.", made.problems)
             raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
         if made.wake and made.run_id is not None:
             self._wake(made.run_id, made.wake_address)

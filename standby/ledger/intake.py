@@ -227,7 +227,8 @@ async def _duplicate(connection: AsyncConnection, one: Incoming) -> Delivery:
     same = select(signals).where(signals.c.source == one.source, signals.c.delivery_id == one.delivery_id)
     first = (await connection.execute(same)).one()
     became = Disposition(first.disposition)
-    why = (("payload", first.note or "it did not fit"),) if became is Disposition.REJECTED else ()
     begun = await started_by(connection, first.id)
+    field = "start" if begun is not None and begun.run_id is None else "payload"
+    why = ((field, first.note or "it did not fit"),) if became is Disposition.REJECTED else ()
     run_id = begun.run_id if begun is not None else None
     return Delivery(Disposition.DUPLICATE, first.id, first.wait_id, run_id, first=became, problems=why, start=begun)

@@ -9,16 +9,26 @@ from sqlalchemy import Row, func, select, update
 
 from standby import clock
 from standby.ledger.database import Database
-from standby.ledger.delivering import DEAD, KEPT_FOR, Delivery, Misfit, lock_topics, to_open_wait
+from standby.ledger.delivering import (
+    DEAD,
+    KEPT_FOR,
+    Delivery,
+    Misfit,
+    has_waited,
+    keep,
+    lock_topics,
+    to_open_wait,
+)
 from standby.ledger.intake import Incoming, Intake
-from standby.ledger.starts import NewStart
-from standby.ledger.tables import Decision, Signal, Wait, table_of
-from standby.states import Disposition, Door, Verdict, WaitKind
+from standby.ledger.starts import NewStart, started_by
+from standby.ledger.tables import Decision, Signal, Start, Wait, table_of
+from standby.states import Disposition, Door, RunState, Verdict, WaitKind
 
 __all__ = ["DEAD", "KEPT_FOR", "Delivery", "Misfit", "Signals"]
 
 waits = table_of(Wait)
 signals = table_of(Signal)
+starts = table_of(Start)
 decisions = table_of(Decision)
 
 
@@ -51,7 +61,8 @@ class Signals:
         return await self._intake.take(Incoming(source, delivery_id, topic, correlation, payload, misfit, start))
 
     async def redrive(self, signal_id: str, misfit: Misfit | None = None) -> Delivery | None:
-        """Send a signal that reached nobody on its way again: to an open wait, or kept for one anew.
+        """Send a signal that reached nobody on its way again: to an open wait, or kept for one anew; or to start its
+        run, if Prefect had refused that.
 
         None if there is no such signal, or it is not one of the ``DEAD``.
         """
@@ -75,7 +86,44 @@ class Signals:
                 .where(signals.c.id == signal_id)
                 .values(disposition=Disposition.BUFFERED, wait_id=None, note="sent again", expires_at=now + KEPT_FOR)
             )
-            return Delivery(Disposition.BUFFERED, signal_id)
+            begun = await started_by(connection, signal_id)
+            if begun is None or begun.over_at is None or begun.run_id is not None:
+                return Delivery(Disposition.BUFFERED, signal_id)
+            # Only what was to be a parameter was rejected with the start.
+            takes_payload = signal.disposition == Disposition.REJECTED
+            start = NewStart(begun.deployment, begun.parameters, takes_payload, begun.context_id)
+            return await keep(connection, signal_id, signal.topic, signal.correlation, start)
+
+    async def not_started(self, start: Row[Any], why: str) -> None:
+        """End a start (its row), unless it has a run by now: Prefect will make none. Its topic and key are free.
+
+        What was to be the run's input is rejected; what was kept for the run is unmatched, unless another lives that
+        may yet take it.
+        """
+        async with self._db.transaction() as connection:
+            await lock_topics(connection, self._db, [(start.topic, start.correlation)])
+            ended = await connection.execute(
+                update(starts)
+                .where(starts.c.id == start.id, starts.c.over_at.is_(None), starts.c.run_id.is_(None))
+                .values(over_at=clock.utcnow(), ended_as=RunState.FAILED, note=why)
+            )
+            if not ended.rowcount:
+                return
+            its_own = signals.c.id == start.signal_id
+            note = f"its run cannot be started: {why}"
+            await connection.execute(
+                update(signals)
+                .where(its_own, signals.c.disposition == Disposition.DELIVERED)
+                .values(disposition=Disposition.REJECTED, note=note)
+            )
+            if not await has_waited(connection, start.topic, start.correlation):
+                since = select(signals.c.received_at).where(its_own).scalar_subquery()
+                kept = (signals.c.topic == start.topic, signals.c.correlation == start.correlation)
+                await connection.execute(
+                    update(signals)
+                    .where(*kept, signals.c.disposition == Disposition.BUFFERED, signals.c.received_at >= since)
+                    .values(disposition=Disposition.UNMATCHED, note=note)
+                )
 
     async def expire(self) -> int:
         """Signals whose time is over without a wait become unmatched. Returns how many."""

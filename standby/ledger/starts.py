@@ -77,7 +77,9 @@ async def begin(connection: AsyncConnection, signal_id: str, topic: str, correla
 
 
 async def started_by(connection: AsyncConnection, signal_id: str) -> Row[Any] | None:
-    return (await connection.execute(select(starts).where(starts.c.signal_id == signal_id))).first()
+    """The start of a signal; the last one, if it was sent again."""
+    of_signal = select(starts).where(starts.c.signal_id == signal_id).order_by(starts.c.created_at.desc())
+    return (await connection.execute(of_signal)).first()
 
 
 class Starts:

@@ -7,15 +7,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled
 
-from standby import doors, settings
+from standby import doors, settings, starts
 from standby.errors import StartRefused
 from standby.keeper import Keeper
+from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
+from standby.ledger.starts import NewStart
 from standby.starts import ToStart
 from standby.states import Disposition
 from tests.fundamentals.conftest import Desk
@@ -113,11 +116,88 @@ async def test_what_was_taken_while_prefect_was_away_is_started_later(desk: Desk
     keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
     for _ in range(2):
         await keeper.tick()
-    starts = {start.correlation: start for start in await desk.ledger.starts.all()}
+    found = {start.correlation: start for start in await desk.ledger.starts.all()}
     for key in ("7", "9"):
-        assert (await desk.client.read_flow_run(UUID(starts[key].run_id))).parameters == {"order": {"n": 1}}
-    assert starts["8"].run_id is None
-    assert "nobody/knows" in starts["8"].note
+        assert (await desk.client.read_flow_run(UUID(found[key].run_id))).parameters == {"order": {"n": 1}}
+    assert found["8"].run_id is None
+    assert "nobody/knows" in found["8"].note
+
+
+async def followed(desk: Desk, rounds: int = 1, keeper: Keeper | None = None) -> dict[str, Any]:
+    """Starts by their key, after the keeper has looked after them."""
+    keeper = keeper or Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+    for _ in range(rounds):
+        await keeper.tick()
+    return {start.correlation: start for start in await desk.ledger.starts.all()}
+
+
+async def became(desk: Desk) -> dict[str, tuple[str, str | None]]:
+    return {row.delivery_id: (row.disposition, row.note) for row in await desk.ledger.signals.all()}
+
+
+async def test_what_prefect_refuses_for_good_is_given_up_and_its_signals_are_dead_letters(desk: Desk) -> None:
+    """It was taken while Prefect could not be asked, and its parameters fit no schema: its key is free again."""
+    deployment = await deployed(desk)
+    await send(desk, deployment, [1], api_url=None, delivery_id="bad")
+    await send(desk, deployment, {"n": 1}, api_url=None, delivery_id="behind")
+    start = (await followed(desk))["7"]
+    assert (start.run_id, start.ended_as) == (None, "failed")
+    dead = await became(desk)
+    assert (dead["bad"][0], dead["behind"][0]) == ("rejected", "unmatched")
+    assert deployment in (dead["bad"][1] or "")
+    assert (await send(desk, deployment, {"n": 2})).run_id is not None
+
+
+@pytest.mark.parametrize("error", [KeyError("odd"), ValueError("\0\ud800"), httpx.ReadTimeout("slow")])
+async def test_a_start_that_goes_wrong_keeps_no_other_from_being_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Whatever the error is; and neither one whose name no address can have, which a ledger may have from before."""
+    deployment = await deployed(desk)
+    bad = {"source": "shop", "topic": "order.placed", "payload": "1"}
+    poison = NewStart("a/b\n", "{}", takes_payload=False)
+    await desk.ledger.signals.deliver(delivery_id="poison", correlation="poison", start=poison, **bad)
+    await send(desk, deployment, {}, key="odd", api_url=None)
+    await send(desk, deployment, {}, key="good", api_url=None)
+    make_run = starts.make_run
+
+    async def made(ledger: Ledger, start: Any, client: PrefectClient) -> str:
+        if start.correlation == "odd":
+            raise error
+        return await make_run(ledger, start, client)
+
+    monkeypatch.setattr(starts, "make_run", made)
+    found = await followed(desk, rounds=2)
+    assert found["good"].run_id is not None
+    assert (found["odd"].over_at, found["odd"].note.startswith(deployment)) == (None, True), "it is tried again"
+    assert found["poison"].over_at is not None
+    assert (await became(desk))["poison"][0] == "unmatched"
+
+
+async def test_a_start_at_which_prefect_fails_for_long_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers 500 to half of a surrogate pair, however often it is asked."""
+    start = NewStart(await deployed(desk), '{"order": {"x": "\\ud800"}}', takes_payload=True)
+    await desk.ledger.signals.deliver(
+        source="shop", delivery_id="d", topic="order.placed", correlation="7", payload="1", start=start
+    )
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+    tried = (await followed(desk, 2, keeper))["7"]
+    assert (tried.over_at, "500" in tried.note) == (None, True)
+    assert (await became(desk))["d"][0] == "delivered"
+    monkeypatch.setattr(starts, "GIVE_UP_AFTER", timedelta(0))
+    assert (await followed(desk, 1, keeper))["7"].over_at is not None
+    assert (await became(desk))["d"][0] == "rejected"
+
+
+async def test_a_door_has_a_signal_whatever_goes_wrong_with_its_run(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def odd(*_: object) -> str:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(starts, "make_run", odd)
+    made = await send(desk, await deployed(desk), {})
+    assert (made.disposition, made.run_id) == (Disposition.DELIVERED, None)
 
 
 async def test_a_run_that_ends_before_it_came_to_the_ledger_frees_its_key(desk: Desk) -> None:

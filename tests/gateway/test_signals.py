@@ -55,6 +55,74 @@ async def test_one_that_may_start_a_run_starts_it_or_is_refused_with_the_field_n
     assert len(await gate.ledger.starts.all()) == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b\n",
+        "a\0/b",
+        "../count",
+        "a/..",
+        "./b",
+        "a/b?x=1",
+        "a/b#c",
+        "a%2fb/c",
+        "a/b&c",
+        "a/b/c",
+        "a/",
+        "a" * 512 + "/b",
+    ],
+)
+async def test_what_no_deployment_can_be_called_is_refused_also_while_prefect_cannot_be_asked(
+    gate: Gate, name: str
+) -> None:
+    """Prefect's client would take some for other addresses, and break on others."""
+    body = {"key": "7", "start": {"deployment": name}}
+    refused = await gate.client.post("/signals/paid", json=body, headers=await gate.as_(Role.SENDER))
+    assert refused.status_code == 422
+    assert refused.json()["problems"][0]["field"].removeprefix("body.") == "start.deployment"
+    assert await gate.signals() == []
+
+
+@pytest.mark.parametrize("name", [".a/.b", "my flow/live (eu)", "größe/v1.2"])
+async def test_what_one_may_be_called_is_taken(gate: Gate, name: str) -> None:
+    body = {"key": "7", "start": {"deployment": name}}
+    sent = await gate.client.post("/signals/paid", json=body, headers=await gate.as_(Role.SENDER))
+    assert (sent.status_code, sent.json()["starts"]) == (200, True)
+
+
+LARGE = "x" * 600_000
+
+
+@pytest.mark.parametrize(
+    ("start", "payload", "field"),
+    [
+        ('{"deployment": "a/b", "parameters": {"x": ["\\ud800"]}}', "1", "start.parameters.x.0"),
+        ('{"deployment": "a/b", "parameters": {"x": {"\\ud800": 1}}}', "1", "start.parameters.x"),
+        ('{"deployment": "a/b", "parameters": {"x": "a\\u0000"}}', "1", "start.parameters.x"),
+        ('{"deployment": "a/b", "parameters": {"x": 1e400}}', "1", "start.parameters.x"),
+        ('{"deployment": "a/b", "payload_as": "\\ud800"}', "1", "start.payload_as"),
+        ('{"deployment": "a/b", "payload_as": "x"}', '{"a": "\\ud800"}', "payload.a"),
+        ('{"deployment": "a/b", "payload_as": "x"}', f'"{LARGE}"', "payload"),
+        (f'{{"deployment": "a/b", "parameters": {{"x": "{LARGE}"}}}}', "1", "start.parameters"),
+    ],
+    ids=["value", "name", "NUL", "infinite", "payload_as", "payload", "large payload", "large parameter"],
+)  # fmt: skip
+async def test_parameters_that_prefect_never_takes_are_refused(
+    gate: Gate, start: str, payload: str, field: str
+) -> None:
+    headers = {"Content-Type": "application/json"} | await gate.as_(Role.SENDER)
+    body = f'{{"key": "7", "payload": {payload}, "start": {start}}}'
+    refused = await gate.client.post("/signals/paid", content=body.encode(), headers=headers)
+    assert (refused.status_code, [problem["field"] for problem in refused.json()["problems"]]) == (422, [field])
+    assert await gate.signals() == []
+
+
+async def test_a_large_payload_that_is_no_parameter_is_kept_for_the_run_it_starts(gate: Gate) -> None:
+    body = {"key": "7", "payload": LARGE, "start": {"deployment": "a/b"}}
+    sent = await gate.client.post("/signals/paid", json=body, headers=await gate.as_(Role.SENDER))
+    assert (sent.status_code, sent.json()["disposition"]) == (200, "buffered")
+
+
 async def test_the_same_delivery_a_hundred_times_at_once_counts_once(gate: Gate) -> None:
     """Row 26: one effect, and the same acknowledgement for each."""
     await parked(gate.ledger, [signal()])

@@ -138,6 +138,40 @@ async def test_what_is_late_for_a_run_that_was_started_does_not_answer_its_next_
     assert wait.state == WaitState.OPEN
 
 
+@pytest.mark.parametrize(("start", "became"), [(AGENT, Disposition.REJECTED), (WAITING, Disposition.UNMATCHED)])
+async def test_the_signals_of_a_start_that_cannot_be_are_dead_letters_and_its_key_is_free(
+    ledger: Ledger, start: NewStart, became: Disposition
+) -> None:
+    """Sent again, the first starts a run as it was to; what was kept before it has nothing to do with it."""
+    before = await deliver(ledger, "before")
+    made = await send(ledger, "a", start)
+    kept = await send(ledger, "b", start)
+    await ledger.signals.not_started(made.start, "no such luck")
+    rows = {row.id: row for row in await ledger.signals.all()}
+    assert [rows[one.signal_id].disposition for one in (before, made, kept)] == [
+        Disposition.BUFFERED, became, Disposition.UNMATCHED
+    ]  # fmt: skip
+    assert "no such luck" in rows[made.signal_id].note
+    again = await send(ledger, "a", start)
+    assert (again.disposition, again.first, bool(again.problems)) == (
+        Disposition.DUPLICATE, became, became is Disposition.REJECTED
+    )  # fmt: skip
+    redriven = await ledger.signals.redrive(made.signal_id)
+    assert redriven is not None
+    assert (redriven.disposition, redriven.start.parameters) == (made.disposition, start.parameters)
+    [first, second] = await ledger.starts.all()
+    assert (first.ended_as, first.note, second.over_at) == (RunState.FAILED, "no such luck", None)
+    assert (await send(ledger, "a", start)).start.id == second.id
+
+
+async def test_a_start_that_has_a_run_by_now_is_not_given_up(ledger: Ledger) -> None:
+    made = await send(ledger, "a")
+    await ledger.starts.started(made.start.id, "run")
+    await ledger.signals.not_started(made.start, "too slow")
+    assert [start.over_at for start in await ledger.starts.all()] == [None]
+    assert await dispositions(ledger) == ["delivered"]
+
+
 async def test_other_keys_start_their_own(ledger: Ledger) -> None:
     for key in ("7", "8"):
         assert (await send(ledger, key, key=key)).start is not None
