@@ -19,9 +19,11 @@ from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
 from standby.ledger.starts import NewStart
+from standby.ledger.waits import WaitRow
 from standby.starts import ToStart
-from standby.states import Disposition
+from standby.states import Disposition, WaitKind
 from tests.fundamentals.conftest import Desk
+from tests.ledger.acts import parked
 
 SCHEMA = {
     "type": "object",
@@ -172,6 +174,18 @@ async def test_a_start_that_goes_wrong_keeps_no_other_from_being_made(
     assert (found["odd"].over_at, found["odd"].note.startswith(deployment)) == (None, True), "it is tried again"
     assert found["poison"].over_at is not None
     assert (await became(desk))["poison"][0] == "unmatched"
+
+
+async def test_an_agent_that_cannot_be_started_keeps_no_other_that_is_waited_for_from_it(desk: Desk) -> None:
+    """Its name is none that an address can have."""
+    for key, name in (("bad", "a/b\n"), ("good", await deployed(desk, parameter_openapi_schema={}))):
+        child = json.dumps({"deployment": name, "parameters": {}, "if_closed": "cancel"})
+        row = WaitRow(key=key, kind=WaitKind.AGENT, reason=key, child=child)
+        await parked(desk.ledger, [row], run=str(uuid4()))
+    await followed(desk)
+    waits = {wait.key: wait.child_run_id for wait in await desk.ledger.waits.open_ones()}
+    assert waits["bad"] is None
+    assert waits["good"] is not None
 
 
 async def test_a_start_at_which_prefect_fails_for_long_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
