@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, Row, func, not_, select, update
 
 from standby import clock
 from standby.ledger.database import Database
@@ -22,16 +23,28 @@ def first_poll(poll: str | None, opened_at: datetime) -> datetime | None:
     return opened_at + timedelta(seconds=json.loads(poll)["every"]) if poll is not None else None
 
 
+def _asks(source: str) -> ColumnElement[bool]:
+    """Whether it is this source that a condition asks: it comes first in how it is asked, which is JSON."""
+    begins = json.dumps({"function": source})[:-1] + ","
+    return func.substr(waits.c.poll, 1, len(begins)) == begins
+
+
 class Polls:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def due(self, run_id: str | None = None, limit: int = 200) -> list[Row[Any]]:
-        """Open waits whose source is to be asked now, the most overdue first; of one run, or of all."""
+    async def due(
+        self, run_id: str | None = None, *, asked: Collection[str] = (), busy: Collection[str] = (), limit: int = 200
+    ) -> list[Row[Any]]:
+        """Open waits whose source is to be asked now, the most overdue first; of one run, or of all.
+
+        Not those (by id) it is being asked for already, nor those whose source (``module:name``) is busy.
+        """
         statement = (
             select(waits)
             .join(runs, runs.c.id == waits.c.run_id)
             .where(waits.c.state == WaitState.OPEN, waits.c.poll_at <= clock.utcnow(), runs.c.state.not_in(ENDED))
+            .where(waits.c.id.not_in(asked), *(not_(_asks(source)) for source in busy))
             .order_by(waits.c.poll_at)
             .limit(limit)
         )

@@ -2,14 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient
 
-from standby import Approval, Condition, agent, wait_any, wait_for
+from standby import Approval, Condition, agent, polling, wait_any, wait_for
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.polling import Poller, poll
@@ -48,6 +55,29 @@ async def never_answers(payment: str) -> str | None:
     return None
 
 
+returns = threading.Event()
+
+
+def hangs(payment: str) -> str | None:
+    asked.append(payment)
+    returns.wait(60)
+    return facts.get(payment)
+
+
+@pytest.fixture
+def hung() -> Iterator[None]:
+    """What hangs returns after the test."""
+    returns.clear()
+    yield
+    returns.set()
+
+
+def hangs_for_good(told: str) -> None:
+    Path(told).touch()
+    while True:
+        returns.wait()
+
+
 def paid(payment: str = "7", **how: Any) -> Condition[str]:
     given: dict[str, Any] = {"poll": settled, "every": SOON, "at_most": SOON * 2} | how
     return Condition("paid", key=payment, args={"payment": payment}, of=str, **given)
@@ -62,6 +92,12 @@ async def ledger(sqlite_url: str) -> AsyncIterator[Ledger]:
 
 async def opened(ledger: Ledger, run: str = "run", **how: Any) -> Any:
     return (await acts.parked(ledger, [paid(run, **how).row("paid")], run=run)).waits[0]
+
+
+async def row_of(ledger: Ledger, wait: Any) -> Any:
+    row = await ledger.waits.get(wait.id)
+    assert row is not None
+    return row
 
 
 async def polled(ledger: Ledger, poller: Poller, until: Any) -> None:
@@ -162,7 +198,11 @@ async def test_it_is_asked_ever_more_rarely(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     ("says", "note"),
-    [(ConnectionError("the bank is shut"), "ConnectionError: the bank is shut"), (7, "7 is not of type 'string'")],
+    [
+        (ConnectionError("the bank is shut"), "ConnectionError: the bank is shut"),
+        (7, "7 is not of type 'string'"),
+        (float("inf"), "what the source says cannot be stored as JSON"),
+    ],
 )
 async def test_a_source_that_fails_or_talks_nonsense_is_asked_again(ledger: Ledger, says: Any, note: str) -> None:
     wait = await opened(ledger)
@@ -177,6 +217,90 @@ async def test_a_source_that_fails_or_talks_nonsense_is_asked_again(ledger: Ledg
     assert made is not None
     assert made.won
     assert made.wait.answer == json.dumps("yes")
+
+
+@pytest.mark.parametrize("says", [{"price": float("nan")}, [1.5, float("-inf")], float("nan")])
+async def test_no_number_is_no_answer(ledger: Ledger, says: Any) -> None:
+    """As a signal, it is refused. Written as null it would be one, where any JSON is."""
+    condition = Condition("price", poll=settled, args={"payment": "run"})
+    wait = (await acts.parked(ledger, [condition.row("price")])).waits[0]
+    facts["run"] = says
+    assert await poll(ledger, wait) is None
+    after = await row_of(ledger, wait)
+    assert (after.state, after.answer, after.polls) == (WaitState.OPEN, None, 1)
+    assert "NaN" in after.poll_note or "Out of range" in after.poll_note
+
+
+@pytest.mark.usefixtures("hung")
+async def test_a_source_that_hangs_starves_no_other(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is to be asked, and longer; nor does it keep anybody from looking up a host name."""
+    monkeypatch.setattr(polling, "EACH", 40)
+    for number in range(201):  # more than are looked for at a time
+        await opened(ledger, f"hung{number}", poll=hangs)
+    wait = await opened(ledger, "quick", poll=settled_slowly)
+    facts["quick"] = "yes"
+    poller = Poller(ledger, nobody)
+
+    async def answered() -> bool:
+        await poller.tick()
+        return (await row_of(ledger, wait)).answer == '"yes"'
+
+    await wait_until(answered, 10)
+    await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo("localhost", 80, type=socket.SOCK_STREAM), 10)
+    await poller.close()
+    assert len(asked) == 40
+
+
+@pytest.mark.usefixtures("hung")
+async def test_a_source_that_hangs_is_asked_again_when_it_returns(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "POLL_SECONDS", 0.1)
+    wait = await opened(ledger, poll=hangs, every=SOON / 10, at_most=SOON / 10)
+
+    async def given_up() -> bool:
+        return (await row_of(ledger, wait)).polls == 1
+
+    await polled(ledger, Poller(ledger, nobody), given_up)
+    assert (await row_of(ledger, wait)).poll_note == "it has not answered within 0.1 seconds"
+
+    async def is_due() -> bool:
+        return bool(await ledger.polls.due())
+
+    await wait_until(is_due, 10)
+    for _ in range(3):
+        again = Poller(ledger, nobody)
+        await again.tick()
+        await again.finish()
+    assert asked == ["run"]
+
+    monkeypatch.setattr(polling, "POLL_SECONDS", 30)
+    facts["run"] = "yes"
+    returns.set()
+
+    async def answered() -> bool:
+        return (await row_of(ledger, wait)).answer == '"yes"'
+
+    await polled(ledger, Poller(ledger, nobody), answered)
+    assert asked == ["run", "run"]
+
+
+async def test_a_source_that_hangs_keeps_no_keeper_from_ending(desk: Desk, tmp_path: Path) -> None:
+    told = tmp_path / "asked"
+    condition = Condition("paid", poll=hangs_for_good, args={"told": str(told)}, every=SOON, at_most=SOON)
+    await acts.parked(desk.ledger, [condition.row("paid")], run=str(uuid4()))
+    keeper = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "standby", "keeper", env=os.environ | {"PREFECT_API_URL": desk.url},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await wait_until(told.exists, 60)
+        keeper.send_signal(signal.SIGINT)
+        await asyncio.wait_for(keeper.wait(), 20)
+    finally:
+        if keeper.returncode is None:
+            keeper.kill()
+            await keeper.wait()
 
 
 async def test_of_a_poll_and_a_signal_at_once_one_counts(ledger: Ledger) -> None:
