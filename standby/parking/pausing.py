@@ -20,12 +20,13 @@ from prefect.states import Cancelled, Running
 from standby import clock
 from standby.errors import LedgerUnavailable
 from standby.faults import reach
+from standby.ledger.settling import Settled
 from standby.ledger.waits import Group
 from standby.parking.answers import responses
 from standby.parking.client import prefect_for
 from standby.parking.forms import form_wait, opening, save_form
 from standby.parking.suspending import is_revived, tell_log
-from standby.polling import poll
+from standby.polling import Poller
 from standby.runs import AgentRun
 from standby.states import Hold, RunState, WaitState
 from standby.wakeups import Listener
@@ -148,6 +149,20 @@ async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listene
 
     Fires the group's deadlines and polls its conditions, for there may be no keeper beside a lone process.
     """
+
+    async def hear(_: Settled) -> None:
+        listener.hear()
+
+    poller = Poller(run.ledger, hear, run_id=run.id)
+    try:
+        await _look_until_settled(client, run, key, listener, poller)
+    finally:
+        await poller.close()
+
+
+async def _look_until_settled(
+    client: PrefectClient, run: AgentRun, key: str, listener: Listener, poller: Poller
+) -> None:
     while True:
         group = await run.ledger.waits.group(run.id, key)
         if group.ready:
@@ -159,8 +174,8 @@ async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listene
             return  # Prefect took it in time; the pause ends, and it is read
         for wait in due:
             await run.ledger.waits.expire(wait)
-        polled = [await poll(run.ledger, wait) for wait in await run.ledger.polls.due(run.id)]
-        if due or any(polled):
+        await poller.tick()
+        if due:
             continue
         times = [(wait.deadline - now).total_seconds() for wait in open_ones if wait.deadline is not None]
         left = [seconds for seconds in times if seconds > 0]

@@ -10,13 +10,14 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient
 
-from standby import Approval, Condition, agent, polling, wait_any, wait_for
+from standby import Approval, Condition, Signal, Timer, agent, polling, wait_any, wait_for
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.polling import Poller, poll
@@ -301,6 +302,27 @@ async def test_a_source_that_hangs_keeps_no_keeper_from_ending(desk: Desk, tmp_p
         if keeper.returncode is None:
             keeper.kill()
             await keeper.wait()
+
+
+@pytest.mark.parametrize("source", [never_answers, hangs])
+@pytest.mark.usefixtures("hung")
+async def test_a_source_that_hangs_delays_neither_a_time_nor_a_signal(desk: Desk, source: Any) -> None:
+    """Also not where the run's own process asks it."""
+
+    @agent
+    async def buyer() -> list[str]:
+        first = await wait_any(paid=paid(poll=source), late=Timer(timedelta(seconds=1)))
+        second = await wait_any(paid=paid("8", poll=source), cancelled=Signal("cancelled", key="7"))
+        return [first.name, second.name]
+
+    began = monotonic()
+    run = await desk.start(buyer)
+
+    await wait_until(lambda: "8" in asked, 25)
+    await run.paused()
+    await desk.signal("cancelled", 1, key="7")
+    assert await run.result() == ["late", "cancelled"]
+    assert monotonic() - began < polling.POLL_SECONDS
 
 
 async def test_of_a_poll_and_a_signal_at_once_one_counts(ledger: Ledger) -> None:
