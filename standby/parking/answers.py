@@ -18,8 +18,10 @@ from standby.parking.forms import answer_of, opening
 from standby.policy import Policy
 from standby.runs import AgentRun
 from standby.states import Door, Outcome
-from standby.values import summary
+from standby.values import Codec, summary
 from standby.waits import Wait, unknown_fields
+
+_anything: Codec[Any] = Codec(lambda: Any)
 
 
 async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> None:
@@ -39,7 +41,7 @@ async def answer_in_prefect(client: PrefectClient, wait: Any) -> tuple[str, date
     """The answer (JSON text) that Prefect has taken for a run's wait, and when; the run has not read it yet."""
     async for found in responses(client, wait):
         for response in found:
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
                 return answer_of(response, wait), response.created
     return None
 
@@ -59,10 +61,12 @@ async def responses(client: PrefectClient, wait: Any) -> AsyncIterator[list[Flow
 
 async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[Any], response: FlowRunInput) -> bool:
     """Whether it fits; it is deleted in Prefect."""
-    text = response.value
+    text = json.dumps(response.value)  # what is no JSON, or too deep to be read, is written down as a text
     try:
-        text = answer_of(response, wait)
-        if unknown := unknown_fields(wait, json.loads(text)):
+        given = answer_of(response, wait)
+        plain = _anything.decode(given)
+        text = given
+        if unknown := unknown_fields(wait, plain):
             raise ValueError("; ".join(f"{field}: {reason}" for field, reason in unknown))
         answer, _ = declared.read(text)
         if wait.policy is not None and (policy := Policy.model_validate_json(wait.policy)).names_people:
@@ -70,7 +74,7 @@ async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[
                 f"Prefect does not say who answers, and it counts ({policy.said}): answer in the terminal, through the "
                 "gateway or by a link"
             )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         if not await run.ledger.waits.note_refusal(run.id, run.attempt, wait.id, text, summary(error)):
             run.stop()
         await client.delete_flow_run_input(UUID(run.id), response.key)

@@ -96,9 +96,14 @@ class Wait(Generic[A]):
 
     def read(self, text: str) -> tuple[str, A]:
         """An answer's JSON text as it is stored, and its value. Raises ``ValueError`` or ``TypeError``."""
-        answer = self.codec.decode(text)
-        self.check(answer)
-        return self.codec.encode(answer, f"the answer to {self.reason!r}")
+        try:
+            answer = self.codec.decode(text)
+            self.check(answer)
+            return self.codec.encode(answer, f"the answer to {self.reason!r}")
+        except (ValueError, TypeError):
+            raise
+        except Exception as error:  # a validator of the form that fails on what it was given
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def one_deadline(within: timedelta | BusinessDays | None, by: datetime | None) -> Moment | None:

@@ -1,11 +1,17 @@
 """An outside system answers through the Prefect API, at the address that the agent gave it."""
 
+import json
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
 import httpx
-from pydantic import BaseModel
+import pytest
+from pydantic import BaseModel, field_validator
 
-from standby import Approval, Signal, agent, resume_url, step, wait_for
+from standby import Approval, Decision, Signal, agent, resume_url, step, wait_for
+from standby.connect import Place
+from standby.view import run_view
 from tests.fundamentals.conftest import Desk
 from tests.support.waiting import wait_until
 
@@ -48,3 +54,41 @@ async def test_who_was_given_the_address_answers_what_the_run_waits_for(desk: De
     assert await run.result() == Parcel(weight=2.5)
     decisions = await desk.ledger.waits.decisions_of(run.id)
     assert [(each.door, each.verdict) for each in decisions] == [("terminal", "won"), ("prefect", "won")]
+
+
+class Picky(Decision):
+    @field_validator("comment")
+    @classmethod
+    def _fails(cls, comment: str) -> str:
+        if comment == "odd":
+            raise RuntimeError("nobody thought of this")
+        return comment
+
+
+DEEP = "[" * 2500 + "]" * 2500
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["not JSON", DEEP, f'{{"answer": {DEEP}}}', '{"approved": true, "comment": "odd"}'],
+    ids=["no JSON", "deep", "deep within", "odd"],
+)
+@pytest.mark.parametrize("wait", [Approval("Buy?", form=Picky), Signal("bought")], ids=["approval", "signal"])
+async def test_nothing_that_lies_in_prefect_as_an_answer_fails_the_run(desk: Desk, wait: Any, value: str):
+    """Prefect's API lets anybody put any text where the form's answers are."""
+
+    @agent
+    async def buyer() -> Any:
+        return await wait_for(wait)
+
+    run = await desk.start(buyer)
+    [asked] = await run.open_waits()
+    await run.paused()
+    await desk.client.create_flow_run_input(UUID(run.id), f"paused-{asked.id}-{asked.opening}-x-response", value)
+    fits: Any = {"approved": False} if asked.kind == "approval" else {"answer": 1}
+    await desk.client.resume_flow_run(UUID(run.id), run_input=fits)
+    assert await run.result() in (1, {"approved": False, "comment": ""})
+    decisions = await desk.ledger.waits.decisions_of(run.id)
+    assert sorted((each.door, each.verdict) for each in decisions) == [("prefect", "refused"), ("prefect", "won")]
+    shown = await run_view(desk.ledger, Place("", None), await desk.ledger.runs.get(run.id))
+    assert json.dumps(shown, indent=2)
