@@ -14,6 +14,9 @@ from standby.waits.base import NOTHING, A, Nothing
 from standby.waits.names import importable
 from standby.waits.signal import Signal
 
+LONGEST = timedelta(days=3650)
+"""Between two polls. A date beyond what calendars hold would stop whoever computes it."""
+
 
 class Condition(Signal[A]):
     """Wait until something is so: a signal says it, or a poll of the source of truth finds it.
@@ -78,6 +81,8 @@ class Condition(Signal[A]):
         super().__init__(topic, key=key, of=of, reason=reason, party=party, within=within, by=by, otherwise=otherwise)
         if not timedelta(0) < every <= at_most:
             raise UsageError("A condition is polled every= so often, above zero and not above at_most=.")
+        if at_most > LONGEST:
+            raise UsageError(f"A condition is polled every {LONGEST.days} days at least, and at_most= is {at_most}.")
         try:
             json.dumps(args or {}, allow_nan=False)
         except (TypeError, ValueError) as error:

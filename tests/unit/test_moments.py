@@ -1,11 +1,15 @@
 """Points in time that a wait names."""
 
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta, timezone
+from time import process_time
+from typing import Any
 
 import pytest
 
-from standby import Approval, BusinessDays, Timer, UsageError, clock
+from standby import Approval, BusinessDays, Condition, Timer, UsageError, clock
 from standby.moments import next_of, point_in_time
+from standby.waits import Wait
 
 FRIDAY = datetime(2026, 3, 27, 14, 30, tzinfo=UTC)
 """Two days before the clocks of Europe go forward."""
@@ -98,6 +102,62 @@ def test_a_timer_is_due_at_a_point_in_time(timer: Timer, due: datetime, reason: 
 def test_what_names_no_time_is_refused_where_it_is_written(make: object, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         make()  # type: ignore[operator]
+
+
+FAR = timezone(timedelta(hours=-12))
+
+
+async def source() -> None:
+    """Never polled."""
+
+
+@pytest.mark.parametrize(
+    ("wait", "named"),
+    [
+        (lambda: Timer(timedelta.max), "999999999 days"),
+        (lambda: Timer(-timedelta(days=1_000_000)), "-1000000 days"),
+        (lambda: Approval("Pay?", within=timedelta(days=3_650_000)), "3650000 days"),
+        (lambda: Approval("Pay?", by=datetime.max.replace(tzinfo=FAR)), "9999-12-31"),
+        (lambda: Approval("Pay?", within=BusinessDays(10**7)), "10000000"),
+        (lambda: Approval("Pay?", within=BusinessDays(10**15)), "1000000000000000"),
+        (lambda: Timer(date.min, tz="Asia/Tokyo"), "0001-01-01"),
+    ],
+)
+def test_a_time_that_no_calendar_has_is_refused_in_a_sentence(wait: Callable[[], Wait[Any]], named: str) -> None:
+    with pytest.raises(UsageError, match=f"A wait's deadline is out of reach .*{named}.*Give one within them"):
+        wait().row("wait")
+
+
+def test_a_poll_that_never_comes_is_refused() -> None:
+    with pytest.raises(UsageError, match="at_most= is 999999999 days"):
+        Condition("paid", poll=source, at_most=timedelta.max)
+
+
+@pytest.mark.parametrize("days", [1.5, 2.0, "2", None])
+def test_working_days_are_whole(days: Any) -> None:
+    with pytest.raises(UsageError, match="counts whole days"):
+        BusinessDays(days)
+
+
+@pytest.mark.parametrize("weekend", [{5, 6}, {4}, {0, 1, 2, 4, 5, 6}, set(), {2, 9}])
+def test_working_days_are_counted_as_on_a_calendar(weekend: set[int]) -> None:
+    """Week by week, and to the same day as day by day."""
+    holidays = frozenset(FRIDAY.date() + timedelta(days=number * number) for number in range(40))
+    for start in range(7):
+        now = day = FRIDAY + timedelta(days=start)
+        for days in range(1, 200):
+            day += timedelta(days=1)
+            while day.weekday() in weekend or day.date() in holidays:
+                day += timedelta(days=1)
+            assert BusinessDays(days, holidays=holidays, weekend=frozenset(weekend)).after(now) == day
+
+
+def test_thousands_of_years_of_working_days_are_counted_at_once() -> None:
+    holidays = frozenset(FRIDAY.date() + timedelta(days=365 * number) for number in range(1000))
+    began = process_time()
+    for days in range(2_000_000, 2_000_100):
+        BusinessDays(days, holidays=holidays).after(FRIDAY)
+    assert process_time() - began < 5
 
 
 def test_a_naive_time_is_refused() -> None:
