@@ -1,8 +1,8 @@
 """Tells parties what is asked of them, through Prefect's own notification blocks.
 
-What has to be told is in the ledger; each channel is sent it at least once. A channel that is slow or down keeps
-nothing else waiting: each notice is a task of its own, its channels are told side by side, and those that failed are
-tried again, they alone, ever more slowly.
+What has to be told is in the ledger; each channel is sent it at least once. A channel that hangs or is down keeps
+nothing else waiting: each notice is a task of its own, its channels are told side by side, each with room for so many
+at a time, and those that failed are tried again, they alone, ever more slowly.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import asyncio
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from time import monotonic
 from typing import Any, ClassVar
 
@@ -26,6 +28,7 @@ from standby import settings
 from standby.connect import Place
 from standby.errors import LedgerUnavailable, NotAllowed, UnknownWait, UsageError
 from standby.ledger import Ledger
+from standby.ledger.notices import Parties
 from standby.links import address_of, link_for
 from standby.policy import Policy
 from standby.states import NoticeKind, WaitState
@@ -40,8 +43,12 @@ EVERYBODY = "*"
 SEND_SECONDS = 30.0
 """How long the channels may take for one notice."""
 
-AT_ONCE = 20
-"""Notices on their way at the same time."""
+EACH = 4
+"""Notices on their way through one channel at the same time. The event loop has more threads, in which Prefect's own
+channels are told, and names looked up."""
+
+NO_CHANNEL = ""
+"""Stands for the channels of a party that has none, for they have room for no more."""
 
 KEPT_SECONDS = 15.0
 """How long the block is used before it is looked up again."""
@@ -69,6 +76,10 @@ class NotificationChannels(Block):
         """The notification blocks, ``type/name``, for a party."""
         return self.channels.get(party or EVERYBODY, self.channels.get(EVERYBODY, []))
 
+    def through(self, party: str | None) -> list[str]:
+        """``of``, or ``NO_CHANNEL``."""
+        return self.of(party) or [NO_CHANNEL]
+
     def own(self, party: str | None) -> list[str]:
         """Those that reach this party and nobody else."""
         return [] if party in (None, EVERYBODY) else self.channels.get(party, [])
@@ -84,17 +95,33 @@ class Notifier:
     def __init__(self, ledger: Ledger, client: Callable[[], AbstractAsyncContextManager[PrefectClient]]) -> None:
         self._ledger, self._client = ledger, client
         self._sending: dict[str, asyncio.Task[None]] = {}
+        self._on_their_way: Counter[str] = Counter()  # through each channel
         self._channels: tuple[float, NotificationChannels] | None = None
 
     async def tick(self) -> None:
-        """Start to send what is due, and wait for none of it."""
-        for notice in await self._ledger.notices.due():
-            if len(self._sending) >= AT_ONCE:
-                return
-            if notice.id not in self._sending:
-                task = asyncio.create_task(self._send(notice))
-                self._sending[notice.id] = task
-                task.add_done_callback(lambda _, key=notice.id: self._sending.pop(key))  # type: ignore[misc]
+        """Start to send what is due as far as its channels have room, and wait for none of it."""
+        times = Counter(self._on_their_way)
+        parties = None
+        while notices := await self._ledger.notices.due(sending=list(self._sending), parties=parties):
+            channels = await self._known_channels()
+            for notice in notices:
+                if rooms := {slug for slug in channels.through(notice.party) if times[slug] < EACH}:
+                    times.update(rooms)
+                    self._on_their_way.update(rooms)
+                    task = asyncio.create_task(self._send(notice, channels, rooms))
+                    self._sending[notice.id] = task
+                    task.add_done_callback(partial(self._sent, notice.id, rooms))
+            full = {slug for slug, count in times.items() if count >= EACH}
+            named = {party: not full.issuperset(channels.through(party)) for party in channels.channels}
+            parties = Parties(named, others=not full.issuperset(channels.through(EVERYBODY)))
+
+    def _sent(self, notice_id: str, rooms: set[str], _: asyncio.Task[None]) -> None:
+        del self._sending[notice_id]
+        self._give_back(rooms, set(rooms))
+
+    def _give_back(self, rooms: set[str], some: set[str]) -> None:
+        rooms -= some
+        self._on_their_way.subtract(some)
 
     async def finish(self) -> None:
         """Return when what is being sent was sent, or was not taken."""
@@ -107,12 +134,12 @@ class Notifier:
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
 
-    async def _send(self, notice: Any) -> None:
+    async def _send(self, notice: Any, channels: NotificationChannels, rooms: set[str]) -> None:
         try:
             if not await self._ledger.notices.claim(notice):
                 return
             try:
-                why_not = await self._try(notice)
+                why_not = await self._try(notice, channels, rooms)
             except LedgerUnavailable:
                 raise
             except Exception as error:  # whatever a channel's library raises
@@ -123,10 +150,11 @@ class Notifier:
         except LedgerUnavailable as error:
             log.warning("%s", error)
 
-    async def _try(self, notice: Any) -> str | None:
+    async def _try(self, notice: Any, channels: NotificationChannels, rooms: set[str]) -> str | None:
         """Send it through every channel of its party that has not taken it; None, or why there was nothing to send.
 
-        Raises ``NotTaken`` if a channel did not take it.
+        ``rooms``: the channels that have room for it, which each gives back. Raises ``NotTaken`` if a channel did not
+        take it.
         """
         wait = await self._ledger.waits.get(notice.wait_id)
         if wait is None or wait.state != WaitState.OPEN:
@@ -134,7 +162,6 @@ class Notifier:
         if notice.personal and await self._ledger.waits.decided_by(wait.id, wait.opening, notice.party):
             return "this person has decided"
         async with asyncio.timeout(SEND_SECONDS), self._client() as client:
-            channels = await self._known_channels(client)
             own = channels.own(notice.party)
             # Who may decide, and is not the party, is told in person or not at all: everybody else knows by the party.
             blocks = own if notice.personal and notice.party != wait.party else channels.of(notice.party)
@@ -144,10 +171,16 @@ class Notifier:
             subject, body = message(wait, notice.kind, Place("", str(client.api_url)).ui_url, link)
             taken: list[str] = json.loads(notice.sent_to or "[]")
             left = [slug for slug in dict.fromkeys(blocks) if slug not in taken]
+            self._give_back(rooms, rooms.difference(left))
             turns = asyncio.Lock()
 
             async def tell(slug: str) -> None:
-                await send_through(slug, subject, body, client)
+                if slug not in rooms:
+                    raise NotTaken(f"{EACH} notices are on their way through it")
+                try:
+                    await send_through(slug, subject, body, client)
+                finally:
+                    self._give_back(rooms, {slug})
                 async with turns:
                     taken.append(slug)
                     await self._ledger.notices.sent_to(notice.id, taken)
@@ -176,12 +209,13 @@ class Notifier:
             return None
         return await address_of(self._ledger, link, gateway_url)
 
-    async def _known_channels(self, client: PrefectClient) -> NotificationChannels:
+    async def _known_channels(self) -> NotificationChannels:
         if self._channels is None or monotonic() - self._channels[0] > KEPT_SECONDS:
-            try:
-                found = await NotificationChannels.aload(CHANNELS_NAME, client=client)
-            except ValueError:  # nobody has made the block
-                found = NotificationChannels()
+            async with asyncio.timeout(SEND_SECONDS), self._client() as client:
+                try:
+                    found = await NotificationChannels.aload(CHANNELS_NAME, client=client)
+                except ValueError:  # nobody has made the block
+                    found = NotificationChannels()
             self._channels = (monotonic(), found)
         return self._channels[1]
 

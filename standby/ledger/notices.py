@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Row, or_, select, update
@@ -53,15 +53,34 @@ def _is_due() -> ColumnElement[bool]:
     return or_(notices.c.next_try_at <= now, notices.c.next_try_at > now + LAST_RETRY + clock.AHEAD)
 
 
+class Parties(NamedTuple):
+    """Whom there is room to tell: of the parties that are named some, and all ``others`` or none of them."""
+
+    named: dict[str, bool]
+    others: bool
+
+    @property
+    def clause(self) -> ColumnElement[bool]:
+        named = [party for party, free in self.named.items() if free is not self.others]
+        party = notices.c.party
+        return or_(party.is_(None), party.not_in(named)) if self.others else party.in_(named)
+
+
 class Notices:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def due(self, limit: int = 100) -> list[Row[Any]]:
-        """Notices to be sent now, the oldest first."""
-        return await self._db.read(
-            select(notices).where(notices.c.done_at.is_(None), _is_due()).order_by(notices.c.next_try_at).limit(limit)
+    async def due(
+        self, limit: int = 100, *, sending: Collection[str] = (), parties: Parties | None = None
+    ) -> list[Row[Any]]:
+        """Notices to be sent now, the oldest first: not those (by id) on their way, and to these parties alone."""
+        statement = (
+            select(notices)
+            .where(notices.c.done_at.is_(None), _is_due(), notices.c.id.not_in(sending))
+            .order_by(notices.c.next_try_at)
+            .limit(limit)
         )
+        return await self._db.read(statement if parties is None else statement.where(parties.clause))
 
     async def claim(self, notice: Row[Any]) -> bool:
         """Take a notice that is due, to send it. False when another sender has taken it, or has sent it."""

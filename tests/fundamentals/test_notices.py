@@ -27,16 +27,19 @@ GATEWAY = "https://agents.example/standby"
 SECRET = "https://hooks.example/T0/its-secret"
 sent: list[tuple[str, str | None, str]] = []
 down: set[str] = set()
+hung: set[str] = set()
 
 
 class Pigeon(NotificationBlock):
-    """A channel of this test: what it carries lands in ``sent``, unless its name is in ``down``."""
+    """A channel of this test: what it carries lands in ``sent``, unless its name is in ``down`` or ``hung``."""
 
     _block_type_name: ClassVar[str] = "Pigeon"
     _block_type_slug: ClassVar[str] = "pigeon"
     to: str
 
     async def notify(self, body: str, subject: str | None = None) -> None:
+        if self.to in hung:
+            await asyncio.Event().wait()
         if self.to in down:
             await asyncio.sleep(0)
             raise ConnectionError(f"the pigeon did not fly to {SECRET}")
@@ -47,6 +50,7 @@ class Pigeon(NotificationBlock):
 async def notifier(desk: Desk, prefect_settings: SettingsContext) -> AsyncIterator[Notifier]:
     sent.clear()
     down.clear()
+    hung.clear()
     with prefect_settings.model_copy():
         for name in ("finance", "everybody", "ada", "bob", "eve", "zoe"):
             await Pigeon(to=name).asave(name, overwrite=True)
@@ -109,6 +113,41 @@ async def test_a_channel_that_is_down_delays_nobody_and_gets_it_later(
     assert SECRET not in caplog.text
     assert notice.next_try_at > notice.created_at
     assert notice.done_at is None
+
+
+async def test_a_channel_that_hangs_delays_nobody(desk: Desk, notifier: Notifier) -> None:
+    """However many notices are for it, also those of another party that it is a channel of."""
+    hung.add("zoe")
+    for number in range(101):  # more than are looked for at a time
+        await opened(desk, f"z{number}", "zoe")
+    for number in range(6):
+        await opened(desk, f"b{number}", "board")
+    for party in ("finance", "law", "ada", None):
+        await opened(desk, f"to {party}", party)
+
+    async def others_are_told() -> bool:
+        await notifier.tick()
+        return len(sent) >= 4 + 2 * 6
+
+    await wait_until(others_are_told, 15)
+    told = sorted((to, str(subject)) for to, subject, _ in sent)
+    assert told == sorted(
+        [("finance", "to finance?"), ("ada", "to ada?"), ("everybody", "to law?"), ("everybody", "to None?")]
+        + [(to, f"b{number}?") for number in range(6) for to in ("ada", "bob")]
+    )
+
+
+async def test_a_channel_for_everybody_that_hangs_delays_no_party_of_its_own(desk: Desk, notifier: Notifier) -> None:
+    hung.add("everybody")
+    for number in range(101):
+        await opened(desk, f"z{number}", None if number % 2 else f"party {number}")
+    await opened(desk, "a", "finance")
+
+    async def finance_is_told() -> bool:
+        await notifier.tick()
+        return [to for to, _, _ in sent] == ["finance"]
+
+    await wait_until(finance_is_told, 15)
 
 
 def test_of_what_a_channel_raises_the_type_and_the_status_are_told() -> None:
