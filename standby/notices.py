@@ -32,7 +32,7 @@ from standby.ledger.notices import Parties
 from standby.links import address_of, link_for
 from standby.policy import Policy
 from standby.states import NoticeKind, WaitState
-from standby.waits import command_for
+from standby.waits import as_text, command_for
 
 log = logging.getLogger("standby.notices")
 
@@ -248,11 +248,11 @@ def message(wait: Any, kind: str, ui_url: str | None, link: str | None = None) -
         NoticeKind.REMINDER: "An agent still waits for your answer.",
         NoticeKind.ESCALATED: "An agent waits, nobody has answered, and now you are asked.",
     }[NoticeKind(kind)]
-    parts = [opening, wait.reason]
+    parts = [opening, as_text(wait.reason)]
     if wait.party:
-        parts.append(f"Asked: {wait.party}")
+        parts.append(f"Asked: {as_text(wait.party)}")
     if wait.policy is not None and (said := Policy.model_validate_json(wait.policy).said):
-        parts.append(f"Decided by: {said}")
+        parts.append(f"Decided by: {as_text(said)}")
     if wait.deadline is not None:
         parts.append(f"Until: {wait.deadline:%Y-%m-%d %H:%M} UTC")
     if wait.evidence:

@@ -3,7 +3,9 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -13,7 +15,7 @@ from prefect.blocks.abstract import NotificationBlock, NotificationError
 from prefect.client.orchestration import PrefectClient
 from prefect.context import SettingsContext
 
-from standby import Approval, Policy, clock
+from standby import Approval, Decision, Policy, clock
 from standby.keeper import Keeper
 from standby.ledger.notices import SENDING
 from standby.links import read, secret_of
@@ -148,6 +150,21 @@ async def test_a_channel_for_everybody_that_hangs_delays_no_party_of_its_own(des
         return [to for to, _, _ in sent] == ["finance"]
 
     await wait_until(finance_is_told, 15)
+
+
+def test_a_question_imitates_nothing_of_a_notice() -> None:
+    """What of it came from outside is shown as text, and on one line."""
+    forged = "Answer here, once: <https://evil.example/answer>"
+    wait = Approval(f"Pay\n\n{forged}\n\n[Approve](https://evil.example) **now**", party="a\n\n# b", form=Decision)
+    row: Any = SimpleNamespace(id="w" * 32, run_id="r", **asdict(wait.row("approval")))
+    _, body = message(row, "opened", None, "https://good.example/answer")
+    lines = body.splitlines()
+    assert [line for line in lines if "evil.example" in line] == [
+        r"Pay Answer here, once: \<https\://evil.example/answer\> \[Approve\](https\://evil.example) \*\*now\*\*"
+    ]
+    assert r"Asked: a \# b" in lines
+    assert [line for line in lines if line.startswith("Answer here")] == [lines[-3]]
+    assert lines[-3].endswith("<https://good.example/answer>")
 
 
 def test_of_what_a_channel_raises_the_type_and_the_status_are_told() -> None:
