@@ -62,7 +62,8 @@ class WebhookSource(Block):
     delivery_id_at: str | None = Field(
         default=None,
         title="Delivery id at",
-        description="Where the delivery id is, if the scheme has none. Empty: every delivery counts.",
+        description="Where in the message the delivery id is. Empty: the scheme's own; of plain HMAC, the digest of what "
+        "is signed.",
     )
     start: str | None = Field(
         default=None,
@@ -85,9 +86,9 @@ class WebhookSource(Block):
         if not topic:
             raise Malformed("type", "the message states no type, and the block names no topic")
         key = None if self.key_at is None else _text(received.data, self.key_at)
-        delivery_id = received.delivery_id
-        if delivery_id is None and self.delivery_id_at is not None:
-            delivery_id = _text(received.data, self.delivery_id_at)
+        # What the block says comes first: it is about the body, which every scheme signs.
+        at = self.delivery_id_at
+        delivery_id = received.delivery_id if at is None else _text(received.data, at)
         payload = received.data if self.payload_at is None else _at(received.data, self.payload_at)
         return Mapped(topic, key, delivery_id, payload)
 
@@ -100,7 +101,7 @@ class Mapped(NamedTuple):
 
     topic: str
     key: str | None
-    delivery_id: str | None
+    delivery_id: str
     payload: Any
 
 

@@ -173,6 +173,71 @@ async def test_plain_hmac_with_and_without_a_timestamp(gate: Gate) -> None:
     assert kept.delivery_id == "1"
 
 
+async def test_no_header_that_is_not_signed_counts_with_plain_hmac(door: Gate) -> None:
+    """Whoever has a recording of a message can add headers to it: neither another delivery nor another topic."""
+    bodies = {"id": {"id": "evt_1", "order": "7"}, "digest": {"type": "order.viewed", "order": "7"}}
+    door.sources.blocks["id"] = source("hmac", "s", topic="order.viewed", key_at="order", delivery_id_at="id")
+    door.sources.blocks["digest"] = source("hmac", "s", key_at="order")
+    await parked(door.ledger, [signal(topic="refund.approved", correlation="7")])
+    for name, content in bodies.items():
+        body = json.dumps(content).encode()
+        told = []
+        for more in ({}, {"X-Delivery-Id": "x1"}, {"X-Delivery-Id": "x2", "X-Event-Type": "refund.approved"}):
+            headers = {"X-Signature": hexed("s", body)} | more
+            sent = await door.client.post(f"/webhooks/{name}", content=body, headers=headers)
+            told.append((sent.status_code, sent.json()["disposition"]))
+        assert told == [(200, "buffered"), (200, "duplicate"), (200, "duplicate")], name
+    assert await door.signals() == [("order.viewed", "buffered")] * 2
+
+
+async def test_the_same_body_with_another_signed_timestamp_is_another_delivery(door: Gate) -> None:
+    door.sources.blocks["own"] = source("hmac", "s", topic="tick")
+    now = int(datetime.now(UTC).timestamp())
+    for signed_at in (now, now, now - 1):
+        headers = {"X-Timestamp": str(signed_at), "X-Signature": hexed("s", f"{signed_at}.1".encode())}
+        assert (await door.client.post("/webhooks/own", content=b"1", headers=headers)).status_code == 200
+    assert await door.signals() == [("tick", "buffered")] * 2
+
+
+async def test_a_message_of_plain_hmac_states_its_type_in_what_is_signed(door: Gate) -> None:
+    door.sources.blocks["own"] = source("hmac", "s")
+    for body, headers in ((b"{}", {"X-Event-Type": "done"}), (b"[]", {}), (b'{"type": 7}', {})):
+        headers = headers | {"X-Signature": hexed("s", body)}
+        sent = await door.client.post("/webhooks/own", content=body, headers=headers)
+        assert (sent.status_code, sent.json()["problems"][0]["field"]) == (422, "type")
+    assert await door.signals() == []
+
+
+async def test_where_the_block_says_the_delivery_id_is_comes_before_a_header(door: Gate) -> None:
+    """GitHub signs no header, and has its own id in one."""
+    door.sources.blocks["hub"] = source("github", "s", topic="hub", delivery_id_at="id")
+    body = b'{"id": 12}'
+    for delivery in ("a", "b"):
+        headers = {"X-Hub-Signature-256": "sha256=" + hexed("s", body), "X-GitHub-Delivery": delivery}
+        assert (await door.client.post("/webhooks/hub", content=body, headers=headers)).status_code == 200
+    [kept] = await door.ledger.signals.all()
+    assert kept.delivery_id == "12"
+
+
+async def test_a_signature_over_the_body_is_for_structured_cloud_events_alone(door: Gate) -> None:
+    """In binary mode the type and the id are headers, which it does not cover."""
+    door.sources.blocks["cloud"] = source("cloudevents", "s", key_at="order")
+    attributes = {"id": "1", "source": "/shop", "type": "order.viewed", "specversion": "1.0"}
+    event = CloudEvent(attributes | {"datacontenttype": "application/json"}, {"order": "7"})
+    structured, binary = to_structured_event(event), to_binary_event(event)
+    forged = structured.headers | {"ce-type": "refund.approved", "ce-id": "2"}
+    for body, headers, status in (
+        (structured.body, structured.headers, 200),
+        (structured.body, forged, 422),
+        (binary.body, binary.headers, 422),
+        (binary.body, binary.headers | {"ce-type": "refund.approved"}, 422),
+    ):
+        signed = headers | {"X-Signature": "sha256=" + hexed("s", body)}
+        sent = await door.client.post("/webhooks/cloud", content=body, headers=signed)
+        assert (sent.status_code, "structured mode" in sent.text) == (status, status == 422), sent.text
+    assert await door.signals() == [("order.viewed", "buffered")]
+
+
 @pytest.mark.parametrize("mode", [to_binary_event, to_structured_event])
 async def test_cloud_events_binary_and_structured(gate: Gate, mode: Any) -> None:
     gate.sources.blocks["cloud"] = source("cloudevents", "s", key_at="order")

@@ -64,9 +64,12 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A webhook that was verified: its delivery id if it has one, its type, and its JSON."""
+    """A webhook that was verified: its delivery id, its type if it has one, and its JSON.
 
-    delivery_id: str | None
+    All of it is signed, but for what a scheme signs nowhere (GitHub's id and event).
+    """
+
+    delivery_id: str
     type: str | None
     data: Any
 

@@ -1,8 +1,9 @@
 """CloudEvents over HTTP, structured and binary, read by the official library.
 
 CloudEvents say nothing about who sends them, so one of the source's secrets comes along: ``Authorization: Bearer
-SECRET``, or ``X-Signature: sha256=HEX`` over the body. An event id is unique for its ``source`` attribute only, so the
-two make the delivery id.
+SECRET``, or ``X-Signature: sha256=HEX`` over the body. Such a signature covers no header, where binary mode has the
+event's type and id, so with it structured mode alone is taken. An event id is unique for its ``source`` attribute only,
+so the two make the delivery id.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ def receive(incoming: Incoming) -> Received:
 def _authenticate(incoming: Incoming) -> None:
     if signature := incoming.headers.get("x-signature"):
         incoming.check_hmac(incoming.body, [signature.removeprefix("sha256=")])
+        for name in incoming.headers:
+            if name.startswith("ce-"):  # by which the library knows binary mode
+                raise Malformed(
+                    name, "no signature over the body covers it: send the event in structured mode "
+                    "(application/cloudevents+json), without ce- headers"
+                )  # fmt: skip
         return
     scheme, _, given = incoming.header("authorization").partition(" ")
     if scheme.lower() != "bearer" or not any(

@@ -1,6 +1,8 @@
 """GitHub's webhooks: ``X-Hub-Signature-256`` over the body, ``X-GitHub-Delivery``, ``X-GitHub-Event``.
 
-They carry no timestamp; that a delivery counts once is its id's.
+They carry no timestamp; that a delivery counts once is its id's. GitHub signs neither the id nor the event, and has
+them nowhere else: who has a recording can send it again under others, unless the block names the topic and has
+``delivery_id_at``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
 """Plain HMAC: ``X-Signature: sha256=HEX`` over the body, or over ``SECONDS.BODY`` with ``X-Timestamp: SECONDS``.
 
-``X-Delivery-Id`` tells deliveries apart, ``X-Event-Type`` their kinds; both are optional. Without a timestamp a
-recording can be sent again, and only a delivery id inside what is signed would tell; so send one where it matters.
+No other header is signed, so none counts. What the message is stands in the field ``type`` of its body, if it has one;
+its delivery id is the digest of what was signed: the same again is the same delivery, also as a recording. Where the
+same body may mean another delivery, have a timestamp signed, or an id in the body (the block's ``delivery_id_at``).
 """
 
 from __future__ import annotations
+
+from hashlib import sha256
 
 from standby.gateway.sources.base import Incoming, Received
 
@@ -16,5 +19,6 @@ def receive(incoming: Incoming) -> Received:
         incoming.check_age(timestamp)
         message = timestamp.encode("utf-8", "replace") + b"." + incoming.body
     incoming.check_hmac(message, [signature])
-    headers = incoming.headers
-    return Received(headers.get("x-delivery-id"), headers.get("x-event-type"), incoming.json())
+    data = incoming.json()
+    kind = data.get("type") if isinstance(data, dict) else None
+    return Received(f"sha256:{sha256(message).hexdigest()}", kind if isinstance(kind, str) else None, data)
