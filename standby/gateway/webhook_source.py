@@ -12,9 +12,9 @@ import httpx
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
-from standby.gateway.sources import Received
+from standby.gateway.sources import Received, is_secret
 from standby.gateway.sources.base import Malformed
 from standby.starts import NAMED, ToStart
 from standby.values import summary
@@ -62,8 +62,8 @@ class WebhookSource(Block):
     delivery_id_at: str | None = Field(
         default=None,
         title="Delivery id at",
-        description="Where in the message the delivery id is. Empty: the scheme's own; of plain HMAC, the digest of what "
-        "is signed.",
+        description="Where in the message the delivery id is. Empty: the scheme's own; of plain HMAC, the digest of "
+        "what is signed.",
     )
     start: str | None = Field(
         default=None,
@@ -80,6 +80,15 @@ class WebhookSource(Block):
         default=300, gt=0, title="Tolerance", description="By how many seconds a timestamp may be off."
     )
 
+    @field_validator("secrets")
+    @classmethod
+    def _hide_something(cls, secrets: list[SecretStr], info: ValidationInfo) -> list[SecretStr]:
+        """With a secret that is empty anybody can sign."""
+        for number, secret in enumerate(secrets, 1):
+            if not is_secret(info.data.get("scheme", ""), secret.get_secret_value()):
+                raise ValueError(f"number {number} is empty, or no secret of this scheme: take it out, or fill it in")
+        return secrets
+
     def read(self, received: Received) -> Mapped:
         """What a message means here. Raises ``Malformed`` for one that lacks what the block says it has."""
         topic = self.topic or received.type
@@ -91,6 +100,11 @@ class WebhookSource(Block):
         delivery_id = received.delivery_id if at is None else _text(received.data, at)
         payload = received.data if self.payload_at is None else _at(received.data, self.payload_at)
         return Mapped(topic, key, delivery_id, payload)
+
+    def usable_secrets(self) -> tuple[str, ...]:
+        """Those that hide something, however the block was made: with none, nothing is verified."""
+        plain = (secret.get_secret_value() for secret in self.secrets)
+        return tuple(secret for secret in plain if is_secret(self.scheme, secret))
 
     def to_start(self) -> ToStart | None:
         return ToStart(deployment=self.start, payload_as=self.payload_as) if self.start else None

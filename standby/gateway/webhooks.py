@@ -42,11 +42,14 @@ async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookO
     """Take a webhook in, if its signature fits one of the secrets of the block `webhook-source/{source}`."""
     block = await _block(request.app.state.inbox, source)
     if block is None:
-        raise Refused(404, f"There is no source {source!r}: save a block webhook-source/{source} first.")
+        raise Refused(
+            404, f"There is no source {source!r}: save a block webhook-source/{source} first. If there is one, it "
+            "cannot be used, and the gateway's log says why."
+        )  # fmt: skip
     incoming = Incoming(
         headers=dict(request.headers.items()),
         body=await request.body(),
-        secrets=tuple(secret.get_secret_value() for secret in block.secrets),
+        secrets=block.usable_secrets(),
         now=clock.utcnow(),
         tolerance=block.tolerance_seconds,
     )

@@ -118,11 +118,18 @@ async def test_changed_new_and_deleted_blocks_are_seen(
     assert await is_bank(sources)
     monkeypatch.setattr(webhook_source, "KEPT_SECONDS", 0)
     broken = document("broken", scheme="hmac", secrets=[])
-    prefect.documents = [broken, document("bank", scheme="stripe", secrets=["s"]), document("shop", **BANK.data)]
+    open_to_all = document("open", scheme="hmac", secrets=["s", ""])
+    prefect.documents = [
+        broken,
+        open_to_all,
+        document("bank", scheme="stripe", secrets=["s"]),
+        document("shop", **BANK.data),
+    ]
     bank = await sources.find("bank")
     assert bank is not None
     assert bank.scheme == "stripe"
     assert await sources.find("shop") is not None
     assert await sources.find("broken") is None
+    assert await sources.find("open") is None
     prefect.documents.pop()
     assert await sources.find("shop") is None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
+from pydantic import SecretStr, ValidationError
 from standardwebhooks.webhooks import Webhook
 
 from standby.gateway.webhook_source import WebhookSource
@@ -72,6 +73,34 @@ async def test_both_secrets_are_good_during_a_rotation(door: Gate) -> None:
     door.sources.blocks["bank"] = source("standard", NEWER)
     sent = await door.client.post("/webhooks/bank", content=body, headers=standard(body, id="msg_3"))
     assert sent.status_code == 401
+
+
+EMPTY = [("hmac", ""), ("github", " "), ("stripe", ""), ("cloudevents", ""), *(
+    ("standard", secret) for secret in ("", "!!!", "whsec_", "a", "p\u00e4ssword")
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scheme", "empty"), EMPTY)
+async def test_an_empty_secret_is_refused_by_the_block_and_verifies_nobody(door: Gate, scheme: str, empty: str) -> None:
+    """Anybody has it. Prefect's UI saves a block without asking this class, so it is looked at again."""
+    good = SECRET if scheme == "standard" else "s3cret"
+    for secrets in ([empty], [good, empty], [empty, good]):
+        with pytest.raises(ValidationError, match="secrets"):
+            source(scheme, *secrets)
+        door.sources.blocks["bank"] = source(scheme, good).model_copy(
+            update={"secrets": [SecretStr(secret) for secret in secrets]}
+        )
+        body, now = b'{"id": "evt_1", "type": "x"}', str(int(datetime.now(UTC).timestamp()))
+        given = {
+            "hmac": {"X-Signature": hexed(empty, body)},
+            "github": {"X-Hub-Signature-256": "sha256=" + hexed(empty, body), "X-GitHub-Delivery": "d"},
+            "stripe": {"Stripe-Signature": f"t={now},v1={hexed(empty, f'{now}.'.encode() + body)}"},
+            "cloudevents": {"Authorization": f"Bearer {empty}"},
+            "standard": {"webhook-id": "m", "webhook-timestamp": now, "webhook-signature": "v1,AAAA"},
+        }
+        sent = await door.client.post("/webhooks/bank", content=body, headers=given[scheme])
+        assert sent.status_code == 401, sent.text
+    assert await door.signals() == []
 
 
 def _without(name: str) -> Any:

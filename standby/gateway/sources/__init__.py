@@ -25,4 +25,13 @@ def receiver(scheme: str) -> Receive:
     return found
 
 
-__all__ = ["SCHEMES", "Incoming", "Received", "receiver"]
+def is_secret(scheme: str, secret: str) -> bool:
+    """Whether a secret of this scheme hides anything: an empty one is everybody's."""
+    if scheme == "standard":
+        from standby.gateway.sources.standard_webhooks import signer
+
+        return signer(secret) is not None
+    return bool(secret.strip())
+
+
+__all__ = ["SCHEMES", "Incoming", "Received", "is_secret", "receiver"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from standby.gateway.sources.base import Incoming, Received, Unverified, text_at
 
@@ -24,12 +24,23 @@ def receive(incoming: Incoming) -> Received:
     return Received(delivery_id, text_at(data, "type"), data)
 
 
+def signer(secret: str) -> Webhook | None:
+    """What signs with this secret; None if it is not base64, or empty."""
+    try:
+        return Webhook(secret)
+    except (ValueError, EmptyWebhookSecretError):
+        return None
+
+
 def _signed(incoming: Incoming, secret: str, delivery_id: str, timestamp: str, signatures: str) -> bool:
     from datetime import UTC, datetime
 
+    webhook = signer(secret)
+    if webhook is None:
+        return False
     try:
         signed_at = datetime.fromtimestamp(int(float(timestamp)), UTC)
-        expected = Webhook(secret).sign(delivery_id, signed_at, incoming.body.decode())
+        expected = webhook.sign(delivery_id, signed_at, incoming.body.decode())
     except (ValueError, OverflowError, OSError):
         return False
     given = signatures.split(" ")
