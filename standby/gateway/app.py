@@ -20,7 +20,7 @@ from standby.gateway.answering import AnswerOut, answered
 from standby.gateway.keys import Allow
 from standby.gateway.limits import Limits
 from standby.gateway.links import links
-from standby.gateway.names import Name
+from standby.gateway.names import Name, shallow_body
 from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refusal, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
@@ -97,7 +97,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         await ledger.answers()
         return {"status": "ok"}
 
-    @app.post("/signals/{topic}", tags=["signals"])
+    @app.post("/signals/{topic}", tags=["signals"], dependencies=[Depends(shallow_body)])
     async def signal(
         topic: Annotated[Name, Path()], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
     ) -> SignalOut:
@@ -127,7 +127,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         """One wait: what is asked, the evidence, and the form as JSON Schema."""
         return view.wait_view(await _found(ledger, wait_id))
 
-    @app.post("/waits/{wait_id}/answer", tags=["waits"])
+    @app.post("/waits/{wait_id}/answer", tags=["waits"], dependencies=[Depends(shallow_body)])
     async def answer(
         wait_id: Annotated[Name, Path()],
         body: Annotated[JsonValue, Body()],

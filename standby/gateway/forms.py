@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from standby.gateway.names import shallow
+
 WHOLE = "answer"
 """The one field of a form that is no object."""
 
@@ -75,7 +77,7 @@ def answer_of(text: str | None, given: Mapping[str, str]) -> tuple[str, list[tup
                 made[field.name] = field.value(given[field.name])
         except KeyError:
             pass
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problems.append((field.name, f"it is not JSON: {error}"))
     whole = made if _is_form(_schema(text)) else made.get(WHOLE)
     return json.dumps(whole, allow_nan=False), problems
@@ -173,6 +175,7 @@ def _number(typed: str) -> Any:
 
 
 def _json(typed: str) -> Any:
+    shallow(typed.encode("utf-8", "replace"))
     value = json.loads(typed)
     json.dumps(value, allow_nan=False)
     return value

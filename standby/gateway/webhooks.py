@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from prefect.client.orchestration import PrefectClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from standby import clock
-from standby.gateway.names import Name
+from standby.gateway.names import Name, shallow_body
 from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refused
 from standby.gateway.sources import Incoming, receiver
@@ -37,7 +37,7 @@ class WebhookOut(BaseModel):
     signal_id: str
 
 
-@webhooks.post("/webhooks/{source}")
+@webhooks.post("/webhooks/{source}", dependencies=[Depends(shallow_body)])
 async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookOut:
     """Take a webhook in, if its signature fits one of the secrets of the block `webhook-source/{source}`."""
     block = await _block(request.app.state.inbox, source)

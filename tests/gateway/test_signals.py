@@ -4,8 +4,9 @@ import asyncio
 import json
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
+from standby import Approval
 from standby.ledger import Ledger
 from standby.states import Role, WaitState
 from tests.gateway.conftest import Gate
@@ -201,6 +202,27 @@ async def test_no_body_breaks_it(door: Gate, body: bytes) -> None:
     assert 400 <= sent.status_code < 500, sent.text
     assert sent.json()["error"]
     assert await door.signals() == []
+
+
+async def test_what_is_nested_too_deeply_is_refused_at_the_door(door: Gate) -> None:
+    """Brackets in a text are none."""
+    headers = {"Content-Type": "application/json"} | await door.as_(Role.SENDER)
+    [wait] = (await parked(door.ledger, [Approval("Pay?", form=list[JsonValue]).row("approval")])).waits
+    answering = {"Content-Type": "application/json"} | await door.as_(Role.APPROVER, "bob")
+    for payload, status in (
+        ("[" * 98 + "]" * 98, 200),
+        ('"\\"' + "[" * 5000 + '"', 200),
+        ("[]," * 200 + "[]", 200),
+        ('{"a":' * 100 + "1" + "}" * 100, 422),
+        ("[" * 100 + '"]"' + "]" * 100, 422),
+    ):
+        body = b'{"payload":[%s]}' % payload.encode()
+        sent = await door.client.post("/signals/paid", content=body, headers=headers)
+        assert (sent.status_code, "nested more than 100 deep" in sent.text) == (status, status == 422), sent.text
+    deep = b"[" * 101 + b"]" * 101
+    sent = await door.client.post(f"/waits/{wait.id}/answer", content=deep, headers=answering)
+    assert (sent.status_code, sent.json()["problems"][0]["field"]) == (422, "body")
+    assert await door.ledger.waits.decisions_of("run") == []
 
 
 async def test_a_surrogate_in_a_payload_is_kept_as_it_came(gate: Gate) -> None:

@@ -310,6 +310,24 @@ async def test_signed_nonsense_is_refused_by_field(door: Gate, body: bytes) -> N
     assert (sent.status_code, sent.json()["problems"][0]["field"]) == (422, "body")
 
 
+@pytest.mark.parametrize("scheme", ["hmac", "cloudevents"])
+async def test_what_is_nested_too_deeply_is_refused_at_the_door(door: Gate, scheme: str) -> None:
+    """Whatever would come of it further in: a start, to which the payload is a parameter, is looked through."""
+    door.sources.blocks["own"] = source(scheme, "s", topic="t", key_at="key", start="payer/live", payload_as="event")
+    event = '{"specversion": "1.0", "id": "%s", "source": "/x", "type": "t", "data_base64": "%s"}'
+    for depth in (5, 99, 100, 916, 917, 918, 5000):
+        nested = "[" * depth + "]" * depth
+        body = f'{{"key": "k{depth}", "text": "[[[", "d": {nested}}}'.encode()
+        if scheme == "cloudevents":
+            body = (event % (depth, base64.b64encode(body).decode())).encode()
+        sent = await door.client.post("/webhooks/own", content=body, headers={"X-Signature": hexed("s", body)})
+        assert sent.status_code == (200 if depth < 100 else 422), (depth, sent.text)
+        if depth >= 100:
+            assert sent.json()["problems"] == [{"field": "body", "reason": sent.json()["problems"][0]["reason"]}]
+            assert "nested more than 100 deep" in sent.text
+    assert [start.correlation for start in await door.ledger.starts.all()] == ["k5", "k99"]
+
+
 async def test_a_source_that_is_not_there(door: Gate) -> None:
     sent = await door.client.post("/webhooks/nobody", content=b"{}")
     assert (sent.status_code, "webhook-source/nobody" in sent.json()["error"]) == (404, True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from standby.gateway.names import shallow
+
 
 class Unverified(Exception):
     """Nobody we know has sent this. The message says what is wrong, and nothing about the secret."""
@@ -77,8 +79,9 @@ class Received:
 def parsed(body: bytes) -> Any:
     """The body as JSON. Raises ``Malformed``."""
     try:
+        shallow(body)
         return json.loads(body.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Malformed("body", f"it is not JSON: {error}") from None
 
 
