@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from contextlib import AsyncExitStack
@@ -11,7 +12,7 @@ from uuid import uuid4
 import httpx
 
 from standby.connect import open_prefect
-from standby.errors import AnswerRefused, NotAllowed, SignalRefused
+from standby.errors import AnswerRefused, NotAllowed, SignalRefused, StartRefused
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from standby.starts import ToStart
 
 log = logging.getLogger("standby.doors")
+
+LOOK_SECONDS = 3.0
+"""How long Prefect may take to say whether there is what a signal starts; then the signal is taken unchecked."""
+
+TELL_SECONDS = 5.0
+"""How long Prefect may take to wake or to make a run. The ledger has the answer or the signal by then, and what Prefect
+has not done the keeper does."""
 
 
 class Answered(NamedTuple):
@@ -115,16 +123,14 @@ async def take(
     cannot take is rejected, and the run waits on. With ``start``, a signal that finds no living run starts one.
 
     Raises ``AnswerRefused`` for what is no JSON, and ``StartRefused`` for a start that cannot be; Prefect, which knows
-    the deployments, is asked with ``client`` if it can be.
+    the deployments, is asked with ``client`` if it answers within ``LOOK_SECONDS``.
     """
     try:
         plain = json.dumps(json.loads(payload), allow_nan=False, separators=(",", ":"))
     except (ValueError, RecursionError) as error:
         raise SignalRefused(topic, [("payload", f"it is not JSON: {error}")]) from error
     if start is not None:
-        from standby.starts import check
-
-        await check(start, key, plain, client)
+        await _check(start, key, plain, client)
     reach("signal.delivering")
     delivery = await ledger.signals.deliver(
         source=source,
@@ -139,6 +145,19 @@ async def take(
     return delivery
 
 
+async def _check(start: ToStart, key: str | None, payload: str, client: PrefectClient | None) -> None:
+    from standby.starts import check
+
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            await check(start, key, payload, client)
+    except TimeoutError:
+        log.warning("Whether %r can be started cannot be seen now: Prefect does not answer.", start.deployment)
+        await check(start, key, payload, None)
+    except httpx.InvalidURL as error:
+        raise StartRefused(start.deployment, [("start.deployment", f"nothing can be called so: {error}")]) from error
+
+
 async def start_run(ledger: Ledger, delivery: Delivery, client: PrefectClient | None) -> Delivery:
     """Have Prefect make the run that a signal starts; the delivery with its id. What fails here the keeper does."""
     start = delivery.start
@@ -147,9 +166,10 @@ async def start_run(ledger: Ledger, delivery: Delivery, client: PrefectClient | 
     from standby.starts import make_run
 
     try:
-        return delivery._replace(run_id=await make_run(ledger, start, client))
+        async with asyncio.timeout(TELL_SECONDS):
+            return delivery._replace(run_id=await make_run(ledger, start, client))
     except Exception as error:  # whatever it is, the signal is taken
-        log.warning("The run of start %s could not be made now, the keeper will: %s", start.id, error)
+        log.warning("The run of start %s could not be made now, the keeper will: %r", start.id, error)
         return delivery
 
 
@@ -171,7 +191,7 @@ def misfit(wait: Any, payload: str) -> list[tuple[str, str]]:
 
 
 async def wake_run(run_id: str, wake_address: str | None, api_url: str | None) -> bool:
-    """Wake a run whose wait has settled. False when Prefect cannot be reached: the keeper will do it."""
+    """Wake a run whose wait has settled. False when Prefect does not do it in ``TELL_SECONDS``: the keeper will."""
     if wake_address is not None and call(wake_address):
         return True
     if api_url is None:
@@ -181,9 +201,9 @@ async def wake_run(run_id: str, wake_address: str | None, api_url: str | None) -
     from standby.parking import wake
 
     try:
-        async with open_prefect(api_url) as client:
+        async with asyncio.timeout(TELL_SECONDS), open_prefect(api_url) as client:
             await wake(client, run_id)
-    except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
-        log.warning("Run %s could not be woken now, the keeper will: %s", run_id, error)
+    except (TimeoutError, httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
+        log.warning("Run %s could not be woken now, the keeper will: %r", run_id, error)
         return False
     return True

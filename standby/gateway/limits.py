@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from standby.gateway import pages
+from standby.gateway.refusals import UNKNOWN
 
 BODY_BYTES = 1024 * 1024
 """Largest body that is read."""
@@ -18,7 +21,8 @@ SECONDS = 30.0
 class Limits:
     """ASGI middleware. Too large a body is answered with 413, one that does not come in time with 408.
 
-    The application sees whole bodies alone: it is not called for one whose sender went away in the middle of it.
+    So is what is not done in time; whether the ledger has it by then is not known, and the answer says so. The
+    application sees whole bodies alone: it is not called for one whose sender went away in the middle of it.
     """
 
     def __init__(self, app: ASGIApp, body_bytes: int = BODY_BYTES, seconds: float = SECONDS) -> None:
@@ -29,6 +33,7 @@ class Limits:
             await self.app(scope, receive, send)
             return
         started = False
+        body: bytes | None = None
 
         async def sending(message: Message) -> None:
             nonlocal started
@@ -41,7 +46,10 @@ class Limits:
             async with asyncio.timeout(self.seconds) as limit:
                 body = await self._body(scope, receive)
                 if body is None:
-                    await _answer(send, 413, f"The body is larger than {self.body_bytes} bytes.")
+                    refusal = _refusal(
+                        scope, 413, "This is too much", f"The body is larger than {self.body_bytes} bytes."
+                    )
+                    await refusal(scope, receive, send)
                     return
                 await self.app(scope, _replaying(body, receive), sending)
         except ClientDisconnect:
@@ -49,7 +57,12 @@ class Limits:
         except TimeoutError:
             if started:
                 raise
-            await _answer(send, 408, f"The request took longer than {self.seconds:g} seconds. Try again.")
+            why = f"It took longer than {self.seconds:g} seconds"
+            if body is None:
+                why += " until the request was here, and nothing of it was taken. Try again."
+            else:
+                why += ". Try again." if scope["method"] in ("GET", "HEAD") else f", and {UNKNOWN}"
+            await _refusal(scope, 408, "Try again in a moment", why)(scope, receive, send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body, or None if it is too large. Raises ``ClientDisconnect`` if the sender goes before its end."""
@@ -90,9 +103,12 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _answer(send: Send, status: int, error: str) -> None:
-    body = json.dumps({"error": error, "problems": []}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-               (b"connection", b"close")]  # fmt: skip
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refusal(scope: Scope, status: int, title: str, error: str) -> Response:
+    """A page for people, who come by a link; ``Refusal`` for programs."""
+    response: Response
+    if scope["path"].startswith("/answer/"):
+        response = pages.page("said.html", status, title=title, text=error, question=None)
+    else:
+        response = JSONResponse({"error": error, "problems": []}, status)
+    response.headers["Connection"] = "close"
+    return response

@@ -209,7 +209,7 @@ links = APIRouter(tags=["links"], default_response_class=HTMLResponse)
 
 
 @links.head("/answer/{token}", include_in_schema=False)
-@links.get("/answer/{token}", responses=_pages(404, 409, 410, 503))
+@links.get("/answer/{token}", responses=_pages(404, 408, 409, 410, 503))
 async def see(request: Request, token: str) -> HTMLResponse:
     """The question, the evidence and the form, for who holds the link. Changes nothing."""
 
@@ -222,7 +222,7 @@ async def see(request: Request, token: str) -> HTMLResponse:
 
 @links.post(
     "/answer/{token}",
-    responses=_pages(400, 403, 404, 409, 410, 415, 422, 503),
+    responses=_pages(400, 403, 404, 408, 409, 410, 413, 415, 422, 503),
     openapi_extra={"requestBody": {"content": {FORM: {"schema": {"type": "object"}}}}},
 )
 async def send(request: Request, token: str) -> HTMLResponse:

@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 
 from standby.errors import AnswerRefused, LedgerUnavailable, NotAllowed, UnknownWait
 
-UNREACHED = (
-    "The ledger cannot be reached, and it is not known whether this was taken. Try again: the same answer counts once, "
-    "and so does the same delivery id."
+UNKNOWN = (
+    "it is not known whether this was taken. Try again: the same answer counts once, and so does the same delivery id."
 )
+UNREACHED = f"The ledger cannot be reached, and {UNKNOWN}"
 """What cannot be known: the ledger may have taken it, and only its word on that was lost."""
 
 

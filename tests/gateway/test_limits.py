@@ -74,6 +74,48 @@ async def test_the_application_is_not_called_for_part_of_a_body() -> None:
         assert (coming, called) == ([], [])
 
 
+async def test_what_is_not_done_in_time_is_not_said_to_be_undone(door: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger takes it, and its word on that comes too late. People with a link are told by a page."""
+    sender = await door.as_(Role.SENDER)
+    [wait] = (await parked(door.ledger, [Approval("Pay?").row("approval")])).waits
+    path = await address_of(door.ledger, await link_for(door.ledger, wait, "ada"), "")
+    signal: dict[str, Any] = {"url": "/signals/paid", "json": {"delivery_id": "d"}, "headers": sender}
+
+    def too_late(does: Any) -> Any:
+        async def doing(*args: Any, **more: Any) -> Any:
+            await asyncio.shield(does(*args, **more))
+            await asyncio.Event().wait()
+
+        return doing
+
+    hurried = httpx.AsyncClient(transport=httpx.ASGITransport(Limits(door.app, seconds=2)), base_url="http://gateway")
+    with monkeypatch.context() as patched:
+        patched.setattr(door.ledger.signals, "deliver", too_late(door.ledger.signals.deliver))
+        patched.setattr(door.ledger.waits, "settle", too_late(door.ledger.waits.settle))
+        async with hurried:
+            told, page = await asyncio.gather(hurried.post(**signal), hurried.post(path, data={"approved": "true"}))
+    assert (told.status_code, "it is not known whether this was taken" in told.json()["error"]) == (408, True)
+    assert (page.status_code, page.headers["content-type"]) == (408, "text/html; charset=utf-8")
+    assert "it is not known whether this was taken" in page.text
+    again = await door.client.post(**signal)
+    assert (again.status_code, again.json()["disposition"]) == (200, "duplicate")
+    assert (await door.client.post(path, data={"approved": "true"})).status_code == 410
+    assert (await door.ledger.waits.get(wait.id)).state == WaitState.SETTLED
+
+
+async def test_of_what_has_not_come_in_time_nothing_was_taken(door: Gate) -> None:
+    async def stops() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    transport = httpx.ASGITransport(Limits(door.app, seconds=0.05))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        for path in ("/signals/paid", "/answer/token"):
+            told = await client.post(path, content=stops())
+            assert (told.status_code, "nothing of it was taken" in told.text) == (408, True)
+            assert told.headers["content-type"].startswith("text/html" if "answer" in path else "application/json")
+
+
 async def test_a_stream_may_take_longer_than_a_request() -> None:
     """Once it has begun; what is no stream has ended by then."""
     others_are_over = asyncio.Event()
