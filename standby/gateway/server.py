@@ -12,6 +12,7 @@ import uvicorn
 
 from standby.connect import Place, open_prefect
 from standby.gateway.app import create_app
+from standby.gateway.headers import HeadersInTime
 from standby.gateway.webhook_source import WebhookSources
 from standby.gateway.webhooks import Inbox
 from standby.ledger import Ledger
@@ -36,6 +37,7 @@ async def serve(ledger: Ledger, place: Place, *, host: str, port: int) -> None:
     config = uvicorn.Config(
         create_app(ledger, place, inbox), host=host, port=port, log_level="warning", access_log=False,
         timeout_keep_alive=30, timeout_graceful_shutdown=10, limit_concurrency=1000, server_header=False,
+        http=HeadersInTime,
     )  # fmt: skip
     # What is there by now stays. To look through all of it for garbage takes a tenth of a second, now and then, and
     # nobody is answered meanwhile.

@@ -16,6 +16,7 @@ from prefect.client.orchestration import PrefectClient
 
 from standby.connect import Place
 from standby.gateway.app import create_app
+from standby.gateway.headers import HeadersInTime
 from standby.gateway.keys import make_key
 from standby.gateway.webhook_source import WebhookSource
 from standby.gateway.webhooks import Inbox
@@ -80,10 +81,10 @@ async def opened(ledger: Ledger, prefect: PrefectClient | None = None, **more: A
 
 @asynccontextmanager
 async def served(gate: Gate) -> AsyncIterator[uvicorn.Server]:
-    """The gateway behind a port, for what HTTP clients would not do."""
+    """The gateway behind a port, as `standby gateway` has it, for what HTTP clients would not do."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(gate.app, lifespan="off", log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(gate.app, lifespan="off", log_level="warning", http=HeadersInTime))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await wait_until(lambda: server.started, 10)

@@ -9,6 +9,7 @@ import uvicorn
 from pydantic import BaseModel
 
 from standby import Approval
+from standby.gateway import headers
 from standby.gateway.limits import Limits
 from standby.links import address_of, link_for
 from standby.states import Role, WaitState
@@ -114,6 +115,52 @@ async def test_of_what_has_not_come_in_time_nothing_was_taken(door: Gate) -> Non
             told = await client.post(path, content=stops())
             assert (told.status_code, "nothing of it was taken" in told.text) == (408, True)
             assert told.headers["content-type"].startswith("text/html" if "answer" in path else "application/json")
+
+
+async def test_headers_that_do_not_come_in_time_hold_no_connection(door: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a connection without a word, nor the second request of one; bytes that trickle in change nothing."""
+    monkeypatch.setattr(headers, "HEADERS_SECONDS", 0.5)
+    whole = b"GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n"
+    async with served(door) as server, asyncio.timeout(20):
+        address = server.servers[0].sockets[0].getsockname()
+        for said in (b"", b"POST /signals/x HTTP/1.1\r\nHost: a\r\nX-A: ", whole + b"GET /hea"):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(said)
+            if said.startswith(whole):
+                assert (await reader.readuntil(b'"ok"}')).startswith(b"HTTP/1.1 200")
+                writer.write(b"l")
+            assert await reader.read() == b"", "it is closed"
+            writer.close()
+        reader, writer = await asyncio.open_connection(*address)
+        trickling = asyncio.create_task(trickle(writer))
+        assert await reader.read() == b""
+        trickling.cancel()
+        await asyncio.gather(trickling, return_exceptions=True)
+        writer.close()
+        await wait_until(lambda: not server.server_state.connections, 10)
+
+
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET /health HTTP/1.1\r\n")
+    while True:
+        writer.write(b"X-A: b\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def test_a_request_whose_headers_are_here_has_its_own_time(door: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its body and its work are not measured by the time for headers, nor is the pause before the next one."""
+    monkeypatch.setattr(headers, "HEADERS_SECONDS", 0.5)
+    head = b"POST /signals/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+    async with served(door) as server, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
+        for _ in range(2):
+            writer.write(head)
+            await asyncio.sleep(0.7)  # longer than headers may take
+            writer.write(b"{}")
+            assert (await reader.readuntil(b'"problems": []}')).startswith(b"HTTP/1.1 401")
+            await asyncio.sleep(0.7)
+        writer.close()
 
 
 async def test_a_stream_may_take_longer_than_a_request() -> None:
