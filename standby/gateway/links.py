@@ -98,7 +98,7 @@ def _said(answer: str | None) -> str:
     return json.dumps(plain, ensure_ascii=False)[:200]
 
 
-def ask(
+async def ask(
     asked: Asked,
     *,
     status: int = 200,
@@ -120,7 +120,7 @@ def ask(
         run=asked.run,
         person=asked.link.person,
         expires_at=asked.link.expires_at,
-        evidence=pages.rendered(wait.evidence) if wait.evidence else None,
+        evidence=await pages.rendered(wait.evidence) if wait.evidence else None,
         policy=Policy.model_validate_json(wait.policy).said if wait.policy is not None else "",
         so_far=asked.so_far,
         default=_said(wait.default_answer) if wait.has_default else None,
@@ -158,7 +158,7 @@ async def answer(request: Request, token: str) -> HTMLResponse:
                 return _thanks(link, made)
             refused = await _who_was_first(ledger, made.wait)
     still_open = seen._replace(wait=await check_open(ledger, link))
-    return ask(still_open, status=403 if refused else 422, typed=given, problems=problems, refused=refused)
+    return await ask(still_open, status=403 if refused else 422, typed=given, problems=problems, refused=refused)
 
 
 def _thanks(link: Link, made: doors.Answered) -> HTMLResponse:
@@ -215,7 +215,7 @@ async def see(request: Request, token: str) -> HTMLResponse:
 
     async def page() -> HTMLResponse:
         seen = await asked(request, token)
-        return ask(seen._replace(wait=await check_open(request.app.state.ledger, seen.link)))
+        return await ask(seen._replace(wait=await check_open(request.app.state.ledger, seen.link)))
 
     return await shown(page())
 

@@ -6,11 +6,14 @@ loads nothing from anywhere. The headers have the browser hold it to that, and k
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
+from html import escape
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 from fastapi.responses import HTMLResponse
@@ -22,6 +25,10 @@ from standby import clock, view
 EVIDENCE_CHARS = 100_000
 """Characters of evidence that are shown."""
 
+RENDER_SECONDS = 1.0
+"""Processor time that Markdown may take. Ordinary evidence of the greatest length takes some tenths of it; what is made
+to be slow is shown as the text that it is."""
+
 _FOLDER = Path(__file__).parent / "templates"
 
 
@@ -32,10 +39,36 @@ def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
     return HTMLResponse(html.encode("utf-8", "replace"), status, headers=_headers())
 
 
-def rendered(markdown: str) -> str:
-    """Markdown as HTML that is safe to show as it is; what is too long is cut, and says so."""
-    shown = str(_markdown().render(markdown[:EVIDENCE_CHARS]))
+async def rendered(markdown: str) -> str:
+    """Markdown as HTML that is safe to show as it is; what is too long is cut, and says so.
+
+    In a thread: others are answered meanwhile.
+    """
+    return await asyncio.to_thread(_rendered, markdown)
+
+
+def _rendered(markdown: str) -> str:
+    text = markdown[:EVIDENCE_CHARS]
+    try:
+        shown = str(_markdown().render(text, {_UNTIL: thread_time() + RENDER_SECONDS}))
+    except _TooSlow:
+        shown = f"<pre>{escape(text)}</pre>"
     return shown + ("<p>... (cut)</p>" if len(markdown) > EVIDENCE_CHARS else "")
+
+
+class _TooSlow(Exception):
+    """The Markdown takes more time than it may."""
+
+
+_UNTIL = "until"
+"""In a rendering's environment: when its processor time is over."""
+
+
+def _in_time(state: Any, *_: Any) -> bool:
+    """A rule that is tried at every line and at every place in one, and never fits."""
+    if thread_time() > state.env[_UNTIL]:
+        raise _TooSlow
+    return False
 
 
 def until(at: datetime) -> str:
@@ -76,6 +109,8 @@ def _headers() -> dict[str, str]:
 @cache
 def _markdown() -> MarkdownIt:
     made = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    made.block.ruler.before("table", "in_time", _in_time, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    made.inline.ruler.before("text", "in_time", _in_time)
     made.add_render_rule("link_open", _link)
     for cell in ("th_open", "td_open"):
         made.add_render_rule(cell, _cell)
