@@ -20,7 +20,7 @@ from standby.gateway.answering import AnswerOut, answered
 from standby.gateway.keys import Allow
 from standby.gateway.limits import Limits
 from standby.gateway.links import links
-from standby.gateway.names import Name, shallow_body
+from standby.gateway.names import Name, shallow_body, topic_of
 from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refusal, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
@@ -99,7 +99,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
 
     @app.post("/signals/{topic}", tags=["signals"], dependencies=[Depends(shallow_body)])
     async def signal(
-        topic: Annotated[Name, Path()], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
+        topic: Annotated[str, Depends(topic_of)], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
     ) -> SignalOut:
         """Send a signal. Its disposition tells what became of it; a 2xx is sent when the ledger has it."""
         reception: Reception = app.state.reception

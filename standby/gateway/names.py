@@ -6,8 +6,9 @@ import json
 import re
 from itertools import accumulate
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
-from fastapi import Request
+from fastapi import Path, Request
 from pydantic import AfterValidator, Field
 
 from standby.gateway.refusals import Refused
@@ -34,6 +35,9 @@ def storable(text: str) -> str:
     return text
 
 
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(storable)]
+
+
 def speakable(body: bytes) -> None:
     """Raise ``ValueError`` for a body that is no JSON, too deep, or has in it what is no character or no number."""
     shallow(body)
@@ -52,12 +56,21 @@ def shallow(body: bytes) -> None:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
+async def topic_of(request: Request, topic: Annotated[Name, Path()]) -> str:
+    """A FastAPI dependency: the topic in the path. Raises ``Refused`` for one that is not UTF-8.
+
+    What is not is decoded with a mark in the place of each wrong byte, so that different topics would become one.
+    """
+    try:
+        unquote_to_bytes(request.scope["raw_path"]).decode()
+    except UnicodeDecodeError:
+        raise Refused(422, "The request does not fit.", [("path.topic", "it is not UTF-8")]) from None
+    return topic
+
+
 async def shallow_body(request: Request) -> None:
     """A FastAPI dependency of what takes JSON. Raises ``Refused``."""
     try:
         shallow(await request.body())
     except ValueError as error:
         raise Refused(422, "The request does not fit.", [("body", str(error))]) from None
-
-
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(storable)]

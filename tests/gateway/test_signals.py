@@ -204,6 +204,21 @@ async def test_no_body_breaks_it(door: Gate, body: bytes) -> None:
     assert await door.signals() == []
 
 
+@pytest.mark.parametrize("topic", ["%ff%fe", "%ed%a0%80", "a%C3"])
+async def test_a_topic_that_is_not_utf_8_is_refused_by_name(door: Gate, topic: str) -> None:
+    """Read with marks in the place of what is wrong, it would be another one's."""
+    sent = await door.client.post(f"/signals/{topic}", json={}, headers=await door.as_(Role.SENDER))
+    assert (sent.status_code, sent.json()["problems"][0]["field"]) == (422, "path.topic")
+    assert await door.signals() == []
+
+
+async def test_a_topic_may_have_any_characters(door: Gate) -> None:
+    for path, topic in (("%C3%A4%20b", "\u00e4 b"), ("%EF%BF%BD", "\ufffd"), ("%25ff", "%ff")):
+        sent = await door.client.post(f"/signals/{path}", json={}, headers=await door.as_(Role.SENDER, path))
+        assert sent.status_code == 200, sent.text
+        assert (await door.signals())[-1] == (topic, "buffered")
+
+
 async def test_what_is_nested_too_deeply_is_refused_at_the_door(door: Gate) -> None:
     """Brackets in a text are none."""
     headers = {"Content-Type": "application/json"} | await door.as_(Role.SENDER)
