@@ -10,11 +10,12 @@ import secrets
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from blocks.loading import load_or_default
 from blocks.payment_provider import PaymentProvider
 from standby.gateway.webhook_source import WebhookSource
+from standby.values import summary
 
 SOURCE = "bank"
 """The block is ``webhook-source/bank``, and its address on a gateway ``/webhooks/bank``."""
@@ -43,7 +44,10 @@ async def tell_bank(gateway_url: str) -> str | None:
     provider = await load_or_default(PaymentProvider)
     if urlsplit(provider.base_url).hostname not in ("127.0.0.1", "localhost"):
         return None
-    source: WebhookSource = await WebhookSource.aload(SOURCE)
+    try:
+        source: WebhookSource = await WebhookSource.aload(SOURCE)
+    except ValidationError as error:  # somebody has edited it
+        return f"The block webhook-source/{SOURCE} cannot be used: {summary(error)}. Settlements are polled for."
     address = f"{gateway_url.rstrip('/')}/webhooks/{SOURCE}"
     webhook = {"url": address, "secret": source.secrets[0].get_secret_value()}
     headers = {"Authorization": f"Bearer {provider.api_key.get_secret_value()}"}

@@ -86,7 +86,7 @@ class WebhookSource(Block):
         """With a secret that is empty anybody can sign."""
         for number, secret in enumerate(secrets, 1):
             if not is_secret(info.data.get("scheme", ""), secret.get_secret_value()):
-                raise ValueError(f"number {number} is empty, or no secret of this scheme: take it out, or fill it in")
+                raise ValueError(f"number {number} is empty: take it out, or fill it in")
         return secrets
 
     def read(self, received: Received) -> Mapped:

@@ -69,6 +69,13 @@ async def test_a_bank_that_cannot_be_told_is_said_without_the_secret(
             assert secret not in refused
 
 
+async def test_a_block_that_cannot_be_used_stops_no_bootstrap(blocks: Any) -> None:
+    blocks(PaymentProvider(base_url="http://127.0.0.1:1"), SECRET, "")
+    said = await tell_bank(GATEWAY) or ""
+    assert "webhook-source/bank cannot be used: secrets" in said
+    assert SECRET not in said
+
+
 async def test_a_provider_elsewhere_is_told_nothing(blocks: Any) -> None:
     blocks(PaymentProvider(base_url="https://bank.invalid"), SECRET)
     assert await tell_bank(GATEWAY) is None

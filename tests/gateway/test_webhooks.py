@@ -76,7 +76,7 @@ async def test_both_secrets_are_good_during_a_rotation(door: Gate) -> None:
 
 
 EMPTY = [("hmac", ""), ("github", " "), ("stripe", ""), ("cloudevents", ""), *(
-    ("standard", secret) for secret in ("", "!!!", "whsec_", "a", "p\u00e4ssword")
+    ("standard", secret) for secret in ("", "!!!", "whsec_")
 )]  # fmt: skip
 
 

@@ -28,9 +28,9 @@ def receiver(scheme: str) -> Receive:
 def is_secret(scheme: str, secret: str) -> bool:
     """Whether a secret of this scheme hides anything: an empty one is everybody's."""
     if scheme == "standard":
-        from standby.gateway.sources.standard_webhooks import signer
+        from standby.gateway.sources.standard_webhooks import is_empty
 
-        return signer(secret) is not None
+        return not is_empty(secret)
     return bool(secret.strip())
 
 
