@@ -134,7 +134,11 @@ class Placing:
     async def _loaded(self, deployment: DeploymentResponse, version: str) -> Placement:
         known, found = self._code.get(deployment.id, ("", None))
         if found is None or known != version or (found.done() and (found.cancelled() or found.exception())):
-            found = asyncio.ensure_future(self._load(deployment, anew=found is not None))
+            anew = found is not None
+            if anew:
+                # Its modules are the others' modules, too: each deployment is loaded from the same ones as all others.
+                self._code.clear()
+            found = asyncio.ensure_future(self._load(deployment, anew=anew))
             self._code[deployment.id] = (version, found)
         return await asyncio.shield(found)
 
@@ -153,7 +157,8 @@ class Placing:
         """Modules of the project's own. Runs that are under way keep what they have."""
         installed = Path(sys.prefix).resolve()
         for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
+            # A folder without __init__.py has no file, and knows the modules in it all the same.
+            file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
             if file is None or name == "__main__" or name.partition(".")[0] == "standby":
                 continue
             path = Path(file).resolve()

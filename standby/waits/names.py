@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,25 @@ def type_name(annotation: Any) -> str | None:
 def importable(function: Callable[..., Any]) -> str:
     """``module:name`` of a function that another process can import. Raises ``UsageError``."""
     name = f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', None)}"
-    if name.startswith("__main__:") or imported(name) is not function:
+    found = None if name.startswith("__main__:") else imported(name)
+    if found is not function and not _loaded_anew(found, function):
         raise UsageError(
-            f"{name} cannot be imported, and the keeper, another process, has to: poll= takes a function of a module."
+            f"{name} cannot be imported, and the keeper, another process, has to: poll= takes a function of a module, "
+            "under the name that it was defined by."
         )
     return name
+
+
+def _loaded_anew(found: Any, function: Any) -> bool:
+    """Whether ``found`` is this function after its module was loaded once more.
+
+    A host loads changed code anew, and what runs keeps the code it began with: then both are there. In one load of a
+    module the name is that of one function only.
+    """
+    if type(found) is not type(function) or not inspect.isfunction(inspect.unwrap(function)):
+        return False
+    mine, theirs = inspect.unwrap(function), inspect.unwrap(found)
+    return inspect.isfunction(theirs) and mine.__globals__ is not theirs.__globals__
 
 
 def imported(name: str | None) -> Any | None:

@@ -88,11 +88,7 @@ class Run:
         return json.loads(row.result)
 
     async def signal(self, topic: str, number: int) -> None:
-        made = await doors.signal(
-            self.inn.ledger, topic=topic, key=self.id, payload=json.dumps(number), source="test", delivery_id=None,
-            api_url=self.inn.url,
-        )  # fmt: skip
-        assert made.disposition == "delivered", made
+        await self.inn.signal(topic, self.id, number)
 
     def deeds(self, what: str) -> int:
         return len([deed for deed in outside.deeds(what) if deed.key.startswith(self.id)])
@@ -148,6 +144,13 @@ class Inn:
     async def start(self, function: str, **parameters: Any) -> Run:
         flow_run = await self.client.create_flow_run_from_deployment(await self.deploy(function), parameters=parameters)
         return Run(self, str(flow_run.id))
+
+    async def signal(self, topic: str, key: str, number: int) -> None:
+        made = await doors.signal(
+            self.ledger, topic=topic, key=key, payload=json.dumps(number), source="test", delivery_id=None,
+            api_url=self.url,
+        )  # fmt: skip
+        assert made.disposition == "delivered", made
 
 
 @pytest.fixture

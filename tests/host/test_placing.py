@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 
+from standby.states import RunState
 from tests.host.conftest import AGENTS, Inn, Run
 
 pytestmark = [
@@ -55,6 +57,41 @@ async def test_code_is_loaded_once_for_each_version_of_a_deployment(inn: Inn) ->
     assert second.flow is not None
     assert second.flow is not first.flow
     assert second.flow.fn.__module__ == "guests"
+
+
+async def test_agents_of_one_file_that_changed_share_the_modules_they_import(inn: Inn) -> None:
+    """Else the second to be loaded anew takes from the first the function that its condition is polled by."""
+    names = ("first", "second")
+    entrypoints = {name: f"askers.py:{name}_asker" for name in names}
+    before = {name: await placement(inn, entrypoint=entrypoints[name]) for name in names}
+    waiting = {name: await start(inn, entrypoints[name], f"before {name}") for name in names}
+    for run in waiting.values():
+        await run.is_warm()
+    assert inn.host.warmth.make_room(1) == 1  # the first is cold, the second goes on with the code it has
+    inn.host.placing.forget_deployments()
+    for name in names:
+        deployment = await inn.deploy(f"{name}_asker", entrypoint=entrypoints[name])
+        await inn.client._client.patch(f"/deployments/{deployment}", json={"version": "2"})
+    after = {name: await placement(inn, entrypoint=entrypoints[name]) for name in names}
+    first, second = (sources_of(after[name]) for name in names)
+    assert first is second
+    assert first is not sources_of(before["first"])
+    waiting |= {f"new {name}": await start(inn, entrypoints[name], f"after {name}") for name in names}
+    for name, run in waiting.items():
+        await run.is_in(RunState.PARKED)
+        topic = name.removeprefix("new ")
+        await inn.signal(topic, f"{'after' if 'new' in name else 'before'} {topic}", 7)
+        assert await run.result() == 7
+
+
+def sources_of(found: Any) -> Any:
+    return inspect.unwrap(found.flow.fn).__globals__["sources"]
+
+
+async def start(inn: Inn, entrypoint: str, order: str) -> Run:
+    deployment = await inn.deploy(entrypoint.partition(":")[2], entrypoint=entrypoint)
+    made = await inn.client.create_flow_run_from_deployment(deployment, parameters={"order": order})
+    return Run(inn, str(made.id))
 
 
 async def test_a_deployment_that_insists_on_sharing_and_cannot_is_refused_with_the_reason(inn: Inn) -> None:

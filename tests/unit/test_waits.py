@@ -1,8 +1,11 @@
 """Waits: the rows they open with, what is shown, and which answers they take at a door."""
 
+import importlib.util
 import json
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -301,6 +304,57 @@ def test_a_validator_that_fails_refuses_the_answer() -> None:
 
 def a_source(order: str) -> str | None:
     return order
+
+
+class Desk:
+    def asked(self, order: str) -> str | None:
+        return order
+
+
+def nested() -> Any:
+    def asked(order: str) -> str | None:
+        return order
+
+    return asked
+
+
+def of_another_name() -> Any:
+    """As a decorator without ``functools.wraps`` leaves it behind: the name is that of another function."""
+
+    def asked(order: str) -> str | None:
+        return order
+
+    asked.__qualname__ = "a_source"
+    return asked
+
+
+def of_main() -> Any:
+    def asked(order: str) -> str | None:
+        return order
+
+    asked.__module__, asked.__qualname__ = "__main__", "asked"
+    return asked
+
+
+@pytest.mark.parametrize("wrong", [Desk().asked, nested(), of_another_name(), of_main(), partial(a_source, order="7")])
+def test_a_poll_that_another_process_would_not_find_by_its_name_is_refused(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="cannot be imported"):
+        Condition("paid", poll=wrong)
+
+
+def test_a_poll_whose_module_was_loaded_anew_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a host loads it when another file has changed, while a run goes on with what it had."""
+    spec = importlib.util.spec_from_file_location(__name__, __file__)
+    assert spec is not None
+    assert spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    monkeypatch.setitem(sys.modules, __name__, anew)
+    assert anew.a_source is not a_source
+    assert Condition("paid", poll=a_source).poll["function"] == "tests.unit.test_waits:a_source"
+    for wrong in (Desk().asked, nested()):
+        with pytest.raises(UsageError, match="cannot be imported"):
+            Condition("paid", poll=wrong)
 
 
 @pytest.mark.parametrize(
