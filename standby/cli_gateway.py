@@ -111,9 +111,16 @@ def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="The beg
 
     async def work() -> int:
         async with open_ledger() as (ledger, _):
-            rows = [row for row in await ledger.keys.all() if key_id and row.id.startswith(key_id)]
-            if len(rows) != 1:
-                raise UsageError(f"{len(rows)} keys begin with {key_id!r}. `standby keys list` shows their ids.")
+            known = await ledger.keys.all()
+            rows = [row for row in known if key_id and row.id.startswith(key_id)]
+            if len(rows) > 1:
+                raise UsageError(f"The ids of {len(rows)} keys begin with {key_id!r}. Give more of the one you mean.")
+            if not rows:
+                named = sorted(row.id[:8] for row in known if row.name == key_id and row.revoked_at is None)
+                raise UsageError(
+                    f"No key's id begins with {key_id!r}, and keys are revoked by their ids. "
+                    + (f"Those of {key_id}: {', '.join(named)}." if named else "`standby keys list` shows them.")
+                )
             revoked = await ledger.keys.revoke(rows[0].id)
         out.print(escaped(f"The key of {rows[0].name} is revoked." if revoked else "It was revoked before."))
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from standby import clock, settings
 from standby.ledger import Ledger
 from standby.projection import states_of
 from standby.states import ENDED, RunState
+from standby.values import one_line
 
 LATE = timedelta(seconds=60)
 """What the keeper has not done by then is a finding."""
@@ -29,6 +31,9 @@ REMEDY = "Was it deleted there? `standby cancel RUN` ends it. Is this another se
 
 MANY_CRASHES = 3
 """A start that has failed so often is a finding, though it is tried again."""
+
+MANY_FAILED_POLLS = 3
+"""A source of a condition that has failed so often, one after the other, is a finding, though it is asked again."""
 
 
 class Finding(NamedTuple):
@@ -90,6 +95,11 @@ def _about_waits(runs: dict[str, Any], waits: list[Any]) -> list[Finding]:
         if wait.deadline is not None and wait.deadline < now - LATE:
             what = f"wait {wait.id} is overdue since {wait.deadline.isoformat(timespec='seconds')}"
             found.append(Finding(wait.run_id, what, "Start a keeper (`standby up` or `standby keeper`)."))
+        if wait.poll is not None and (failed := json.loads(wait.poll).get("failed", 0)) >= MANY_FAILED_POLLS:
+            what = (
+                f"waits for {wait.reason}, whose source failed at its last {failed} polls: {one_line(wait.poll_note)}"
+            )
+            found.append(Finding(wait.run_id, what, "Until it is mended, only the signal can say so."))
     return found
 
 

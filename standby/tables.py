@@ -10,6 +10,7 @@ from rich.text import Text
 
 from standby import view
 from standby.states import RunState, WaitKind, WaitState
+from standby.values import one_line
 
 
 def runs_table(runs: list[dict[str, Any]], type_where: str = "") -> RenderableType:
@@ -47,12 +48,17 @@ def runs_table(runs: list[dict[str, Any]], type_where: str = "") -> RenderableTy
 
 
 def asked(wait: dict[str, Any]) -> str:
-    """What is waited for (``view.wait_view``), who decides it where that matters, who has so far, what was refused."""
+    """What is waited for (``view.wait_view``), who decides it where that matters, who has so far, what was refused, and
+    why its source could not be asked at its last poll."""
     said = str(wait["reason"])
     if wait["decided_by"] is not None:
         so_far = f"; so far: {', '.join(wait['so_far'])}" if wait["so_far"] and wait["state"] == WaitState.OPEN else ""
         said += f" ({wait['decided_by']}{so_far})"
-    return f"{said} The last answer was refused: {wait['refused']}" if wait["refused"] else said
+    if wait["refused"]:
+        said += f"; the last answer was refused: {wait['refused']}"
+    if wait["poll_failed"] and wait["state"] == WaitState.OPEN:
+        said += f"; the last poll failed: {one_line(wait['poll_failed'])}"
+    return said
 
 
 def beside(run: dict[str, Any], wait: dict[str, Any]) -> str:

@@ -131,10 +131,10 @@ def _parts(dumped: Any) -> Iterator[Any]:
             left += part
 
 
-def problems_of(error: ValidationError) -> list[tuple[str, str]]:
-    """``(field, reason)`` of each thing Pydantic found wrong; the field is dotted, ``answer`` for the whole."""
+def problems_of(error: ValidationError, whole: str = "answer") -> list[tuple[str, str]]:
+    """``(field, reason)`` of each thing Pydantic found wrong; the field is dotted, ``whole`` for the whole."""
     return [
-        (".".join(str(part) for part in item["loc"]) or "answer", item["msg"].removeprefix("Value error, "))
+        (".".join(str(part) for part in item["loc"]) or whole, item["msg"].removeprefix("Value error, "))
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
 
@@ -145,3 +145,9 @@ def summary(error: Exception) -> str:
         return "; ".join(f"{field}: {reason}" for field, reason in problems_of(error))
     text = error.message if isinstance(error, PydanticUserError) else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def one_line(text: str | None, most: int = 300) -> str:
+    """Text from elsewhere as one line of so many characters at most; none is empty."""
+    line = " ".join((text or "").split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, TypedDict, overload
+from typing import Any, NotRequired, TypedDict, overload
 
 from standby.errors import UsageError
 from standby.moments import BusinessDays
@@ -22,11 +22,11 @@ class Condition(Signal[A]):
     """Wait until something is so: a signal says it, or a poll of the source of truth finds it.
 
     ``topic``, ``key`` and ``of`` as for ``Signal``. ``poll``: a function in a module that the keeper can import, async
-    or not; called with ``args`` (JSON), it returns what the signal would have said, or None for not yet. It is asked
-    ``every`` (5 s) after the wait opens, and each time after twice as long, up to ``at_most`` (5 min). It has 30 s to
-    answer; one that is not async has a thread of its own, and ends with the process. Whichever is first answers the
-    wait. The deadline as for ``Approval``. Raises ``UsageError`` for a function that cannot be
-    imported and for arguments that are not JSON.
+    or not; called with ``args`` (a dict, its parameters by name, JSON), it returns what the signal would have said, or
+    None for not yet. It is asked ``every`` (5 s) after the wait opens, and each time after twice as long, up to
+    ``at_most`` (5 min). It has 30 s to answer; one that is not async has a thread of its own, and ends with the process.
+    Whichever is first answers the wait. The deadline as for ``Approval``. Raises ``UsageError`` for a function that
+    cannot be imported and for ``args`` that are no dict of names, or not JSON.
     """
 
     @overload
@@ -83,6 +83,11 @@ class Condition(Signal[A]):
             raise UsageError("A condition is polled every= so often, above zero and not above at_most=.")
         if at_most > LONGEST:
             raise UsageError(f"A condition is polled every {LONGEST.days} days at least, and at_most= is {at_most}.")
+        if args is not None and not (isinstance(args, dict) and all(isinstance(name, str) for name in args)):
+            raise UsageError(
+                f"The args= of condition {topic!r} are a dict, the parameters of poll= by name, such as "
+                f'{{"order": order}}, not {type(args).__name__} {args!r:.100}.'
+            )
         try:
             json.dumps(args or {}, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -104,9 +109,13 @@ class Condition(Signal[A]):
 
 
 class Poll(TypedDict):
-    """How the keeper asks: ``function`` is ``module:name``, the times are seconds."""
+    """How the keeper asks: ``function`` is ``module:name``, the times are seconds.
+
+    ``failed``: how many polls, up to the last one, have failed one after the other.
+    """
 
     function: str
     args: dict[str, Any]
     every: float
     at_most: float
+    failed: NotRequired[int]

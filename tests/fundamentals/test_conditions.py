@@ -18,6 +18,7 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 
 from standby import Approval, Condition, Signal, Timer, agent, polling, wait_any, wait_for
+from standby.doctor import audit
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.polling import Poller, poll
@@ -323,6 +324,29 @@ async def test_a_source_that_hangs_delays_neither_a_time_nor_a_signal(desk: Desk
     await desk.signal("cancelled", 1, key="7")
     assert await run.result() == ["late", "cancelled"]
     assert monotonic() - began < polling.POLL_SECONDS
+async def test_a_source_that_fails_again_and_again_is_found_by_the_doctor_until_it_answers(ledger: Ledger) -> None:
+    """One that failed once is asked again soon, and is no finding."""
+    wait = await opened(ledger)
+    for says, problems in [
+        (ConnectionError("the bank\nis shut"), 0),
+        (ConnectionError("the bank\nis shut"), 0),
+        (None, 0),
+        (ConnectionError("the bank\nis shut"), 0),
+        (ConnectionError("the bank\nis shut"), 0),
+        (ConnectionError("the bank\nis shut"), 1),
+        (None, 0),
+    ]:
+        facts["run"] = says
+        row = await ledger.waits.get(wait.id)
+        assert row is not None
+        await poll(ledger, row)
+        found = await audit(ledger)
+        assert len(found) == problems, (says, found)
+        if found:
+            assert found[0].run_id == "run"
+            assert found[0].problem == (
+                "waits for paid for run, whose source failed at its last 3 polls: ConnectionError: the bank is shut"
+            )
 
 
 async def test_of_a_poll_and_a_signal_at_once_one_counts(ledger: Ledger) -> None:

@@ -24,8 +24,9 @@ from standby.ledger import Ledger
 from standby.ledger.tables import Run, Wait, table_of
 from standby.ledger.waits import WaitRow
 from standby.states import Hold, Need, RunState
-from standby.waits import Approval, Signal, Timer
+from standby.waits import Approval, Condition, Signal, Timer
 from standby.wakeups import Listener
+from tasks import find_settlement
 from tasks.models import PaymentDecision, Settlement
 from tests.ledger import acts
 from tests.support.forks import Fork, Forks
@@ -423,7 +424,7 @@ async def test_keys_are_made_listed_and_revoked(ledger: Ledger) -> None:
     assert made["key"] not in (await standby("keys", "list")).out
     assert (await standby("keys", "revoke", made["id"][:8])).out == "The key of ada is revoked.\n"
     assert [key["state"] for key in (await standby("keys", "list", "--json")).json] == ["revoked"]
-    assert "0 keys begin with 'zz'" in (await standby("keys", "revoke", "zz")).sentence
+    assert "No key's id begins with 'zz'" in (await standby("keys", "revoke", "zz")).sentence
 
 
 async def test_a_signal_that_comes_early_is_kept_and_used(ledger: Ledger) -> None:
@@ -494,6 +495,38 @@ async def test_the_doctor_finds_what_must_not_be_and_says_what_to_do(
     away = await standby("doctor")
     assert away.code == 1
     assert "Prefect at http://127.0.0.1:9/api/ cannot be reached" in away.out
+
+
+async def test_a_poll_that_failed_and_an_answer_that_was_refused_are_seen_beside_what_is_waited_for(
+    ledger: Ledger,
+) -> None:
+    paid = Condition("paid", key="7", poll=find_settlement.find_settlement, args={"payment_id": "7"})
+    [wait] = await parked(ledger, paid)
+    assert "poll failed" not in (await standby("ps")).out
+    await ledger.polls.not_yet(wait, "ConnectionError: the bank\nis shut")
+    assert "paid for 7; the last poll failed: ConnectionError: the bank is shut" in (await standby("ps")).out
+    assert "paid for 7; the last poll failed: ConnectionError: the bank is shut" in (await standby("show", RUN)).out
+    refused = update(table_of(Wait)).where(table_of(Wait).c.id == wait.id).values(refused="too late", poll_note=None)
+    await ledger.database.write(refused)
+    assert "paid for 7; the last answer was refused: too late" in (await standby("ps")).out
+
+
+async def test_a_key_is_revoked_by_its_id_and_a_name_is_told_which_ids_it_has(ledger: Ledger) -> None:
+    made = [
+        (await standby("keys", "add", name, "--role", "viewer", "--json")).json["id"] for name in ("bob", "bob", "ada")
+    ]
+    said = await standby("keys", "revoke", "bob")
+    assert said.code == 1
+    assert said.sentence == (
+        "No key's id begins with 'bob', and keys are revoked by their ids. "
+        f"Those of bob: {', '.join(sorted(key[:8] for key in made[:2]))}."
+    )
+    assert (await standby("keys", "revoke", "nobody")).sentence == (
+        "No key's id begins with 'nobody', and keys are revoked by their ids. `standby keys list` shows them."
+    )
+    assert (await standby("keys", "revoke", made[0][:8])).out == "The key of bob is revoked.\n"
+    assert "2 keys" not in (await standby("keys", "revoke", "bob")).sentence
+    assert made[0][:8] not in (await standby("keys", "revoke", "bob")).sentence, "it is revoked already"
 
 
 @pytest.mark.parametrize("command", ["ps", "show", "approve", "signal", "doctor"])

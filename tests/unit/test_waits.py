@@ -362,6 +362,9 @@ def test_a_poll_whose_module_was_loaded_anew_is_the_same_function(monkeypatch: p
     [
         ({"poll": lambda: None}, "cannot be imported"),
         ({"poll": a_source, "args": {"order": object()}}, "kept as JSON"),
+        ({"poll": a_source, "args": ("7",)}, "are a dict, the parameters of poll= by name"),
+        ({"poll": a_source, "args": []}, "are a dict"),
+        ({"poll": a_source, "args": {7: "7"}}, "are a dict"),
         ({"poll": a_source, "every": timedelta(0)}, "above zero"),
         ({"poll": a_source, "every": timedelta(hours=2), "at_most": timedelta(hours=1)}, "not above at_most"),
     ],
