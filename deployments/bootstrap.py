@@ -29,7 +29,7 @@ from blocks.payment_provider import PaymentProvider
 from blocks.workspace import Workspace
 from deployments.bank_reports import SOURCE, bank_source, tell_bank
 from standby.checkpoints import STORE_NAME, CheckpointStore
-from standby.notices import NotificationChannels
+from standby.up.block_types import register_block_types
 from tasks.research_scope import SHIPPED, research_scope
 
 WORK_POOL = "agents"
@@ -43,6 +43,7 @@ async def bootstrap() -> None:
             print(f"Work pool {WORK_POOL} made.")
         except ObjectAlreadyExists:
             print(f"Work pool {WORK_POOL} is there.")
+        await register_block_types(client)
     ledger_url = os.environ.get("STANDBY_LEDGER_URL", "")
     store = CheckpointStore(ledger_url=SecretStr(ledger_url))
     await _save(store, STORE_NAME, overwrite=bool(ledger_url))
@@ -53,7 +54,6 @@ async def bootstrap() -> None:
     # Its defaults are folders of the machine that runs the agent, so no document is saved, only the type.
     await Books.aregister_type_and_schema()
     await Workspace.aregister_type_and_schema()
-    await NotificationChannels.aregister_type_and_schema()
     await _save(bank_source(), SOURCE)
     if (gateway_url := os.environ.get("STANDBY_GATEWAY_URL")) and (said := await tell_bank(gateway_url)):
         print(said)

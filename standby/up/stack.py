@@ -25,6 +25,7 @@ from standby.errors import UsageError
 from standby.host.place import attempt_command, fork_server_place
 from standby.ledger import Ledger
 from standby.states import ENDED
+from standby.up.block_types import register_block_types
 from standby.up.board import Board
 from standby.up.config import Config, read_config
 from standby.up.processes import Child, command, signal_group, stop_leftover
@@ -73,10 +74,11 @@ async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: st
 class Stack:
     """What is running: addresses, the open ledger, and the environment of its processes."""
 
-    def __init__(self, config: Config, port: int, ledger: Ledger, env: dict[str, str]) -> None:
+    def __init__(self, config: Config, port: int, gateway_port: int, ledger: Ledger, env: dict[str, str]) -> None:
         self.config, self.ledger, self.env = config, ledger, env
         self.ui_url = f"http://{HOST}:{port}"
         self.api_url = f"{self.ui_url}/api"
+        self.gateway_url = f"http://{HOST}:{gateway_port}"
 
 
 async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_port: int) -> Stack:
@@ -89,7 +91,7 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     os.environ.update({name: env[name] for name in told})  # the keeper and its Prefect client are in this process
     ledger = await Ledger.connect(ledger_url)
     cleanup.push_async_callback(ledger.close)
-    stack = Stack(config, port, ledger, env)
+    stack = Stack(config, port, gateway_port, ledger, env)
 
     children: list[Child] = []
 
@@ -120,6 +122,8 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     await _answers("Prefect server", server, children, f"{stack.api_url}/health")
     # It is ready while the rest is set up.
     gateway = await start("gateway", f"python -m standby gateway --port {gateway_port}")
+    async with open_prefect(stack.api_url) as client:
+        await register_block_types(client)
     if config.bootstrap is not None:
         console.print("Setting up the work pool, blocks and deployments ...")
         await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
@@ -131,14 +135,15 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     await _quick_attempts(stack.api_url, config.pool)
     await start("worker", f"python -m standby host --pool {config.pool} --name standby")
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
-    await _answers("gateway", gateway, children, f"http://{HOST}:{gateway_port}/health")
+    await _answers("gateway", gateway, children, f"{stack.gateway_url}/health")
     return stack
 
 
 async def _attend(stack: Stack, board: Board, stop: asyncio.Event, *, demo: bool, auto_answer: str | None) -> int:
     """Show what goes on until told to stop, or until the demo's runs have ended."""
     if not demo:
-        console.print(f"Up: Prefect UI {stack.ui_url}, ledger {stack.ledger.database.shown}. Ctrl-C stops.")
+        ledger = stack.ledger.database.shown
+        console.print(f"Up: Prefect UI {stack.ui_url}, gateway {stack.gateway_url}, ledger {ledger}. Ctrl-C stops.")
         await board.show(stop)
         return 0
     run_ids = await _start_demo(stack)

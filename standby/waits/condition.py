@@ -24,8 +24,8 @@ class Condition(Signal[A]):
     ``topic``, ``key`` and ``of`` as for ``Signal``. ``poll``: a function in a module that the keeper can import, async
     or not; called with ``args`` (a dict, its parameters by name, JSON), it returns what the signal would have said, or
     None for not yet. It is asked ``every`` (5 s) after the wait opens, and each time after twice as long, up to
-    ``at_most`` (5 min). It has 30 s to answer; one that is not async has a thread of its own, and ends with the process.
-    Whichever is first answers the wait. The deadline as for ``Approval``. Raises ``UsageError`` for a function that
+    ``at_most`` (5 min). It has 30 s to answer; one that is not async has a thread of its own, and ends with the
+    process. Whichever is first answers the wait. The deadline as for ``Approval``. Raises ``UsageError`` for a function that
     cannot be imported and for ``args`` that are no dict of names, or not JSON.
     """
 
