@@ -60,12 +60,23 @@ async def delegates(ledger: Ledger) -> dict[str, str]:
     return {row.giver: row.taker for row in await ledger.delegations.all() if row.until is None or row.until > now}
 
 
+def may_answer(caller: Caller, wait: Any, delegates: dict[str, str]) -> bool:
+    """Whether a wait (its ledger row) asks the caller: their party, or by its policy them or whom they stand in for.
+
+    Who is named stays named when an escalation asks another party.
+    """
+    if caller.may_answer_for(wait.party):
+        return True
+    approvers = () if wait.policy is None else Policy.model_validate_json(wait.policy).approvers
+    return any(name == caller.name or delegates.get(name) == caller.name for name in approvers)
+
+
 def why_not(caller: Caller, wait: Any, decisions: Iterable[Any], delegates: dict[str, str]) -> str | None:
     """Why the caller may not answer an open approval (its ledger row), of whose run these are the decisions; None if
     they may."""
     if caller.role not in (Role.APPROVER, Role.ADMIN):
         return f"the key of {caller.name} has the role {caller.role}, which answers nothing"
-    if not caller.may_answer_for(wait.party):
+    if not may_answer(caller, wait, delegates):
         return f"{caller.name} does not answer for {wait.party}, who is asked here"
     if wait.policy is None:
         return None

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from standby import doors
-from standby.callers import Caller
+from standby.callers import Caller, delegates, may_answer
 from standby.connect import Place
 from standby.errors import NotAllowed
 from standby.gateway.keys import lacks
@@ -52,7 +52,7 @@ async def answered(
     if (lacking := lacks(caller, {Role.APPROVER, Role.ADMIN})) is not None:
         await ledger.waits.note_not_allowed(wait.id, door, caller.name, lacking)
         raise Refused(403, lacking)
-    if not caller.may_answer_for(wait.party):
+    if not caller.may_answer_for(wait.party) and not may_answer(caller, wait, await delegates(ledger)):
         why = f"{caller.name} does not answer for {wait.party}, who is asked here."
         await ledger.waits.note_not_allowed(wait.id, door, caller.name, why)
         raise Refused(403, why)
@@ -66,9 +66,13 @@ async def answered(
         made = await doors.answer(
             ledger, wait, text, door=door, actor=caller.name, api_url=place.api_url, note=note, opening=opening
         )
-    except NotAllowed:
+    except NotAllowed as error:
         if (before := await _sent_before(ledger, wait, text, caller, door)) is not None:
             return before
+        now = await ledger.waits.get(wait.id)
+        if opening is not None and now is not None and opening != now.opening:
+            look = f"Look at it again, and answer its opening {now.opening}."
+            raise Refused(409, f"{error} {look}") from None
         raise
     if made.won or made.counted:
         return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=made.won, woken=made.woken)

@@ -40,6 +40,7 @@ waits = table_of(Wait)
 decisions = table_of(Decision)
 
 EARLIER = "the question was asked anew since, and this answers the earlier one"
+LATER = "the question has not been asked so often, and there is nothing that this answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,9 @@ class Waits:
             if not_before_deadline and (wait.deadline is None or wait.deadline > clock.utcnow()):
                 return Settled(False, wait, False, None)
             if opening is not None and opening != wait.opening:
-                await decide(connection, wait, Verdict.REFUSED, answer, door, actor, EARLIER)
-                return Settled(False, wait, False, None, refused=EARLIER)
+                why = EARLIER if opening < wait.opening else LATER
+                await decide(connection, wait, Verdict.REFUSED, answer, door, actor, why)
+                return Settled(False, wait, False, None, refused=why)
             if wait.policy is not None and outcome is Outcome.ANSWERED:
                 return await vote_in(
                     connection, run, wait, answer=answer or "null", door=door, actor=actor, note=note, given_at=given_at

@@ -3,10 +3,13 @@
 import asyncio
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
-from standby import Policy
+from standby import Escalation, Policy
+from standby.ledger.tables import Wait, table_of
 from standby.states import Role, WaitState
 from standby.waits import Decision
 from tests.gateway.conftest import Gate
@@ -102,7 +105,34 @@ async def test_an_answer_that_is_sent_again_is_none_to_a_question_that_was_asked
         409,
         "You gave this answer before the question was asked anew. Look at it again, and answer its opening 2.",
     )
-    for opening, status in ((1, 403), (2, 200)):
+    for opening, status, why in (
+        (1, 409, "the question was asked anew since"),
+        (3, 409, "the question has not been asked so often"),
+        (2, 200, ""),
+    ):
         assert (await gate.ledger.waits.get(wait.id)).state == WaitState.OPEN
         answered = await gate.client.post(path, params={"opening": opening}, json={"approved": True}, headers=ada)
         assert answered.status_code == status, answered.text
+        assert why in answered.json().get("error", "")
+        assert status == 200 or answered.json()["error"].endswith("answer its opening 2.")
+
+
+async def test_who_is_named_for_a_question_answers_it_also_after_an_escalation(gate: Gate) -> None:
+    """Whichever party is asked then, and also who stands in for them; the party alone lets nobody else decide."""
+    policy = Policy(approvers=("ada", "bob", "eve"), not_by=("eve",), quorum=2,
+                    escalate=(Escalation(after=timedelta(hours=1), to="head"),))  # fmt: skip
+    [wait] = (await parked(gate.ledger, [approval(**FORM, party="finance", policy=policy.model_dump_json())])).waits
+    await gate.ledger.database.write(update(table_of(Wait)).values(party="head"))
+    await gate.ledger.delegations.give("bob", "zoe", None)
+    said = {}
+    for name, party in (("carl", "finance"), ("hans", "head"), ("eve", "finance"), ("ada", "finance"), ("zoe", "it")):
+        headers = await gate.as_(Role.APPROVER, name, [party])
+        sent = await gate.client.post(f"/waits/{wait.id}/answer", json={"approved": True}, headers=headers)
+        said[name] = (sent.status_code, sent.json().get("error", sent.json().get("decided")))
+    assert said == {
+        "carl": (403, "carl does not answer for head, who is asked here."),
+        "hans": (403, "Not counted, the wait is as it was: hans is not among ada, bob, eve."),
+        "eve": (403, "Not counted, the wait is as it was: eve may not decide this."),
+        "ada": (200, False),
+        "zoe": (200, True),
+    }
