@@ -139,7 +139,9 @@ def signal(
         sentences = {
             Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
             Disposition.BUFFERED: f"No run waits for it yet, {_under(key)}: it is kept for seven days.",
-            Disposition.DUPLICATE: "This delivery was taken before; nothing changed.",
+            Disposition.DUPLICATE: "This delivery was taken before; nothing changed."
+            if made.first is not Disposition.REJECTED
+            else f"This delivery was refused before: {made.said}. Send it under a new --id.",
             Disposition.LATE: "Too late: its wait was settled or closed, or its run has ended.",
             Disposition.REJECTED: f"Refused, the run is still waiting. {made.said}",
         }
@@ -150,7 +152,7 @@ def signal(
              "problems": made.problems},
             started if made.start is not None and made.first is None else sentences[made.disposition],
         )  # fmt: skip
-        return 1 if made.disposition is Disposition.REJECTED else 0
+        return 1 if Disposition.REJECTED in (made.disposition, made.first) else 0
 
     perform(work(), as_json)
 

@@ -184,7 +184,7 @@ async def redrive(ledger: Ledger, signal_id: str, api_url: str | None) -> Delive
 def misfit(wait: Any, payload: str) -> list[tuple[str, str]]:
     """What is wrong with a signal's payload for a wait, as far as can be told here."""
     try:
-        checked_answer(wait, payload)
+        checked_answer(wait, payload, whole="payload")
     except AnswerRefused as refused:
         return refused.problems
     return []

@@ -140,7 +140,11 @@ async def _in_prefect(start: ToStart, payload: str, client: PrefectClient | None
         return []  # it may have been made without a schema
     unknown = [name for name in given if name not in schema["properties"]]
     if unknown:
-        return [(_field(start, name), "the deployment has no such parameter") for name in unknown]
+        fields = {start.payload_as: "start.payload_as"}  # what is wrong is the name, not the payload
+        return [
+            (fields.get(name, f"start.parameters.{name}"), f"the deployment has no parameter {name!r}")
+            for name in unknown
+        ]
     problems = []
     for wrong in validate(deployment.parameters | given, schema):
         path = list(map(str, wrong.absolute_path))

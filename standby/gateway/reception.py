@@ -33,6 +33,11 @@ MOST = 1_000
 PATIENCE_SECONDS = 5.0
 """How long a gateway that is told to stop goes on with the wakes it owes."""
 
+SENT_AGAIN = (
+    "This delivery was refused before, for what its payload was then, and what is sent under its id now was not looked "
+    "at. Send it under a new delivery id."
+)
+
 
 class Reception:
     """``client`` is an open client of the Prefect server, or None where none is known."""
@@ -45,9 +50,11 @@ class Reception:
     async def take(self, **signal: Any) -> Delivery:
         """``doors.take`` for a request. Raises ``Refused`` for a payload that does not fit."""
         made = await doors.take(self._ledger, client=self._client, **signal)
-        if Disposition.REJECTED in (made.disposition, made.first):
-            if made.start is not None and made.start.run_id is None:
-                raise Refused(422, "The run that it was to start cannot be started.", made.problems)
+        if Disposition.REJECTED in (made.disposition, made.first) and made.start is not None and made.start.run_id is None:
+            raise Refused(422, "The run that it was to start cannot be started.", made.problems)
+        if made.first is Disposition.REJECTED:
+            raise Refused(422, SENT_AGAIN, made.problems)
+        if made.disposition is Disposition.REJECTED:
             raise Refused(422, "The payload does not fit; the run is still waiting.", made.problems)
         if made.wake and made.run_id is not None:
             self._wake(made.run_id, made.wake_address)

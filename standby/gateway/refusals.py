@@ -51,7 +51,12 @@ def answer_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [(".".join(map(str, one["loc"])), str(one["msg"])) for one in error.errors()]
+        problems = [
+            ("body", f"it is not JSON: {one['ctx']['error']} at character {one['loc'][-1]}")
+            if one["type"] == "json_invalid"
+            else (".".join(map(str, one["loc"])), str(one["msg"]))
+            for one in error.errors()
+        ]
         return _response(422, "The request does not fit.", problems)
 
     @app.exception_handler(HTTPException)

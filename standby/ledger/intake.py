@@ -228,7 +228,15 @@ async def _duplicate(connection: AsyncConnection, one: Incoming) -> Delivery:
     first = (await connection.execute(same)).one()
     became = Disposition(first.disposition)
     begun = await started_by(connection, first.id)
-    field = "start" if begun is not None and begun.run_id is None else "payload"
-    why = ((field, first.note or "it did not fit"),) if became is Disposition.REJECTED else ()
+    why: tuple[tuple[str, str], ...] = ()
+    if became is Disposition.REJECTED:
+        said = first.note or "it did not fit"
+        if begun is not None and begun.run_id is None:
+            why = (("start", said),)
+        else:
+            wait = (await connection.execute(select(waits).where(waits.c.id == first.wait_id))).first()
+            # By the same fields as the first time, unless what is asked for has changed since.
+            problems = one.misfit(wait, first.payload) if one.misfit is not None and wait is not None else []
+            why = tuple(problems) or (("payload", said),)
     run_id = begun.run_id if begun is not None else None
     return Delivery(Disposition.DUPLICATE, first.id, first.wait_id, run_id, first=became, problems=why, start=begun)

@@ -14,8 +14,10 @@ from standby.values import Codec, problems_of
 from standby.waits.names import imported
 
 
-def checked_answer(wait: Any, text: str) -> str:
+def checked_answer(wait: Any, text: str, whole: str = "answer") -> str:
     """The JSON text of an answer as it will be stored, if it fits the wait; else ``AnswerRefused`` names the fields.
+
+    ``whole`` is the field where what is wrong is the answer as a whole.
 
     ``wait`` is the wait's row. Checked with the Pydantic type where it can be imported here, else with the JSON
     Schema the wait was opened with; the run checks with the type in any case.
@@ -23,7 +25,7 @@ def checked_answer(wait: Any, text: str) -> str:
     try:
         plain = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise AnswerRefused(wait.key, [("answer", f"it is not JSON: {error}")]) from error
+        raise AnswerRefused(wait.key, [(whole, f"it is not JSON: {error}")]) from error
     schema = json.loads(wait.answer_schema or "{}")
     if unknown := unknown_fields(wait, plain):
         raise AnswerRefused(wait.key, unknown)
@@ -32,11 +34,11 @@ def checked_answer(wait: Any, text: str) -> str:
     try:
         stored, _ = codec.encode(codec.decode(text), "the answer")
     except ValidationError as error:
-        raise AnswerRefused(wait.key, problems_of(error)) from error
+        raise AnswerRefused(wait.key, problems_of(error, whole)) from error
     except NotStorable as error:
-        raise AnswerRefused(wait.key, [("answer", str(error.__cause__))]) from error
+        raise AnswerRefused(wait.key, [(whole, str(error.__cause__))]) from error
     except Exception as error:  # a validator of the form that fails on what it was given
-        raise AnswerRefused(wait.key, [("answer", f"{type(error).__name__}: {error}")]) from error
+        raise AnswerRefused(wait.key, [(whole, f"{type(error).__name__}: {error}")]) from error
     if found is not None:
         return stored
     try:
@@ -44,7 +46,7 @@ def checked_answer(wait: Any, text: str) -> str:
     except Exception:
         return stored  # a schema that only Pydantic understands: the run checks with the type
     if errors:
-        raise AnswerRefused(wait.key, [(".".join(map(str, e.absolute_path)) or "answer", e.message) for e in errors])
+        raise AnswerRefused(wait.key, [(".".join(map(str, e.absolute_path)) or whole, e.message) for e in errors])
     return stored
 
 

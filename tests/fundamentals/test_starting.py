@@ -85,7 +85,7 @@ async def test_what_looks_like_a_template_stays_what_it_is(desk: Desk) -> None:
         ({"tags": []}, {}, "start.deployment"),
         ({}, [1], "payload"),
         ({"start": {"payload_as": None}}, {}, "start.parameters"),
-        ({"start": {"payload_as": "ordre"}}, {}, "payload"),
+        ({"start": {"payload_as": "ordre"}}, {}, "start.payload_as"),
         ({"start": {"parameters": {"urgent": "perhaps"}}}, {}, "start.parameters.urgent"),
         ({"start": {"parameters": {"order": {}}}}, {}, "start.payload_as"),
         ({"key": None}, {}, "key"),

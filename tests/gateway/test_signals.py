@@ -149,14 +149,42 @@ async def test_a_payload_that_does_not_fit_is_rejected_with_the_field_named(gate
     [wait] = (await parked(gate.ledger, [row])).waits
     sender = await gate.as_(Role.SENDER)
     body = {"key": "7", "payload": {"amount": "much"}, "delivery_id": "d"}
-    for field in ("amount", "payload"):  # told in full the first time, and from the record when it is sent again
-        sent = await gate.client.post("/signals/paid", json=body, headers=sender)
-        assert (sent.status_code, [problem["field"] for problem in sent.json()["problems"]]) == (422, [field])
-        assert "amount" in sent.text
+    told = [await gate.client.post("/signals/paid", json=body, headers=sender) for _ in range(2)]
+    for sent in told:
+        assert (sent.status_code, [problem["field"] for problem in sent.json()["problems"]]) == (422, ["amount"])
+    assert told[0].json()["problems"] == told[1].json()["problems"]
     assert (await gate.ledger.waits.get(wait.id)).state == WaitState.OPEN
     good = await gate.client.post("/signals/paid", json={"key": "7", "payload": {"amount": 3}}, headers=sender)
     assert good.json()["disposition"] == "delivered"
     assert await gate.signals() == [("paid", "rejected"), ("paid", "delivered")]
+
+
+async def test_a_corrected_payload_under_the_same_delivery_id_is_told_to_come_under_a_new_one(gate: Gate) -> None:
+    row = signal(answer_type=f"{__name__}:Settlement", answer_schema=json.dumps(Settlement.model_json_schema()))
+    await parked(gate.ledger, [row])
+    sender = await gate.as_(Role.SENDER)
+    body = {"key": "7", "payload": {"amount": "much"}, "delivery_id": "d"}
+    assert (await gate.client.post("/signals/paid", json=body, headers=sender)).status_code == 422
+    corrected = await gate.client.post("/signals/paid", json=body | {"payload": {"amount": 3}}, headers=sender)
+    assert corrected.status_code == 422
+    assert "was refused before" in corrected.json()["error"]
+    assert "under a new delivery id" in corrected.json()["error"]
+    assert [problem["field"] for problem in corrected.json()["problems"]] == ["amount"]
+    new = body | {"payload": {"amount": 3}, "delivery_id": "e"}
+    assert (await gate.client.post("/signals/paid", json=new, headers=sender)).json()["disposition"] == "delivered"
+
+
+async def test_a_signal_that_is_wrong_as_a_whole_is_wrong_at_its_payload(gate: Gate) -> None:
+    row = signal(answer_type=f"{__name__}:Settlement", answer_schema=json.dumps(Settlement.model_json_schema()))
+    await parked(gate.ledger, [row])
+    sent = await gate.client.post("/signals/paid", json={"key": "7"}, headers=await gate.as_(Role.SENDER))
+    assert (sent.status_code, [problem["field"] for problem in sent.json()["problems"]]) == (422, ["payload"])
+
+
+async def test_a_body_that_is_no_json_is_told_why(door: Gate) -> None:
+    headers = await door.as_(Role.SENDER) | {"Content-Type": "application/json"}
+    sent = await door.client.post("/signals/paid", content=b'{"key": ', headers=headers)
+    assert sent.json()["problems"] == [{"field": "body", "reason": "it is not JSON: Expecting value at character 8"}]
 
 
 async def test_what_reached_nobody_can_be_sent_on_its_way_again(gate: Gate) -> None:
