@@ -50,7 +50,8 @@ class Reception:
     async def take(self, **signal: Any) -> Delivery:
         """``doors.take`` for a request. Raises ``Refused`` for a payload that does not fit."""
         made = await doors.take(self._ledger, client=self._client, **signal)
-        if Disposition.REJECTED in (made.disposition, made.first) and made.start is not None and made.start.run_id is None:
+        not_started = made.start is not None and made.start.run_id is None
+        if not_started and Disposition.REJECTED in (made.disposition, made.first):
             raise Refused(422, "The run that it was to start cannot be started.", made.problems)
         if made.first is Disposition.REJECTED:
             raise Refused(422, SENT_AGAIN, made.problems)

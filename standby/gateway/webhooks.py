@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, NamedTuple
+import logging
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Path, Request
 from prefect.client.orchestration import PrefectClient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from standby import clock
+from standby.errors import AnswerRefused
 from standby.gateway.names import Name, shallow_body
 from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refused
 from standby.gateway.sources import Incoming, receiver
 from standby.gateway.sources.base import Malformed, Unverified
+from standby.gateway.sources.github import is_ping
 from standby.gateway.webhook_source import Mapped, SourcesUnknown, WebhookSource, WebhookSources
 from standby.states import Disposition
-from standby.values import problems_of
+from standby.values import one_line, problems_of
+
+log = logging.getLogger("standby.gateway")
 
 webhooks = APIRouter(tags=["webhooks"])
 _name: TypeAdapter[str] = TypeAdapter(Name)
@@ -37,9 +42,50 @@ class WebhookOut(BaseModel):
     signal_id: str
 
 
+class Pong(BaseModel):
+    """A test that the sender makes; no signal was taken."""
+
+    pong: Literal[True] = True
+
+
 @webhooks.post("/webhooks/{source}", dependencies=[Depends(shallow_body)])
-async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookOut:
-    """Take a webhook in, if its signature fits one of the secrets of the block `webhook-source/{source}`."""
+async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookOut | Pong:
+    """Take a webhook in, if its signature fits one of the secrets of the block `webhook-source/{source}`.
+
+    The ping by which GitHub tests a new webhook is answered, and is no signal.
+    """
+    try:
+        block, meant = await _read(source, request)
+    except Refused as refused:
+        # What is said of what was sent ends before a colon: after it may stand a piece of it.
+        _log(source, refused.status, refused.error, [f"{at}: {why.partition(':')[0]}" for at, why in refused.problems])
+        raise
+    if meant is None:
+        return Pong()
+    reception: Reception = request.app.state.reception
+    try:
+        made = await reception.take(
+            topic=meant.topic, key=meant.key, payload=json.dumps(meant.payload), source=f"webhook:{source}",
+            delivery_id=meant.delivery_id, start=block.to_start(),
+        )  # fmt: skip
+    except Refused as refused:
+        _log(source, refused.status, refused.error, [field for field, _ in refused.problems])
+        raise
+    except AnswerRefused as refused:
+        _log(source, 422, "It cannot start what the block says.", [field for field, _ in refused.problems])
+        raise
+    return WebhookOut(disposition=made.disposition, signal_id=made.signal_id)
+
+
+def _log(source: str, status: int, error: str, problems: list[str]) -> None:
+    """One line, without what was sent: a sender may show nobody what it is answered."""
+    if 400 <= status < 500:
+        said = one_line(f"{error} {', '.join(problems)}")
+        log.warning("A webhook of source %r was refused with %s: %s", source, status, said)
+
+
+async def _read(source: str, request: Request) -> tuple[WebhookSource, Mapped | None]:
+    """The source's block and what the message means by it; None for a ping. Raises ``Refused``."""
     block = await _block(request.app.state.inbox, source)
     if block is None:
         raise Refused(
@@ -54,18 +100,16 @@ async def webhook(source: Annotated[Name, Path()], request: Request) -> WebhookO
         tolerance=block.tolerance_seconds,
     )
     try:
-        meant = block.read(receiver(block.scheme)(incoming))
+        received = receiver(block.scheme)(incoming)
+        if block.scheme == "github" and is_ping(received.data):
+            return block, None
+        meant = block.read(received)
     except Unverified as error:
         raise Refused(401, f"This was not verified as sent by {source}: {error}.") from None
     except Malformed as error:
         raise Refused(422, "The webhook does not fit.", [(error.field, error.reason)]) from None
     _check(meant)
-    reception: Reception = request.app.state.reception
-    made = await reception.take(
-        topic=meant.topic, key=meant.key, payload=json.dumps(meant.payload), source=f"webhook:{source}",
-        delivery_id=meant.delivery_id, start=block.to_start(),
-    )  # fmt: skip
-    return WebhookOut(disposition=made.disposition, signal_id=made.signal_id)
+    return block, meant
 
 
 async def _block(inbox: Inbox | None, source: str) -> WebhookSource | None:

@@ -25,8 +25,8 @@ class Condition(Signal[A]):
     or not; called with ``args`` (a dict, its parameters by name, JSON), it returns what the signal would have said, or
     None for not yet. It is asked ``every`` (5 s) after the wait opens, and each time after twice as long, up to
     ``at_most`` (5 min). It has 30 s to answer; one that is not async has a thread of its own, and ends with the
-    process. Whichever is first answers the wait. The deadline as for ``Approval``. Raises ``UsageError`` for a function that
-    cannot be imported and for ``args`` that are no dict of names, or not JSON.
+    process. Whichever is first answers the wait. The deadline as for ``Approval``. Raises ``UsageError`` for a function
+    that cannot be imported and for ``args`` that are no dict of names, or not JSON.
     """
 
     @overload

@@ -166,6 +166,82 @@ async def test_github(gate: Gate) -> None:
     assert (await gate.client.post("/webhooks/hub", content=body, headers=headers)).status_code == 401
 
 
+def by_github(body: bytes, event: str) -> dict[str, str]:
+    signature = "sha256=" + hexed("s3cret", body)
+    return {"X-Hub-Signature-256": signature, "X-GitHub-Delivery": "1", "X-GitHub-Event": event}
+
+
+async def test_the_ping_of_github_is_answered_and_no_signal(door: Gate) -> None:
+    door.sources.blocks["hub"] = source("github", "s3cret", key_at="pull_request.number")
+    body = json.dumps({"zen": "Keep it logically awesome.", "hook_id": 1, "hook": {"type": "Repository"}}).encode()
+    sent = await door.client.post("/webhooks/hub", content=body, headers=by_github(body, "ping"))
+    assert (sent.status_code, sent.json()) == (200, {"pong": True})
+    assert await door.signals() == []
+    unsigned = by_github(b"another body", "ping")
+    assert (await door.client.post("/webhooks/hub", content=body, headers=unsigned)).status_code == 401
+    other = json.dumps({"action": "opened"}).encode()
+    called_ping = await door.client.post("/webhooks/hub", content=other, headers=by_github(other, "ping"))
+    assert called_ping.status_code == 422, "the header is not signed, the body is"
+
+
+async def test_a_form_of_github_is_told_to_choose_json(door: Gate) -> None:
+    door.sources.blocks["hub"] = source("github", "s3cret")
+    body = b"payload=%7B%22action%22%3A%22opened%22%7D"
+    sent = await door.client.post("/webhooks/hub", content=body, headers=by_github(body, "pull_request"))
+    [problem] = sent.json()["problems"]
+    assert (sent.status_code, problem["field"]) == (422, "body")
+    assert "choose the content type application/json" in problem["reason"]
+
+
+@pytest.mark.parametrize("kind", ["application/cloudevents-batch+json", "application/cloudevents+json"])
+async def test_a_batch_of_cloud_events_is_told_to_come_one_by_one(door: Gate, kind: str) -> None:
+    door.sources.blocks["cloud"] = source("cloudevents", "s")
+    event = {"id": "1", "source": "/shop", "type": "order.paid", "specversion": "1.0", "data": {}}
+    headers = {"Authorization": "Bearer s", "Content-Type": kind}
+    sent = await door.client.post("/webhooks/cloud", content=json.dumps([event]).encode(), headers=headers)
+    assert (sent.status_code, sent.json()["problems"]) == (
+        422,
+        [{"field": "event", "reason": "batches are not taken: send each event by itself"}],
+    )
+
+
+async def test_a_webhook_that_is_refused_is_a_line_in_the_log_without_what_was_sent(
+    door: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    door.sources.blocks["bank"] = source("standard", topic="paid", key_at="id", payload_at="amount")
+    await parked(door.ledger, [signal(answer_schema='{"type": "number"}')])
+    private = {"id": "7", "amount": "private\nwords"}
+
+    async def post(name: str, body: bytes, headers: dict[str, str]) -> int:
+        return (await door.client.post(f"/webhooks/{name}", content=body, headers=headers)).status_code
+
+    whole, lacking, broken = json.dumps(private).encode(), b'{"private words": 1}', b"private words"
+    sent = [
+        await post("shop%0Awords", whole, {}),
+        await post("bank", whole, standard(b"another body")),
+        await post("bank", lacking, standard(lacking)),
+        await post("bank", broken, standard(broken)),
+        await post("bank", whole, standard(whole, id="msg_2")),
+    ]
+    assert sent == [404, 401, 422, 422, 422]
+    said = [record.getMessage() for record in caplog.records if record.name == "standby.gateway"]
+    assert [(line.split(":")[0], line.rpartition(": ")[2]) for line in said[1:]] == [
+        ("A webhook of source 'bank' was refused with 401", "the signature does not match."),
+        ("A webhook of source 'bank' was refused with 422", "it is not there"),
+        ("A webhook of source 'bank' was refused with 422", "it is not JSON"),
+        (
+            "A webhook of source 'bank' was refused with 422",
+            "The payload does not fit; the run is still waiting. payload",
+        ),
+    ]
+    assert "There is no source" in said[0]
+    for line in said:
+        assert "\n" not in line
+        assert len(line) < 700
+        assert SECRET not in line
+        assert "private" not in line
+
+
 async def test_stripe(gate: Gate) -> None:
     gate.sources.blocks["shop"] = source("stripe", "old", "new", key_at="data.object.id", topic="charges")
     body = json.dumps({"id": "evt_1", "type": "charge.paid", "data": {"object": {"id": "ch_1"}}}).encode()

@@ -18,6 +18,9 @@ from standby.gateway.sources.base import Incoming, Malformed, Received, Unverifi
 
 def receive(incoming: Incoming) -> Received:
     _authenticate(incoming)
+    kind = incoming.headers.get("content-type", "").lower()
+    if kind.startswith("application/cloudevents") and ("-batch" in kind or incoming.body.lstrip().startswith(b"[")):
+        raise Malformed("event", "batches are not taken: send each event by itself")
     try:
         event = from_http_event(HTTPMessage(dict(incoming.headers), incoming.body))
     except Exception as error:  # the library lets the errors of its parsers through
