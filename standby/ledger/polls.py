@@ -64,14 +64,17 @@ class Polls:
         """The source had no answer; ``note`` says why, if it could not be asked. The next poll comes later."""
         spec = json.loads(wait.poll)
         pause = min(spec["every"] * 2 ** min(wait.polls + 1, 32), spec["at_most"])
-        failed = spec.get("failed", 0) + 1 if note is not None else 0
+        failed = spec.pop("failed", 0) + 1
+        if note is not None:
+            spec["failed"] = failed
         await self._db.write(
             update(waits)
             .where(waits.c.id == wait.id, waits.c.opening == wait.opening, waits.c.polls == wait.polls)
+            .where(waits.c.poll == wait.poll)  # else an attempt with other code asks in another way now: at once
             .values(
                 polls=wait.polls + 1,
                 poll_at=clock.utcnow() + timedelta(seconds=pause),
                 poll_note=note,
-                poll=json.dumps(spec | {"failed": failed}),
+                poll=json.dumps(spec),
             )
         )

@@ -349,6 +349,17 @@ async def test_a_source_that_fails_again_and_again_is_found_by_the_doctor_until_
             )
 
 
+async def test_a_poll_that_began_before_the_code_asks_in_another_way_changes_nothing_of_that(ledger: Ledger) -> None:
+    before = await opened(ledger)
+    anew = paid("run", poll=settled_slowly).row("paid")
+    attempt = (await acts.claim(ledger)).attempt
+    await acts.open_group(ledger, [anew], attempt=attempt)
+    await ledger.polls.not_yet(before, "ConnectionError: the bank is shut")
+    after = await ledger.waits.get(before.id)
+    assert after is not None
+    assert (after.poll, after.polls, after.poll_note) == (anew.poll, 0, None)
+
+
 async def test_of_a_poll_and_a_signal_at_once_one_counts(ledger: Ledger) -> None:
     for number in range(20):
         wait = await opened(ledger, f"run{number}")

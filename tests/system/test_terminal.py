@@ -397,6 +397,14 @@ async def test_a_signal_is_delivered_once_and_then_a_duplicate_or_late(ledger: L
     assert [signal.source for signal in await ledger.signals.all()] == ["bank", "bank"]
 
 
+async def test_a_corrected_signal_under_the_same_delivery_id_is_told_to_come_under_a_new_one(ledger: Ledger) -> None:
+    await parked(ledger, SETTLED)
+    for payload, why in (('{"status": "lost"}', "Refused, the run"), (REPORT, "This delivery was refused before")):
+        again = await standby("signal", "payment.settled", payload, "--key", "pay_1", "--id", "d-1")
+        assert (again.code, why in again.out, "payment_id: Field required" in again.out) == (1, True, True), again
+    assert "Send it under a new --id." in again.out
+
+
 async def test_a_signal_that_does_not_fit_is_refused_and_can_be_listed_and_sent_again(ledger: Ledger) -> None:
     [wait] = await parked(ledger, SETTLED)
     said = await standby("signal", "payment.settled", '{"status": "lost"}', "--key", "pay_1")
