@@ -324,6 +324,8 @@ async def test_a_source_that_hangs_delays_neither_a_time_nor_a_signal(desk: Desk
     await desk.signal("cancelled", 1, key="7")
     assert await run.result() == ["late", "cancelled"]
     assert monotonic() - began < polling.POLL_SECONDS
+
+
 async def test_a_source_that_fails_again_and_again_is_found_by_the_doctor_until_it_answers(ledger: Ledger) -> None:
     """One that failed once is asked again soon, and is no finding."""
     wait = await opened(ledger)
