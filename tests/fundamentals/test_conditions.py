@@ -291,14 +291,20 @@ async def test_a_source_that_hangs_keeps_no_keeper_from_ending(desk: Desk, tmp_p
     told = tmp_path / "asked"
     condition = Condition("paid", poll=hangs_for_good, args={"told": str(told)}, every=SOON, at_most=SOON)
     await acts.parked(desk.ledger, [condition.row("paid")], run=str(uuid4()))
-    keeper = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "standby", "keeper", env=os.environ | {"PREFECT_API_URL": desk.url},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    said = tmp_path / "keeper.err"
+    with said.open("wb") as errors:
+        keeper = await asyncio.create_subprocess_exec(
+            sys.executable, "-X", "faulthandler", "-m", "standby", "keeper",
+            env=os.environ | {"PREFECT_API_URL": desk.url}, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
     try:
         await wait_until(told.exists, 60)
         keeper.send_signal(signal.SIGINT)
-        await asyncio.wait_for(keeper.wait(), 20)
+        await asyncio.wait_for(keeper.wait(), 60)
+    except TimeoutError:
+        keeper.send_signal(signal.SIGABRT)  # it says where each of its threads is
+        await keeper.wait()
+        raise AssertionError(f"it has not ended: {said.read_text()[-6000:]}") from None
     finally:
         if keeper.returncode is None:
             keeper.kill()
