@@ -287,6 +287,14 @@ async def test_a_source_that_hangs_is_asked_again_when_it_returns(
     assert asked == ["run", "run"]
 
 
+KEEPER = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background has it ignored
+sys.argv = ["standby", "keeper"]
+runpy.run_module("standby", run_name="__main__")
+"""
+
+
 async def test_a_source_that_hangs_keeps_no_keeper_from_ending(desk: Desk, tmp_path: Path) -> None:
     told = tmp_path / "asked"
     condition = Condition("paid", poll=hangs_for_good, args={"told": str(told)}, every=SOON, at_most=SOON)
@@ -294,7 +302,7 @@ async def test_a_source_that_hangs_keeps_no_keeper_from_ending(desk: Desk, tmp_p
     said = tmp_path / "keeper.err"
     with said.open("wb") as errors:
         keeper = await asyncio.create_subprocess_exec(
-            sys.executable, "-X", "faulthandler", "-m", "standby", "keeper",
+            sys.executable, "-X", "faulthandler", "-c", KEEPER,
             env=os.environ | {"PREFECT_API_URL": desk.url}, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
     try:
