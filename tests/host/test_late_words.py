@@ -256,16 +256,20 @@ async def test_a_cancel_of_a_warm_run_that_a_wake_has_overtaken_is_kept_to(inn: 
     await run.is_shown(StateType.CANCELLED)
 
 
+async def to_come(inn: Inn) -> Run:
+    """A run that no host takes up yet."""
+    later = Scheduled(scheduled_time=clock.utcnow() + timedelta(hours=1))
+    deployment = await inn.deploy("worker")
+    flow_run = await inn.client.create_flow_run_from_deployment(deployment, parameters={"steps": 100_000}, state=later)
+    return Run(inn, str(flow_run.id))
+
+
 @pytest.mark.usefixtures("deaf")
 async def test_a_cancel_that_a_wake_has_overtaken_is_kept_to_though_nobody_told(inn: Inn) -> None:
     """Who woke the run had seen it suspended."""
-    later = Scheduled(scheduled_time=clock.utcnow() + timedelta(hours=1))
-    flow_run = await inn.client.create_flow_run_from_deployment(
-        await inn.deploy("worker"), parameters={"steps": 100_000}, state=later
-    )
-    run = Run(inn, str(flow_run.id))
-    await inn.client.set_flow_run_state(flow_run.id, Cancelled(message="not wanted"))
-    await inn.client.set_flow_run_state(flow_run.id, Scheduled(name="Resuming"))
+    run = await to_come(inn)
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="Resuming"))
     await run.is_shown(StateType.RUNNING, StateType.CANCELLED)
     await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
     await run.is_shown(StateType.CANCELLED)
@@ -295,13 +299,9 @@ async def test_a_run_that_is_claimed_while_its_cancel_is_looked_up_is_cancelled(
     monkeypatch.setattr(keeper, "end_as_prefect_says", never)  # which would do it later
     monkeypatch.setattr(Runs, "claim", claimed)
     monkeypatch.setattr(Ends, "_standing", stands)
-    later = Scheduled(scheduled_time=clock.utcnow() + timedelta(hours=1))
-    flow_run = await inn.client.create_flow_run_from_deployment(
-        await inn.deploy("worker"), parameters={"steps": 100_000}, state=later
-    )
-    run = Run(inn, str(flow_run.id))
-    await inn.client.set_flow_run_state(flow_run.id, Cancelled(message="not wanted"))
-    await inn.client.set_flow_run_state(flow_run.id, Scheduled(name="Resuming"))
+    run = await to_come(inn)
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="Resuming"))
     await run.is_in(RunState.CANCELLED)
     await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
     await run.is_shown(StateType.CANCELLED)
