@@ -320,7 +320,7 @@ class Waits:
         return await self._db.read(
             select(waits)
             .where(waits.c.announced_at.is_(None), waits.c.state == WaitState.OPEN)
-            .order_by(waits.c.opened_at)
+            .order_by(waits.c.opened_at, waits.c.member)
             .limit(limit)
         )
 
