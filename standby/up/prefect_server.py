@@ -1,9 +1,13 @@
-"""The Prefect server, with garbage collected in a thread of its own: ``python -m standby.up.prefect_server``.
+"""The Prefect server, with two things mended that it has on SQLite: ``python -m standby.up.prefect_server``.
 
 On SQLite a stock server stands still for up to a minute now and then. Each database connection has a thread, which
 waits there for another one's write lock, up to 60 seconds, holding the connection's mutex. When meanwhile the garbage
 collector, in the event loop, comes by a discarded statement of that connection, it needs the mutex. So the loop waits
 for a thread that waits for a lock whose holder waits for the loop. Collected in a thread, only that thread waits.
+
+And a stock server answers 503 to Resume, or to a new run, whenever something else was written meanwhile: its
+transactions begin with reading, and SQLite refuses to let one write that has read what is old by now. Those that will
+write take the lock when they begin, and wait for it.
 
 Takes the options of ``prefect server start``.
 """
@@ -14,6 +18,9 @@ import gc
 import sys
 import threading
 import time
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 EVERY = 1.0
 """Seconds between two collections of what is young; each sixtieth is of everything."""
@@ -25,11 +32,24 @@ def _collect() -> None:
         gc.collect(2 if number % 60 == 0 else 1)
 
 
+def _lock_at_the_beginning() -> None:
+    from prefect.server.database.configurations import AioSqliteConfiguration as Sqlite
+
+    begin = Sqlite.begin_transaction
+
+    def begin_transaction(self: Sqlite, session: AsyncSession, with_for_update: bool = False) -> Any:
+        return begin(self, session, with_for_update=True)
+
+    Sqlite.begin_transaction = begin_transaction  # type: ignore[method-assign]
+
+
 def main() -> None:
     gc.disable()
     sys.argv[:1] = ["prefect", "server", "start"]
     import prefect.server.api.server  # noqa: F401 - what it would load by and by
     from prefect.cli import app
+
+    _lock_at_the_beginning()
 
     # A million objects that stay: no collection need look at them, which takes a second each time.
     gc.freeze()

@@ -308,12 +308,9 @@ async def test_a_scope_that_is_edited_in_the_ui_is_what_an_agent_reads(
     await expect(steps).to_have_value("80")
     await expect(page.get_by_text("A span of time as ISO 8601 has it").first).to_be_visible()
     await steps.fill("7")
-    for _ in range(10):
-        async with page.expect_response(lambda said: said.request.method == "PATCH") as saving:
-            await page.get_by_role("button", name="Save").click()
-        saved = await saving.value
-        if saved.status != 503:  # a Prefect server on SQLite, while another writes: who saves clicks again
-            break
+    async with page.expect_response(lambda said: said.request.method == "PATCH") as saving:
+        await page.get_by_role("button", name="Save").click()
+    saved = await saving.value
     assert saved.ok, (saved.status, await saved.text())
     with temporary_settings({PREFECT_API_URL: str(place.client.api_url)}):
         read = await scope_named(name)()
