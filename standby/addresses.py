@@ -18,26 +18,44 @@ import httpx
 _TRANSLATED = ip_network("64:ff9b::/96")
 """IPv6 addresses that a translator turns into the IPv4 address at their end."""
 
+_NOT_PUBLIC = [
+    ip_network(each)
+    for each in (
+        "168.63.129.16/32",  # a cloud's own services, though the address is public
+        "192.0.0.0/24",
+        "192.88.99.0/24",  # relays from IPv4 to IPv6
+        "2001::/23",  # tunnels, which carry an IPv4 address; benchmarks
+        "2001:db8::/32",
+        "2002::/16",  # 6to4, which carries an IPv4 address
+        "3fff::/20",
+    )
+]
+_UNICAST = ip_network("2000::/3")
+"""All that is handed out to hosts in IPv6. What maps, embeds or translates IPv4 lies outside of it, or is above."""
+_ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
+"""Bytes 9 to 12 of an IPv6 address that carries an IPv4 address in its last four."""
+
 
 class NotPublic(Exception):
     """A host that is not on the public network, or not to be found. The text says which."""
 
 
-def is_public(address: str) -> bool:
-    """Whether this IP address is one of the public network."""
+def is_public(address: str, *, translated: bool = True) -> bool:
+    """Whether this is the IP address of a host on the public network; False for what is no address at all.
+
+    ``translated``: so is one that a translator turns into a public IPv4 address, as networks without IPv4 have them.
+    """
     try:
-        found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+        found: IPv4Address | IPv6Address = ip_address(address)
     except ValueError:
         return False
-    if isinstance(found, IPv6Address):
-        inside = found.ipv4_mapped or found.sixtofour
-        if found in _TRANSLATED:
-            inside = IPv4Address(int(found) & 0xFFFFFFFF)
-        if inside is not None:
-            found = inside
-        elif found.teredo is not None:
-            return False
-    return found.is_global and not found.is_multicast and not found.is_reserved
+    if found in _TRANSLATED and translated:
+        found = IPv4Address(int(found) & 0xFFFFFFFF)
+    if isinstance(found, IPv6Address) and (
+        found.scope_id is not None or found not in _UNICAST or found.packed[8:12] in _ISATAP
+    ):
+        return False
+    return found.is_global and not found.is_multicast and not any(found in network for network in _NOT_PUBLIC)
 
 
 async def looked_up(host: str, port: int, trusted: Collection[str] = ()) -> str:

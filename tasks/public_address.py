@@ -5,44 +5,14 @@ been resolved again for the connection, its owner could have answered with anoth
 """
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
+from standby.addresses import is_public
 from tasks.errors import ToolFailed, ToolRefused
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """From host and port to its addresses."""
-
-_NOT_PUBLIC = [
-    ipaddress.ip_network(each)
-    for each in (
-        "168.63.129.16/32",  # a cloud's own services, though the address is public
-        "192.0.0.0/24",
-        "192.88.99.0/24",  # relays from IPv4 to IPv6
-        "2001::/23",  # tunnels, which carry an IPv4 address; benchmarks
-        "2001:db8::/32",
-        "2002::/16",  # 6to4, which carries an IPv4 address
-        "3fff::/20",
-    )
-]
-_UNICAST = ipaddress.ip_network("2000::/3")
-"""All that is handed out to hosts in IPv6. What maps, embeds or translates IPv4 lies outside of it, or is above."""
-_ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
-"""Bytes 9 to 12 of an IPv6 address that carries an IPv4 address in its last four."""
-
-
-def is_public(address: str) -> bool:
-    """Whether this is the address of a host on the public internet; False for what is no address at all."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address) and (
-        found.scope_id is not None or found not in _UNICAST or found.packed[8:12] in _ISATAP
-    ):
-        return False
-    return found.is_global and not found.is_multicast and not any(found in network for network in _NOT_PUBLIC)
 
 
 def is_listed(host: str, hosts: Sequence[str]) -> bool:
@@ -67,7 +37,7 @@ async def checked_address(host: str, port: int, url: str, resolve: Resolve) -> s
     if not addresses:
         raise ToolFailed(url, f"the name {host} has no address", "Check the spelling.")
     for address in addresses:
-        if not is_public(address):
+        if not is_public(address, translated=False):
             raise ToolRefused(url, f"{host} is at {address}, which is no public address", "Take another source.")
     return addresses[0]
 

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
+from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.toolsets import ToolsetTool
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -53,12 +54,23 @@ def _plain(value: Any) -> Any:
         return _plain(value.root)
     if isinstance(value, BaseModel):
         named = {name: getattr(value, name) for name in type(value).model_fields}
-        return _plain({**named, **(value.model_extra or {})})
+        return _plain(_with_extras(named, value.model_extra or {}))
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain({field.name: getattr(value, field.name) for field in fields(value)})
+        named = {field.name: getattr(value, field.name) for field in fields(value)}
+        if is_pydantic_dataclass(type(value)):
+            there: dict[str, Any] = getattr(value, "__dict__", {})
+            return _plain(_with_extras(named, {name: there[name] for name in there.keys() - named.keys()}))
+        return _plain(named)
     if isinstance(value, Iterator):
         raise ValueError("a stream among them cannot be read twice")
     return to_jsonable_python(value, inf_nan_mode="constants")
+
+
+def _with_extras(named: dict[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+    """With what a model takes beside its fields, which may be called as a field is that has an alias."""
+    if named.keys() & extras.keys():
+        raise ValueError("one among them is given twice under one name")
+    return {**named, **extras}
 
 
 def arguments_digest(arguments: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 A value whose name says that it is a secret, and words that look like one, become ``[redacted]``. This is a net and not
 a wall: what must never be seen by the model must not be given to it.
+
+What is looked through may be long and made to be slow: each pattern takes time that grows with the text's length alone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 REDACTED = "[redacted]"
 
 _NAMES = re.compile(
-    r"pass(word|wd|phrase)?$|secret|(^|[_-])token$|api[_-]?key|apikey|private[_-]?key|credential|authori[sz]ation|cookie"
+    r"pass(word|wd|phrase)?s?$|pwd$|secret|(^|[_-])token$|api[_-]?key|apikey|private[_-]?key|credential|authori[sz]ation|cookie"
     r"|(access|auth|bearer|refresh|session)[_-]?token",
     re.IGNORECASE,
 )
@@ -22,16 +24,17 @@ _WORDS = re.compile(
     | \bgh[pousr]_[A-Za-z0-9]{20,} | \bgithub_pat_[A-Za-z0-9_]{20,} | \bglpat-[A-Za-z0-9_-]{16,}
     | \bxox[abeoprs]-[A-Za-z0-9-]{10,} | \bwhsec_[A-Za-z0-9+/=]{16,}
     | \b(AKIA|ASIA)[A-Z0-9]{16}\b | \bAIza[A-Za-z0-9_-]{30,}
-    | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
+    | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*
     | (?<=[Bb]earer\ )[A-Za-z0-9._~+/-]{8,}=* | (?<=[Bb]asic\ )[A-Za-z0-9+/]{8,}=*
-    | (?<=://)[^\s/:@]+:[^\s/@]+(?=@)""",
+    | (?<=://)[^\s/:@]{0,256}:(?!\d{1,5}(?:[/?#\s]|$))[^\s"'<>]{1,256}(?=@)""",
     re.VERBOSE | re.DOTALL,
 )
 _PAIRS = re.compile(
-    r"""(?P<name>["']?[A-Za-z_-]*(pass(word|wd|phrase)?|secret|api[_-]?key|token|authorization)["']?\s*[:=]\s*)"""
-    r"""(?P<quote>["']?)(?P<value>[^\s"',;&]{4,})""",
+    r"""(?P<name>(pass(word|wd|phrase)?|pwd|secret|api[_-]?key|token|authorization)(\\*["'])?\s*+[:=]\s*+)"""
+    r"""(?P<quote>(\\*["'])?((basic|bearer|digest|negotiate|token)\s++)?)(?P<value>[^\s"',;&]{4,})""",
     re.IGNORECASE,
 )
+_COUNTS = re.compile("token", re.IGNORECASE)
 
 
 def redacted(value: Any) -> Any:
@@ -52,5 +55,6 @@ def redacted_text(text: str) -> str:
 
 
 def _is_secret(name: str, value: Any) -> bool:
-    # A count of tokens is no token.
-    return _NAMES.search(name) is not None and not isinstance(value, int | float | bool | None)
+    if value is None or isinstance(value, bool) or _NAMES.search(name) is None:
+        return False
+    return not isinstance(value, int | float) or _COUNTS.search(name) is None  # a count of tokens is no token

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field, SecretStr
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.tools import ToolDefinition
@@ -286,6 +287,22 @@ def test_arguments_are_compared_whole() -> None:
     for value in (SecretStr("x"), {"inner": [SecretStr("x")]}, {1: "one"}, iter([1])):
         with pytest.raises(ValueError, match="among them"):
             plain_arguments({"x": value})
+
+
+class Aliased(BaseModel, extra="allow"):
+    amount: int = Field(alias="Amt")
+
+
+@pydantic_dataclass(config={"extra": "allow"})
+class Loose:
+    amount: int
+
+
+def test_what_a_model_takes_beside_its_fields_is_compared_too() -> None:
+    assert plain_arguments({"x": Loose(amount=1, iban="DE1")}) == {"x": {"amount": 1, "iban": "DE1"}}  # type: ignore[call-arg]
+    assert plain_arguments({"x": Aliased.model_validate({"Amt": 1, "to": "x"})}) == {"x": {"amount": 1, "to": "x"}}
+    with pytest.raises(ValueError, match="given twice under one name"):
+        plain_arguments({"x": Aliased.model_validate({"Amt": 1_000_000, "amount": 5})})
 
 
 def test_an_id_that_is_made_up_is_no_other_calls() -> None:

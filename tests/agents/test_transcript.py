@@ -1,6 +1,7 @@
 """What people see of an agent's thinking: all of it, and no secrets."""
 
 import json
+from time import process_time
 from typing import Any
 
 import pytest
@@ -73,12 +74,16 @@ async def test_the_transcript_stands_in_the_ledger_and_as_an_artifact_without_se
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc-def",
         "Authorization: Bearer abcdef0123456789", "postgresql://me:hunter22@db/x", 'password="hunter22"',
         "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "api_key=hunter22",
+        "redis://:hunter22@db", "postgresql://me:hun/ter22@db/x", "postgresql://me:h@unter22@db/x", "pwd=hunter22",
+        "Authorization: Token hunter22", r'{"a": "{\"password\": \"hunter22\"}"}',
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_left_out(text: str) -> None:
     shown = redacted_text(f"before {text} after")
     assert "[redacted]" in shown
-    assert not any(part in shown for part in ("hunter22", "MIIE", "abcdef0123456789", "OSFODNN7", KEY[8:], "aaaa"))
+    assert not any(
+        part in shown for part in ("hunter22", "ter22", "MIIE", "abcdef0123456789", "OSFODNN7", KEY[8:], "aaaa")
+    )
     assert shown.startswith("before ")
 
 
@@ -89,11 +94,28 @@ def test_names_of_secrets_hide_their_values_and_nothing_else_is_hidden() -> None
         "max_tokens": 5,
         "token": 3,
         "note": "a token of love",
+        "passwords": ["z"],
+        "pin_password": 1234,
     }
     assert redacted(value) == {
         "Password": "[redacted]", "nested": [{"access_token": "[redacted]"}], "max_tokens": 5, "token": 3,
-        "note": "a token of love",
+        "note": "a token of love", "passwords": "[redacted]", "pin_password": "[redacted]",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["http://db:80/x?mail=me@x.org", "https://db:8080 is me@x.org", "tokens: 12345"])
+def test_what_only_resembles_a_secret_is_shown(text: str) -> None:
+    assert redacted_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "part", ["a", "-eyJ", "eyJaaaaaaaa.", "://a:", "pass", "_-", "password\\", "token     ", "sk-a "]
+)
+def test_no_text_takes_more_time_than_its_length(part: str) -> None:
+    """A page that a tool has fetched may have been made for it. What is quadratic takes minutes here."""
+    before = process_time()
+    redacted_text(part * (200_000 // len(part)))
+    assert process_time() - before < 3
 
 
 async def test_requests_and_calls_are_task_runs_where_that_is_asked_for(desk: Desk) -> None:

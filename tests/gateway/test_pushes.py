@@ -268,7 +268,8 @@ async def test_pushes_are_their_clients_own_and_keep_their_secrets(door: Gate, c
 
 INSIDE = ["127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1", "::",
           "fe80::1", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1",
-          "255.255.255.255", "nothing", "2001:0:4136:e378:8000:63bf:3fff:fdd2"]  # fmt: skip
+          "255.255.255.255", "nothing", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "192.0.0.192", "168.63.129.16",
+          "fec0::1", "2600::5efe:7f00:1", "64:ff9b::a9fe:a9fe"]  # fmt: skip
 
 
 def test_no_address_inside_is_public() -> None:
