@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from standby import doors, view
+from standby import doors, topics, view
 from standby.agents.transcript import as_markdown
 from standby.cancelling import cancelled
 from standby.cli_answers import answer, approve, links, reject
@@ -138,7 +138,9 @@ def signal(
         started = f"Run {made.run_id} is started with it." if made.run_id else "A run will be started with it."
         sentences = {
             Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
-            Disposition.BUFFERED: f"No run waits for it yet, {_under(key)}: it is kept for seven days.",
+            Disposition.BUFFERED: f"No run waits for it yet, {_under(key)}: it is kept for seven days."
+            if topic != topics.STOP
+            else f"The agent stops before its next model request; until then this is kept, {_under(key)}.",
             Disposition.DUPLICATE: "This delivery was taken before; nothing changed."
             if made.first is not Disposition.REJECTED
             else f"This delivery was refused before: {made.said}. Send it under a new --id.",

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from standby.agents.block import scope_named
     from standby.agents.budgets import Budget, Spent
     from standby.agents.conditions import AtMost, Below, HostIn, OneOf
     from standby.agents.running import AgentResult, current_scope, run_agent, would_be_allowed
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from standby.agents.tools import Reply, ask_human, waits
 
 _MENU = {
+    "block": "scope_named",
     "budgets": "Budget Spent",
     "conditions": "AtMost Below HostIn OneOf",
     "running": "AgentResult current_scope run_agent would_be_allowed",
@@ -26,7 +28,7 @@ _HOME = {name: module for module, names in _MENU.items() for name in names.split
 
 __all__ = [
     "AgentResult", "AgentScope", "Asking", "AtMost", "AtStop", "Below", "Budget", "HostIn", "OneOf", "Permission",
-    "Reply", "Rule", "Spent", "ask_human", "current_scope", "run_agent", "waits", "would_be_allowed",
+    "Reply", "Rule", "Spent", "ask_human", "current_scope", "run_agent", "scope_named", "waits", "would_be_allowed",
 ]  # fmt: skip
 
 

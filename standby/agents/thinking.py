@@ -33,6 +33,7 @@ from standby.agents.tracing import joined
 from standby.errors import ScopeStopped, UsageError
 from standby.states import CheckpointState
 from standby.stops import stopped_without_ledger
+from standby.topics import STOP
 from standby.waiting import wait_at
 from standby.waits import Approval, Signal
 
@@ -45,9 +46,6 @@ Scoped = AgentScope | Callable[[], Awaitable[AgentScope]]
 
 Fresh = Callable[[dict[str, Any]], Awaitable[str]]
 """From a call's arguments to what it is about as of now, such as an etag."""
-
-STOP = "agent.stop"
-"""Topic of the signal that stops an agent before its next model request; the key is the run's id."""
 
 MORE_IN = {"steps": "steps", "tool_calls": "tool calls", "tokens": "tokens", "money": "US dollars",
            "running": "seconds at work", "wall": "seconds in all"}  # fmt: skip

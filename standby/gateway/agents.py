@@ -21,7 +21,7 @@ from prefect.client.schemas.sorting import DeploymentSort
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import TypeAdapter, ValidationError
 
-from standby import settings
+from standby import settings, topics
 from standby.agent_tasks import may_see
 from standby.callers import Caller
 from standby.connect import Place
@@ -40,9 +40,6 @@ from standby.states import ENDED, Door, Role, RunState
 from standby.values import problems_of
 
 _name: TypeAdapter[str] = TypeAdapter(Name)
-
-TOPIC = "standby.start"
-"""Topic of the signals by which other agents start runs; the key is who and which request."""
 
 KEPT_SECONDS = 15.0
 """How long the list of agents is used before Prefect is asked again."""
@@ -140,7 +137,7 @@ class Agents:
             raise Refused(422, "The request does not fit.", problems_of(error)) from None
         try:
             made = await self._reception.take(
-                topic=TOPIC, key=f"{caller.source(door)}/{request_id}", payload=json.dumps(parameters),
+                topic=topics.START, key=f"{caller.source(door)}/{request_id}", payload=json.dumps(parameters),
                 source=caller.source(door), delivery_id=request_id, start=call,
             )  # fmt: skip
         except StartRefused as refused:
@@ -158,6 +155,16 @@ class Agents:
         except Refused:
             return None  # nothing is called so
         return found if found is not None and may_see(caller, found) else None
+
+    async def require_topic(self, caller: Caller, topic: str, key: str | None) -> None:
+        """Raise ``Refused`` for a signal that means something to Standby itself, unless the caller may send it: the one
+        that stops an agent, as ``cancel``."""
+        if topic == topics.START:
+            raise Refused(403, f"The topic {topic!r} is Standby's own. A signal's `start` starts an agent.")
+        if topic == topics.STOP and caller.role is not Role.ADMIN:
+            found = await self.ledger.tasks.find(key) if key is not None else None
+            if found is None or found.source not in caller.sources:
+                raise Refused(403, f"{caller.name} has started no run that is called {key!r}, and cannot stop it.")
 
     async def cancel(self, caller: Caller, door: Door, found: Found) -> None:
         """Cancel a run: theirs to a sender, any to an admin. Raises ``Refused``, with 409 where it cannot be."""

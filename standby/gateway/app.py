@@ -102,6 +102,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         topic: Annotated[str, Depends(topic_of)], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
     ) -> SignalOut:
         """Send a signal. Its disposition tells what became of it; a 2xx is sent when the ledger has it."""
+        await app.state.agents.require_topic(caller, topic, body.key)
         reception: Reception = app.state.reception
         made = await reception.take(
             topic=topic, key=body.key, payload=json.dumps(body.payload), source=f"key:{caller.name}",

@@ -14,6 +14,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from standby import topics
 from standby.gateway.sources import Received, is_secret
 from standby.gateway.sources.base import Malformed
 from standby.starts import NAMED, ToStart
@@ -94,6 +95,8 @@ class WebhookSource(Block):
         topic = self.topic or received.type
         if not topic:
             raise Malformed("type", "the message states no type, and the block names no topic")
+        if topic == topics.START or (topic == topics.STOP and self.topic is None):
+            raise Malformed("type", f"the topic {topic!r} is Standby's own, and no message's to choose")
         key = None if self.key_at is None else _text(received.data, self.key_at)
         # What the block says comes first: it is about the body, which every scheme signs.
         at = self.delivery_id_at

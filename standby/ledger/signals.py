@@ -21,11 +21,12 @@ from standby.ledger.delivering import (
 )
 from standby.ledger.intake import Incoming, Intake
 from standby.ledger.starts import NewStart, started_by
-from standby.ledger.tables import Decision, Signal, Start, Wait, table_of
-from standby.states import Disposition, Door, RunState, Verdict, WaitKind
+from standby.ledger.tables import Decision, Run, Signal, Start, Wait, table_of
+from standby.states import ENDED, Disposition, Door, RunState, Verdict, WaitKind
 
 __all__ = ["DEAD", "KEPT_FOR", "Delivery", "Misfit", "Signals"]
 
+runs = table_of(Run)
 waits = table_of(Wait)
 signals = table_of(Signal)
 starts = table_of(Start)
@@ -126,10 +127,14 @@ class Signals:
                 )
 
     async def expire(self) -> int:
-        """Signals whose time is over without a wait become unmatched. Returns how many."""
+        """Signals whose time is over without a wait become unmatched. Returns how many.
+
+        One whose key is a run's id is kept for as long as that run lives, which may be longer.
+        """
+        lives = select(runs.c.id).where(runs.c.id == signals.c.correlation, runs.c.state.not_in(ENDED)).exists()
         return await self._db.write(
             update(signals)
-            .where(signals.c.disposition == Disposition.BUFFERED, signals.c.expires_at <= clock.utcnow())
+            .where(signals.c.disposition == Disposition.BUFFERED, signals.c.expires_at <= clock.utcnow(), ~lives)
             .values(disposition=Disposition.UNMATCHED)
         )
 

@@ -6,11 +6,12 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
+from standby.agents.block import AgentScope
 from standby.checkpoints import CheckpointStore
 from standby.gateway.webhook_source import WebhookSource
 from standby.notices import NotificationChannels
 
-BLOCK_TYPES: tuple[type[Block], ...] = (CheckpointStore, NotificationChannels, WebhookSource)
+BLOCK_TYPES: tuple[type[Block], ...] = (AgentScope, CheckpointStore, NotificationChannels, WebhookSource)
 
 
 async def register_block_types(client: PrefectClient) -> None:

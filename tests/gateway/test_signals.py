@@ -38,6 +38,21 @@ async def test_one_that_comes_early_is_kept_and_used(gate: Gate) -> None:
     assert await gate.signals() == [("paid", "delivered")]
 
 
+async def test_what_means_something_to_standby_itself_is_not_for_every_sender(gate: Gate) -> None:
+    """To stop an agent one may cancel it; nobody sends the starts that other agents' requests are kept as."""
+    await claim(gate.ledger)
+    mallory, root = await gate.as_(Role.SENDER, "mallory"), await gate.as_(Role.ADMIN, "root")
+    for body in ({"key": "run"}, {"key": "no such run"}, {}):
+        refused = await gate.client.post("/signals/agent.stop", json=body, headers=mallory)
+        assert (refused.status_code, "mallory has started no run" in refused.json()["error"]) == (403, True)
+    for headers in (mallory, root):
+        body = {"key": "mcp:bob/1", "start": {"deployment": "seller/live"}}
+        refused = await gate.client.post("/signals/standby.start", json=body, headers=headers)
+        assert refused.status_code == 403
+    assert (await gate.client.post("/signals/agent.stop", json={"key": "run"}, headers=root)).status_code == 200
+    assert await gate.signals() == [("agent.stop", "buffered")]
+
+
 async def test_one_that_may_start_a_run_starts_it_or_is_refused_with_the_field_named(gate: Gate) -> None:
     """While Prefect cannot be asked it is taken, and says that a run will start."""
     sender = await gate.as_(Role.SENDER)

@@ -64,6 +64,23 @@ async def test_a_source_may_start_the_run_that_its_message_is_for(door: Gate) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("topic", "chosen", "status"),
+    [
+        ("agent.stop", {}, 422), ("standby.start", {}, 422),
+        ("paid", {"topic": "agent.stop"}, 200), ("paid", {"topic": "standby.start"}, 422),
+    ],
+)  # fmt: skip
+async def test_no_message_chooses_a_topic_that_means_something_to_standby(
+    door: Gate, topic: str, chosen: dict[str, str], status: int
+) -> None:
+    door.sources.blocks["shop"] = source("standard", key_at="data.id", **chosen)
+    body = json.dumps(EVENT | {"type": topic}).encode()
+    sent = await door.client.post("/webhooks/shop", content=body, headers=standard(body))
+    assert sent.status_code == status, sent.text
+    assert len(await door.signals()) == (status == 200)
+
+
 async def test_both_secrets_are_good_during_a_rotation(door: Gate) -> None:
     door.sources.blocks["bank"] = source("standard", SECRET, NEWER)
     body = json.dumps(EVENT).encode()

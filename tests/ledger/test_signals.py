@@ -237,6 +237,18 @@ async def test_what_came_late_for_a_run_that_had_ended_is_delivered_when_it_is_r
     assert await dispositions(ledger) == {"d1": DELIVERED}
 
 
+async def test_a_signal_for_a_run_by_its_id_is_kept_for_as_long_as_the_run_lives(ledger: Ledger, watch: Watch) -> None:
+    """Such as the word to stop, of a run that waits for longer than other signals are kept."""
+    await claim(ledger)
+    await deliver(ledger, "d1", correlation="run")
+    watch.forward(KEPT_FOR * 3)
+    assert await ledger.signals.expire() == 0
+    assert await ledger.signals.is_kept("paid", "run")
+    await ledger.runs.end_from_outside("run", RunState.FAILED)
+    await ledger.signals.expire()
+    assert await dispositions(ledger) == {"d1": UNMATCHED}
+
+
 async def test_a_signal_that_nobody_asked_for_becomes_unmatched(ledger: Ledger, watch: Watch) -> None:
     await deliver(ledger, "d1")
     await parked(ledger, [signal(correlation="8")])

@@ -192,7 +192,7 @@ async def test_a_project_of_its_own_needs_no_more_than_its_prefect_yaml(
         up = await project.up().ready()
         assert f", gateway http://127.0.0.1:{project.gateway_port}, ledger " in up.output
         async with Runs.of(project) as runs:
-            for slug in ("webhook-source", "notification-channels", "checkpoint-store"):
+            for slug in ("agent-scope", "webhook-source", "notification-channels", "checkpoint-store"):
                 assert (await runs.client.read_block_type_by_slug(slug)).slug == slug, "it can be made in the UI"
             deployment = await runs.client.read_deployment_by_name("greeter/default")
             await runs.client.create_flow_run_from_deployment(deployment.id)
