@@ -8,7 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator
 
 from standby.agents.budgets import Budget
 
@@ -79,8 +79,21 @@ class More(BaseModel):
     """The form that asks for more of a budget. ``amount``: on top, in the unit that the question names."""
 
     approved: bool = Field(title="Grant more")
-    amount: float = Field(default=0, ge=0, allow_inf_nan=False, title="How much more")
+    amount: float = Field(default=0, ge=0, allow_inf_nan=False, title="How much more", validate_default=True)
     comment: str = Field(default="", title="Comment")
+
+    @field_validator("amount")
+    @classmethod
+    def _some(cls, amount: float, info: ValidationInfo) -> float:
+        if info.data.get("approved") and not amount:
+            raise ValueError("say how much more: with nothing more the agent ends, as after a no")
+        return amount
+
+
+def check_more(what: str, answer: More) -> None:
+    """Raise ``ValueError`` for an approval of a part of what there are only whole ones of."""
+    if answer.approved and more_budget(what, answer) is None:
+        raise ValueError(f"amount: there is no {answer.amount:g} of them, say how many")
 
 
 def more_budget(what: str, answer: More) -> Budget | None:
@@ -88,6 +101,8 @@ def more_budget(what: str, answer: More) -> Budget | None:
     if not answer.approved or answer.amount <= 0:
         return None
     amount: Any = int(answer.amount)
+    if not amount and what in ("steps", "tool_calls", "tokens"):
+        return None
     if what in ("running", "wall"):
         amount = timedelta(seconds=answer.amount)
     elif what == "money":

@@ -21,7 +21,7 @@ from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
 from standby.agents.costs import Mark, called_within
 from standby.agents.families import Short, short_of
-from standby.agents.forms import More, more_budget
+from standby.agents.forms import More, check_more, more_budget
 from standby.agents.gate import Gate, Recorder
 from standby.agents.judging import judge
 from standby.agents.parts import parts_of
@@ -336,6 +336,7 @@ class Thinking:
             show=f"It stopped because {why}.\n\nSo far: {thread.spent_now().said}.",
             party=asking_.party,
             policy=asking_.policy,
+            check=lambda answer: check_more(what, answer),
             **timed,
         )
         thread.set_aside()

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 
 from standby import clock
@@ -270,4 +270,9 @@ def alone(cost: Counted) -> Spent:
 def more_of(what: str, text: str) -> Budget | None:
     """What was granted, from the checkpoint of the wait that asked for it; None if nothing was."""
     stored = json.loads(text)[""]
-    return more_budget(what, More.model_validate_json(stored["answer"])) if "answer" in stored else None
+    if "answer" not in stored:
+        return None
+    try:
+        return more_budget(what, More.model_validate_json(stored["answer"]))
+    except ValidationError:  # an approval of nothing, which was once taken
+        return None

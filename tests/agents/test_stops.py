@@ -15,7 +15,7 @@ from pydantic_ai.usage import RequestUsage
 
 from standby import agent
 from standby.agents import AgentResult, AgentScope, AtStop, Budget, current_scope, run_agent
-from standby.errors import ScopeStopped
+from standby.errors import AnswerRefused, ScopeStopped
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk, Interruption, Run
@@ -116,6 +116,20 @@ async def test_a_person_may_grant_more_and_the_grant_outlives_a_crash(desk: Desk
         await run.result()
     assert await run.again() is None
     assert looker.looked == 3
+
+
+async def test_who_approves_more_says_how_much(desk: Desk) -> None:
+    looker = Looker(allow("look", budget=Budget(tool_calls=1), at_stop=AtStop.ASK), call("look"), call("look"), "done")
+    run = await desk.start(looker.flow)
+    for too_little in ({"approved": True}, {"approved": True, "amount": 0}):
+        with pytest.raises(AnswerRefused, match="amount"):
+            await run.answer(too_little)
+    await run.answer({"approved": True, "amount": 0.5})
+    [wait] = await run.open_waits()
+    assert wait.refused == "amount: there is no 0.5 of them, say how many"
+    await run.answer({"approved": True, "amount": 1})
+    assert await run.result() is None
+    assert looker.looked == 2
 
 
 async def test_who_grants_no_more_stops_it(desk: Desk) -> None:
