@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
+from pydantic_ai import ModelRetry
 from pydantic_ai.tools import Tool
 from pydantic_ai.toolsets import ToolsetTool
 
@@ -75,8 +76,10 @@ def ask_human(
         Args:
             question: The whole question, with all that is needed to answer it.
         """
+        if not question.strip():
+            raise ModelRetry("The question is empty.")
         shown = question.replace("\0", "\ufffd")
-        title = " ".join(shown.split())[:200] or "The agent asks"
+        title = " ".join(shown.split())[:200]
         try:
             answer = await wait_for(
                 Approval(title, form=of, show=quoted(shown), party=party, policy=policy, within=within)

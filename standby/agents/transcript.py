@@ -115,7 +115,8 @@ def _call(
         said = {"returned": "success", "retry": "retried"}.get(outcome["result"], outcome["result"])
         result = outcome["message"] or outcome["value"]
     else:
-        said, result = "under way", None
+        # The call that is the agent's output has no result, nor has what it did not come to.
+        said, result = "ended" if f"{name}/end" in entries else "under way", None
     arguments = part.get("args")
     if isinstance(arguments, str):
         with suppress(ValueError):

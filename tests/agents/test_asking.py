@@ -359,7 +359,10 @@ async def test_a_deferred_tool_waits_for_the_signal_that_brings_its_result(
 
 
 async def test_a_tool_may_wait_and_a_person_may_be_asked_a_question(desk: Desk) -> None:
-    script = Script([call("ask_human", question="Which *one*?\n```"), call("order", item="desk")], "done")
+    script = Script(
+        call("ask_human", question=" \n"),
+        [call("ask_human", question="Which *one*?\n```"), call("order", item="desk")], "done",
+    )  # fmt: skip
     thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[ask_human(party="buyers")])
     spent: list[Spent] = []
 
@@ -377,14 +380,14 @@ async def test_a_tool_may_wait_and_a_person_may_be_asked_a_question(desk: Desk) 
 
     run = await desk.start(working)
     [wait] = await run.open_waits()
-    assert (wait.key, wait.party, wait.reason) == ("thinker/1.1.ask_human/approval", "buyers", "Which *one*? ```")
+    assert (wait.key, wait.party, wait.reason) == ("thinker/2.1.ask_human/approval", "buyers", "Which *one*? ```")
     assert wait.evidence == "````text\nWhich *one*?\n```\n````"
     with pytest.raises(AnswerRefused, match="answer: "):
         await run.answer({"answer": ""})
     await run.answer({"answer": "the blue one"})
     await desk.signal("delivered", "on Friday", key="desk")
     assert await run.result() == "done"
-    assert [content for _, content, _ in script.told()] == ["the blue one", "desk: on Friday"]
+    assert [content for _, content, _ in script.told()] == ["The question is empty.", "the blue one", "desk: on Friday"]
     waited = sum(((one.settled_at - one.opened_at) for one in await run.waits()), timedelta(0))
     assert spent[0].wall >= waited
     assert spent[0].running < spent[0].wall - waited / 2, "to wait is not to be at work"

@@ -67,6 +67,20 @@ async def test_the_transcript_stands_in_the_ledger_and_as_an_artifact_without_se
     assert len(artifacts) == 2, "one when it parked, one at the end"
 
 
+async def test_the_call_that_is_the_output_is_not_shown_as_under_way(desk: Desk) -> None:
+    thinker: Agent[None, int] = Agent(Script(call("final_result", response=7)).model, name="thinker", output_type=int)
+
+    @agent
+    async def research() -> int | None:
+        return (await run_agent(thinker, "count", scope=AgentScope())).output
+
+    run = await desk.start(research)
+    assert await run.result() == 7
+    [thread] = threads_of(await desk.ledger.checkpoints.journal(run.id))
+    [one] = thread["turns"][0]["calls"]
+    assert (one["tool"], one["outcome"]) == ("final_result", "ended")
+
+
 @pytest.mark.parametrize(
     "text",
     [
