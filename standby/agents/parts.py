@@ -9,6 +9,12 @@ from standby.agents.canonical import digest
 from standby.agents.scope import AgentScope
 
 
+def of_scope(scope: AgentScope) -> str:
+    """A digest of the scope; of one that another agent handed on without its budget, which is what was left then and
+    another at each replay."""
+    return digest(scope.model_dump(mode="json", exclude={"budget"} if scope.purse is not None else None))
+
+
 def parts_of(request: ModelRequestContext, scope: AgentScope) -> dict[str, str]:
     """Digests by name: ``model``, ``instructions`` (the ones that are fixed), ``scope``, ``tool NAME``."""
     parameters = request.model_request_parameters
@@ -20,6 +26,6 @@ def parts_of(request: ModelRequestContext, scope: AgentScope) -> dict[str, str]:
     return {
         "model": digest(request.model.model_id),
         "instructions": digest(instructions),
-        "scope": digest(scope.model_dump(mode="json")),
+        "scope": of_scope(scope),
         **tools,
     }

@@ -15,6 +15,7 @@ from pydantic_ai.usage import RequestUsage
 
 from standby import agent
 from standby.agents import AgentResult, AgentScope, AtStop, Budget, current_scope, run_agent
+from standby.agents.parts import of_scope
 from standby.errors import AnswerRefused, ScopeStopped
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
@@ -223,6 +224,15 @@ async def test_row_53_what_changed_while_it_waited_is_reported_and_it_goes_on(de
             turn = await desk.ledger.checkpoints.find(run.id, "looker/2.model")
             assert turn is not None
             assert '"changed":["scope"]' in (turn.value or "")
+
+
+def test_what_is_left_of_a_scope_that_is_handed_on_is_no_change() -> None:
+    """It is another at each replay."""
+    before, after = (allow("look", budget=Budget(steps=steps)) for steps in (9, 4))
+    assert of_scope(before) != of_scope(after)
+    before, after = (scope.model_copy(update={"purse": "one"}) for scope in (before, after))
+    assert of_scope(before) == of_scope(after)
+    assert of_scope(before) != of_scope(before.narrowed(allow("peek")))
 
 
 async def test_a_tool_sees_what_is_left_of_the_scope_to_hand_on(bench: Bench) -> None:
