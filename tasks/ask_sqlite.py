@@ -20,6 +20,10 @@ LOOKS = 100
 """Instructions of SQLite between two looks at the clock; it looks only where it jumps, which loops do."""
 CPU_ON_TOP = 2
 """Seconds of a processor beyond the query's own that the program has, should nobody be left to end it."""
+LARGEST_FILE = 100_000_000
+"""Bytes of each temporary file, which is how SQLite sorts what is large."""
+MOST_MEMORY = 256_000_000
+"""Bytes of memory that the program may have."""
 
 _MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_FUNCTION}
 _MAY_NOT_CALL = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
@@ -43,6 +47,8 @@ def ask(sql: str, file: str, most: int, seconds: float) -> dict[str, Any]:
             return {"columns": [column[0] for column in cursor.description], "rows": rows}
     except (sqlite3.Error, sqlite3.Warning) as error:
         return {"said": str(error)}
+    except MemoryError:
+        return {"said": "it takes more memory than a query may have"}
 
 
 def _authorize(action: int, first: str | None, second: str | None, _: str | None, __: str | None) -> int:
@@ -58,7 +64,9 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     asked = json.loads(sys.stdin.readline())
     cpu = math.ceil(asked["seconds"]) + CPU_ON_TOP
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    limits = ((resource.RLIMIT_CPU, cpu), (resource.RLIMIT_FSIZE, LARGEST_FILE), (resource.RLIMIT_DATA, MOST_MEMORY))
+    for what, most in limits:
+        resource.setrlimit(what, (most, most))
     print("begun", flush=True)  # from here on its time counts
     print(json.dumps(ask(**asked)), flush=True)
 

@@ -155,6 +155,21 @@ async def test_a_value_that_is_too_large_fails_by_name(sqlite: str, postgres: st
     assert (len(str(long.rows[0][0])), long.cut) == (4000, True)
 
 
+_NUMBERS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"{_NUMBERS} SELECT randomblob(90000) AS b FROM c ORDER BY b",
+        f"{_NUMBERS} SELECT sum(length(a)) FROM (SELECT json_group_array(x) AS a FROM c GROUP BY x % 100000)",
+    ],
+)
+async def test_a_query_fills_neither_disk_nor_memory(sqlite: str, sql: str) -> None:
+    with pytest.raises(ToolFailed, match="disk|memory"):
+        await query_database(sql, url=sqlite, seconds=30)
+
+
 async def test_a_pattern_that_would_be_compared_for_minutes_is_refused(sqlite: str) -> None:
     """One comparison is one instruction, which no clock interrupts."""
     for pattern in ("'%' || hex(zeroblob(1000))", "replace(hex(zeroblob(1000)), '0', '%0')"):
