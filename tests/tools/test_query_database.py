@@ -166,7 +166,7 @@ _NUMBERS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
     ],
 )
 async def test_a_query_fills_neither_disk_nor_memory(sqlite: str, sql: str) -> None:
-    with pytest.raises(ToolFailed, match="disk|memory"):
+    with pytest.raises(ToolFailed, match=r"disk|memory"):
         await query_database(sql, url=sqlite, seconds=30)
 
 
