@@ -17,6 +17,7 @@ from standby.places import check_text
 from standby.states import WaitKind
 from standby.values import Codec
 from standby.waits.names import type_name
+from standby.waits.showing import visible
 
 A = TypeVar("A")
 
@@ -56,7 +57,7 @@ class Wait(Generic[A]):
         row = WaitRow(
             key=key,
             kind=self.kind(),
-            reason=self.reason,
+            reason=visible(self.reason),
             party=self.party,
             deadline=deadline,
             has_default=has_default,

@@ -33,19 +33,28 @@ def evidence_of(show: Any) -> str | None:
     return "\n".join(lines)
 
 
+_UNSEEN = re.compile("[\x01-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What steers a terminal, or turns the direction of what is read."""
+
+
+def visible(text: str) -> str:
+    """Text without what is not seen and changes what is: such characters are shown by their numbers."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~&$#@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
 """What Markdown, or a renderer that makes links by itself, would act on."""
 
 
 def as_text(text: str) -> str:
     """Text as one line of Markdown that shows it as it is: whoever wrote an invoice must not format the question."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    return _MARKUP.sub(r"\\\1", visible(" ".join(text.split())))
 
 
 def quoted(text: str) -> str:
     """Text of any length as Markdown that shows it as it is, line by line."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}text\n{visible(text)}\n{fence}"
 
 
 def command_for(wait: Any) -> str | None:

@@ -17,7 +17,7 @@ from standby import Approval, Condition, Decision, Signal, Timer, clock
 from standby.errors import AnswerRefused, NotStorable, UsageError
 from standby.states import WaitKind
 from standby.waiting import StepOutcome
-from standby.waits import as_text, checked_answer, evidence_of, type_name
+from standby.waits import as_text, checked_answer, evidence_of, quoted, type_name
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -191,10 +191,21 @@ def test_any_other_value_is_shown_as_json() -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("a\\b", "a\\\\b"), ("two\n# lines", "two \\# lines"), ("a@b.c", "a\\@b.c"), ("plain, (text)!", "plain, (text)!")],
+    [
+        ("a\\b", "a\\\\b"),
+        ("\x1b[2J\u202e1", r"\\u001b\[2J\\u202e1"),
+        ("two\n# lines", "two \\# lines"),
+        ("a@b.c", "a\\@b.c"),
+        ("plain, (text)!", "plain, (text)!"),
+    ],
 )
 def test_text_is_shown_as_text(text: str, shown: str) -> None:
     assert as_text(text) == shown
+
+
+def test_what_steers_a_terminal_or_turns_the_text_is_shown_by_its_number() -> None:
+    assert Approval("pay\x1b[2K\r 5\u202e00").row("approval").reason == r"pay\u001b[2K\u000d 5\u202e00"
+    assert quoted("a\r\nb\x07\tc") == "```text\na\nb\\u0007\tc\n```"
 
 
 # Which answers are taken.
