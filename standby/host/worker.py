@@ -85,8 +85,10 @@ class HostWorker(ProcessWorker):
     ) -> None:
         """Host until the process is told to stop, then drain. ``run_once``: what is scheduled now, to its rest."""
         from standby.host.health import Health
+        from standby.host.lines import name_runs
         from standby.host.stopping import StopSignals, grace
 
+        name_runs()
         with StopSignals(self._stop):
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self)
