@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-from standby import settings
+from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable
 from standby.host.ends import is_over
+from standby.keeper import CONFIRM_AFTER
 from standby.ledger.runs import Claim
+from standby.parking import is_retry
+from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
     from standby.host.host import Host
@@ -77,6 +81,17 @@ class Intake:
         if not begun and again and self._host.open:
             self.want([run_id])
             self.seek(run_id)
+
+    async def is_anothers(self, flow_run: FlowRun) -> bool:
+        """Whether a run that Prefect has scheduled is not for this host: somebody else who lives has it, and hears of
+        it, too; or it has just ended, and Prefect, which shows it as woken, is still being told."""
+        row = await self._host.ledger.hosted.whose(str(flow_run.id))
+        if row is None:
+            return False
+        if RunState(row.state) in ENDED:
+            being_told = not row.confirmed and not clock.is_over(row.ended_at, CONFIRM_AFTER)
+            return being_told and not is_retry(flow_run.state_name)
+        return bool(row.alive) and row.holder != self._host.holder and not holder.is_dead(row.holder)
 
     async def take_up(self, run_id: str) -> None:
         """Claim a cold run in the ledger and begin an attempt here."""

@@ -28,7 +28,8 @@ from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
 
-from standby.errors import UsageError
+from standby import settings
+from standby.errors import LedgerUnavailable, UsageError
 from standby.host.configuration import HostConfiguration, HostVariables
 from standby.projection import BATCH
 
@@ -58,6 +59,7 @@ class HostWorker(ProcessWorker):
         self._sought: set[str] = set()  # runs that Prefect has told of, and that were not seen scheduled yet
         self._seek = asyncio.Event()
         self._apart: set[str] = set()  # runs that have a process of their own
+        self._later: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         self._hearing: asyncio.Task[None] | None = None
 
@@ -212,6 +214,12 @@ class HostWorker(ProcessWorker):
     def _look_soon(self) -> None:
         self._seek.set()
 
+    def _look_later(self) -> None:
+        """Look at what another has once more, when it may be dead: sooner than the poll, which may just have been."""
+        if self._later is not None:
+            self._later.cancel()
+        self._later = asyncio.get_running_loop().call_later(settings.RENEW_EVERY.total_seconds(), self._look_soon)
+
     async def _poll(self) -> None:
         while True:
             for pause in AGAIN_SECONDS:
@@ -258,6 +266,10 @@ class HostWorker(ProcessWorker):
         assert host is not None
         begun = False
         try:
+            if await host.intake.is_anothers(flow_run):
+                log.info("Run %s is another's, who lives.", flow_run.name)
+                self._look_later()
+                return
             placement = await host.placing.of(flow_run)
             if placement.flow is None:
                 log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
@@ -271,8 +283,9 @@ class HostWorker(ProcessWorker):
                         host.ends.heed_cancel(str(flow_run.id))
                 else:
                     await host.returns.give_up(str(flow_run.id))
-        except (httpx.HTTPError, PrefectHTTPStatusError, Pause) as error:
+        except (httpx.HTTPError, PrefectHTTPStatusError, LedgerUnavailable, Pause) as error:
             log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
+            self._look_later()
         except Exception as error:
             log.exception("Run %s cannot be begun.", flow_run.name)
             await self._not_begun(flow_run, error)

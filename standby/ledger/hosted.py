@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, literal, or_, select, true, update
+from sqlalchemy import Row, case, literal, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from standby import clock
@@ -138,18 +138,23 @@ class Hosted:
 
     async def warm_holders(self) -> list[tuple[str, bool]]:
         """The hosts that runs are parked warm in, and whether the lease of each is alive."""
-        alive = (
-            select(leases.c.name)
-            .where(leases.c.name.startswith(LEASES), leases.c.holder == runs.c.holder)
-            .where(leases.c.expires_at > clock.utcnow())
-            .exists()
-        )
         rows = await self._db.read(
-            select(runs.c.holder, alive.label("alive"))
+            select(runs.c.holder, self._host_lives().label("alive"))
             .where(runs.c.hold == Hold.WARM, runs.c.state.in_(PARKED), runs.c.holder.is_not(None))
             .distinct()
         )
         return [(row.holder, bool(row.alive)) for row in rows]
+
+    async def whose(self, run_id: str) -> Row[Any] | None:
+        """``state, holder, ended_at, confirmed`` of the run, and whether the lease of who has it is ``alive``: its
+        host's, if it is parked warm."""
+        alive = case((runs.c.hold == Hold.WARM, self._host_lives()), else_=runs.c.lease_expires_at > clock.utcnow())
+        rows = await self._db.read(
+            select(runs.c.state, runs.c.holder, runs.c.ended_at, runs.c.confirmed, alive.label("alive")).where(
+                runs.c.id == run_id
+            )
+        )
+        return rows[0] if rows else None
 
     async def adopt(self, deployments: Iterable[str], address: str) -> int:
         """Have cold runs of these deployments that no living host would take up come to this one. How many."""
@@ -203,6 +208,15 @@ class Hosted:
         """Runs of these deployments that an attempt works on, or did."""
         return await self._db.read(
             select(runs).where(runs.c.state == RunState.RUNNING, runs.c.holder.is_not(None), self._of(deployments))
+        )
+
+    def _host_lives(self) -> ColumnElement[bool]:
+        """Whether the run's holder is a host whose lease is alive."""
+        return (
+            select(leases.c.name)
+            .where(leases.c.name.startswith(LEASES), leases.c.holder == runs.c.holder)
+            .where(leases.c.expires_at > clock.utcnow())
+            .exists()
         )
 
     def _of(self, deployments: Iterable[str]) -> ColumnElement[bool]:

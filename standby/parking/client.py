@@ -111,4 +111,9 @@ async def cancelled_before(client: PrefectClient, run_id: UUID) -> State[Any] | 
 
 
 def _is_retry(state: State[Any]) -> bool:
-    return state.type is StateType.SCHEDULED and state.name not in _NO_RETRY
+    return state.type is StateType.SCHEDULED and is_retry(state.name)
+
+
+def is_retry(name: str | None) -> bool:
+    """Whether a scheduled state of this name says that somebody wants to have the run run again."""
+    return name not in _NO_RETRY

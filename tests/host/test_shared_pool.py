@@ -1,0 +1,95 @@
+"""Several hosts on one pool: Prefect tells all of them of each run that somebody has resumed there."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.states import Scheduled
+from sqlalchemy import update
+
+from standby import clock, settings
+from standby.host.worker import HostWorker
+from standby.ledger import tables
+from standby.ledger.hosted import LEASES
+from standby.ledger.tables import table_of
+from standby.states import RunState
+from tests.host.conftest import Inn, Run
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:unclosed (<socket\.|transport <_SelectorSocketTransport):ResourceWarning"),
+    pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True),
+]
+
+ELSEWHERE = "elsewhere/1/1"
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs that the host was given by Prefect and has looked at, to the end."""
+    seen: list[str] = []
+    submit = HostWorker._submit_run
+
+    async def submitted(self: HostWorker, flow_run: Any) -> None:
+        await submit(self, flow_run)
+        seen.append(str(flow_run.id))
+
+    monkeypatch.setattr(HostWorker, "_submit_run", submitted)
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.2))
+    return seen
+
+
+async def cold(inn: Inn) -> Run:
+    run = await inn.start("visitor")
+    await run.is_warm()
+    assert inn.host.warmth.make_room(1) == 1
+    await wait_until(lambda: run.id not in inn.host.guests)
+    return run
+
+
+async def is_held(inn: Inn, run: Run, **values: Any) -> None:
+    """The ledger has the run like this."""
+    runs = table_of(tables.Run)
+    await inn.ledger.database.write(update(runs).where(runs.c.id == run.id).values(**values))
+
+
+@pytest.mark.parametrize("at", ["warm", "work"])
+async def test_what_another_living_host_has_is_left_to_it_until_it_is_dead(inn: Inn, looks: list[str], at: str) -> None:
+    run = await cold(inn)
+    if at == "warm":
+        assert await inn.ledger.leases.take(f"{LEASES}127.0.0.1:1/x", ELSEWHERE, timedelta(minutes=1))
+        await is_held(inn, run, hold="warm", holder=ELSEWHERE, wake_address="127.0.0.1:1#x")
+    else:
+        await is_held(inn, run, state="running", hold=None, holder=ELSEWHERE, lease_expires_at=clock.utcnow() + HOUR)
+    looks.clear()
+    await inn.client.resume_flow_run(UUID(run.id), run_input={"answer": 8})
+    await wait_until(lambda: len(looks) >= 3, shows=run.shown)
+    assert (await run.prefect()).type is StateType.SCHEDULED, await run.shown()
+    assert (await run.row()).holder == ELSEWHERE
+    if at == "warm":
+        await inn.ledger.leases.give_up(f"{LEASES}127.0.0.1:1/x", ELSEWHERE)
+    else:
+        await is_held(inn, run, lease_expires_at=clock.utcnow() - HOUR)
+    assert await run.result() == 8
+    assert run.deeds("came") == 1
+
+
+async def test_a_run_that_has_just_ended_elsewhere_is_not_begun_again(inn: Inn, looks: list[str]) -> None:
+    """Its host is ahead of Prefect, which shows it as it was woken."""
+    run = await inn.start("stumbler")
+    await run.is_warm()
+    await run.signal("round-0", 3)
+    await run.is_in(RunState.FAILED)
+    await run.is_shown(StateType.FAILED)
+    looks.clear()
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="Resuming"), force=True)
+    await wait_until(lambda: run.id in looks, shows=run.shown)
+    assert (await run.prefect()).type is StateType.SCHEDULED, await run.shown()
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"), force=True)
+    await run.is_in(RunState.COMPLETED)
+    assert await run.result() == 3
