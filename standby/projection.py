@@ -18,11 +18,17 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from standby.errors import LedgerUnavailable
 
 BATCH = 200
 """How many runs one call asks about: the Prefect API's own limit."""
+
+
+UNREAD = (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, ValueError)
+"""What a look at Prefect raises that has seen nothing: one call's answer may be a proxy's, such as 404, or 200 with
+HTML (which is no JSON, or does not fit: both are a ``ValueError``)."""
 
 
 async def states_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, State[Any]]:

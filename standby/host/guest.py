@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import httpx
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import (
@@ -17,7 +16,6 @@ from prefect.exceptions import (
     ParameterBindError,
     ParameterTypeError,
     Pause,
-    PrefectHTTPStatusError,
     SignatureMismatchError,
 )
 from prefect.states import Crashed, Failed
@@ -30,6 +28,7 @@ from standby.hosting import Woken, current_hosting
 from standby.ledger.runs import Claim
 from standby.ledger.waits import Group
 from standby.parking import is_paused_by_somebody, show_suspended
+from standby.projection import UNREAD
 from standby.runs import AgentRun
 from standby.stops import Fenced
 
@@ -187,7 +186,7 @@ class Guest:
             await asyncio.sleep(pause)
             try:
                 state = (await self.host.plain.read_flow_run(UUID(self.id))).state
-            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            except UNREAD as error:
                 log.warning("Whether run %s was resumed cannot be seen: %s", self.name, error)
                 continue
             if state is not None and state.type is StateType.SCHEDULED:
@@ -255,7 +254,7 @@ class Guest:
             return
         try:
             state = (await self.host.plain.read_flow_run(UUID(self.id))).state
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        except UNREAD as error:
             log.warning("Whether somebody has suspended run %s cannot be seen: %s", self.name, error)
             return
         if state is None or not is_paused_by_somebody(state):
