@@ -14,11 +14,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-import httpx
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import PrefectHTTPStatusError
 
 from standby import holder
 from standby.errors import LedgerUnavailable
@@ -35,7 +33,7 @@ from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.runs import Claim
 from standby.parking.following import Following
-from standby.projection import states_of
+from standby.projection import UNREAD, states_of
 from standby.pulse import pulse
 from standby.wakeups import Ear
 
@@ -236,7 +234,7 @@ class Host:
             for run_id, state in (await states_of(self.plain, at_work)).items():
                 if state.type in (StateType.CANCELLED, StateType.CANCELLING):
                     self.ends.end_soon(run_id, state)
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        except UNREAD as error:
             log.warning("Whether agents were cancelled in Prefect cannot be seen for now: %s", error)
 
     async def _compare(self) -> None:

@@ -31,7 +31,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 from standby import settings
 from standby.errors import LedgerUnavailable, UsageError
 from standby.host.configuration import HostConfiguration, HostVariables
-from standby.projection import BATCH
+from standby.projection import BATCH, UNREAD
 
 if TYPE_CHECKING:
     from standby.host.host import Host
@@ -192,7 +192,7 @@ class HostWorker(ProcessWorker):
                 if self.work_pool.id != heard and self._hearing is not None:
                     self._hearing.cancel()
                 await host.refresh()
-            except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+            except (*UNREAD, OSError) as error:
                 log.warning("The work pool cannot be seen for now: %s", error)
 
     # What is scheduled.
@@ -226,7 +226,7 @@ class HostWorker(ProcessWorker):
                 await asyncio.sleep(pause)
                 try:
                     await self.get_and_submit_flow_runs()
-                except (httpx.HTTPError, PrefectHTTPStatusError, OSError) as error:
+                except (*UNREAD, OSError) as error:
                     log.warning("Scheduled runs cannot be seen for now: %s", error)
                 if not self._sought:
                     break

@@ -8,7 +8,9 @@ from uuid import UUID
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, temporary_settings
 
+from standby.host import worker
 from standby.states import RunState
 from tests.host.conftest import Inn
 from tests.support.waiting import wait_until
@@ -66,3 +68,18 @@ async def test_a_run_at_work_is_not_failed(inn: Inn, spoil: Spoil, status: int) 
     await run.result()
     spoil("GET", f"/flow_runs/{run.id}", status)
     await guest.suspended_by_somebody()
+
+
+@STATUSES
+async def test_a_host_polls_again(inn: Inn, spoil: Spoil, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    await inn.closes()
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
+    with temporary_settings({PREFECT_WORKER_HEARTBEAT_SECONDS: 1}):
+        await inn.opens()
+    done = spoil("POST", "/get_scheduled_flow_runs", status)
+    synced = spoil("POST", "/deployments/filter", status)
+    await wait_until(lambda: done and synced)
+    assert inn._task is not None
+    run = await inn.start("visitor", rounds=0)
+    assert await run.result() == 0
+    assert not inn._task.done()
