@@ -31,13 +31,19 @@ UNREAD = (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, ValueError)
 HTML (which is no JSON, or does not fit: both are a ``ValueError``)."""
 
 
-async def states_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, State[Any]]:
-    """Prefect's state of each run it knows, by run id; one call for every ``BATCH`` runs."""
+async def states_of(
+    client: PrefectClient, run_ids: Iterable[str], types: Iterable[StateType] | None = None
+) -> dict[str, State[Any]]:
+    """Prefect's state of each run it knows, by run id; one call for every ``BATCH`` runs. ``types``: only of
+    those whose state is of one of these."""
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))) if types is not None else None
     left = iter(run_ids)
     states: dict[str, State[Any]] = {}
     while some := [UUID(run_id) for run_id in islice(left, BATCH)]:
         found = await client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=some)), sort=FlowRunSort.ID_DESC, limit=BATCH
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=some), state=state),
+            sort=FlowRunSort.ID_DESC,
+            limit=BATCH,
         )
         states |= {str(flow_run.id): flow_run.state for flow_run in found if flow_run.state is not None}
     return states

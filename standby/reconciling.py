@@ -176,7 +176,8 @@ class Reconciler:
 
 def _is_shown_wrong(run: Any, state: State[Any]) -> bool:
     """Whether Prefect has a parked run as one that starts or has crashed, and nobody sees to it: taken up once more,
-    it is shown as it is. Of a warm one only a late report of a crash does that; a host that is behind shows the rest.
+    it is shown as it is. Of a warm one only a late report of a crash does that; its host, which may be behind, looks
+    for the rest.
     """
     if run.holder is None:
         return state.type in _STARTING

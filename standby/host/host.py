@@ -12,13 +12,14 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from standby import holder
+from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable
 from standby.host.ends import Ends
 from standby.host.guest import Guest, Phase
@@ -32,6 +33,7 @@ from standby.hosting import Woken
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.runs import Claim
+from standby.parking import wake
 from standby.parking.following import Following
 from standby.projection import UNREAD, states_of
 from standby.pulse import pulse
@@ -41,6 +43,9 @@ log = logging.getLogger("standby.host")
 
 LOOK_SECONDS = 2.0
 """How often the host looks at the ledger for what it has not heard of."""
+
+AT_WORK = (StateType.PENDING, StateType.RUNNING)
+"""Prefect's states of a run that somebody works on, or is about to."""
 
 MANY = 10
 """So many runs that are being woken are a storm."""
@@ -225,17 +230,30 @@ class Host:
 
     def compare_with_prefect_soon(self) -> None:
         """Prefect's events may have been missed."""
-        self.start(self._look_for_ends())
+        self.start(self._look_at_prefect())
 
-    async def _look_for_ends(self) -> None:
-        """What was cancelled in Prefect while its events did not come. The keeper does it for what is parked."""
+    async def _look_at_prefect(self) -> None:
+        """What was cancelled in Prefect while its events did not come, which the keeper does for what is parked; and
+        what is parked here and shown as at work, for Prefect could not be told or somebody has set it so."""
         at_work = [guest.id for guest in self.guests.values() if guest.phase is not Phase.WARM]
+        parked = {guest.id: guest.run.attempt for guest in self.guests.values() if guest.run and not guest.busy}
         try:
             for run_id, state in (await states_of(self.plain, at_work)).items():
                 if state.type in (StateType.CANCELLED, StateType.CANCELLING):
                     self.ends.end_soon(run_id, state)
+            for run_id, state in (await states_of(self.plain, parked, AT_WORK)).items():
+                if clock.is_over(state.timestamp, settings.START_GRACE):  # else somebody may be taking it up
+                    self.following.later(run_id, partial(self._show_parked, run_id, parked[run_id]))
         except UNREAD as error:
-            log.warning("Whether agents were cancelled in Prefect cannot be seen for now: %s", error)
+            log.warning("Whether agents are in Prefect as they are here cannot be seen for now: %s", error)
+
+    async def _show_parked(self, run_id: str, attempt: int) -> None:
+        """Have the run go on, unless it has: it finds its wait open, parks again, and is shown so, under a key that
+        Prefect has not seen yet."""
+        guest = self.guests.get(run_id)
+        if guest is not None and guest.phase is Phase.WARM and guest.run is not None and guest.run.attempt == attempt:
+            log.warning("Run %s is parked and Prefect shows it as at work: it is woken to be shown again.", guest.name)
+            await wake(self.plain, run_id, presumed_dead=True)
 
     async def _compare(self) -> None:
         """Forget what is another's by now, and give up what nobody here has."""

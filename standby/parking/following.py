@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from json import JSONDecodeError
 from random import uniform
 from time import monotonic
 from typing import Any
@@ -43,7 +44,7 @@ TRIES = 12
 """How often a change is sent that the server answers with an error of its own, within half a minute."""
 
 AWAY = (429, 502, 503, 504)
-"""Answers of a server that is too busy or away, whatever it was asked."""
+"""Answers of a server that is too busy or away, whatever it was asked. A page where its JSON should be is another."""
 
 
 def is_busy(error: Exception) -> bool:
@@ -55,7 +56,7 @@ def is_away(error: Exception) -> bool:
     """Whether the server, or the ledger, is away or too busy, so that it says nothing about this call."""
     if isinstance(error, PrefectHTTPStatusError):
         return error.response.status_code in AWAY
-    return isinstance(error, httpx.TransportError | LedgerUnavailable)
+    return isinstance(error, httpx.TransportError | JSONDecodeError | LedgerUnavailable)
 
 
 class Gate:

@@ -12,13 +12,14 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, temporary_settings
-from prefect.states import Completed, Crashed, Failed, Scheduled
+from prefect.states import Completed, Crashed, Failed, Pending, Running, Scheduled
 
 from standby import settings
 from standby.host import worker
 from standby.keeper import Keeper
+from standby.parking import suspending
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
 from tests.support import outside
@@ -130,3 +131,32 @@ async def test_a_pool_that_was_deleted_and_made_anew_is_heard_of_as_before(
     await wait_until(lambda: inn.worker.work_pool.id != old)
     run = await inn.start("visitor", rounds=1)
     await run.is_warm()
+
+
+@pytest.mark.parametrize("wrong", [Running, Pending, None], ids=["Running", "Pending", "not told"])
+async def test_a_warm_run_that_is_shown_as_at_work_is_put_right_and_can_be_answered(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., State[Any]] | None
+) -> None:
+    """Somebody has set it so, or Prefect could not be told that it parked."""
+    monkeypatch.setattr(settings, "START_GRACE", timedelta(0))
+    real = suspending.propose_state
+    if wrong is None:
+
+        async def refused(*_: Any, **__: Any) -> State[Any]:
+            monkeypatch.setattr(suspending, "propose_state", real)
+            raise ObjectNotFound(None)
+
+        monkeypatch.setattr(suspending, "propose_state", refused)
+    run = await inn.start("visitor", rounds=1)
+    if wrong is not None:
+        await run.is_warm()
+        await inn.client.set_flow_run_state(UUID(run.id), wrong(), force=True)
+    await run.is_in(RunState.PARKED)
+    await wait_until(lambda: not run.guest.busy, shows=run.shown)
+    assert (await run.prefect()).name != "Suspended"
+    await inn.host.refresh()  # as it does every half minute
+    await run.is_shown_as("Suspended")
+    await run.is_warm()
+    await inn.client.resume_flow_run(UUID(run.id), run_input={"answer": 8})
+    assert await run.result() == 8
+    assert run.deeds("came") == 1

@@ -1,6 +1,7 @@
 """Prefect follows: in order for each run, again when the server is busy, and nothing that is out of date."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
@@ -59,6 +60,18 @@ async def test_the_changes_of_a_run_are_sent_in_their_order_whatever_the_server_
     assert await asyncio.gather(*changes) == list("01234")
     assert server.calls == list("01234")
     assert (following.behind, following.lag) == (0, 0)
+
+
+async def test_a_page_of_a_proxy_is_no_answer(following: Following) -> None:
+    """In place of the server's, which may be away for any time."""
+    server, pages = Server(), ["<p>maintenance</p>"] * 3
+
+    async def spoiled() -> str:
+        if pages:
+            json.loads(pages.pop())
+        return await server.takes("told")()
+
+    assert await following.later("run", spoiled) == "told"
 
 
 async def test_runs_do_not_wait_for_each_other(following: Following) -> None:
