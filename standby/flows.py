@@ -193,8 +193,8 @@ async def _attempt(
     """The agent's result: as JSON text and as it will be read back."""
     what = f"agent {function.__name__!r}"
     try:
-        codec.check(what)
         try:
+            codec.check(what)
             value = await function(*args, **kwargs)
         except BaseExceptionGroup as group:
             if (stop := _stop_in(group)) is not None:

@@ -245,6 +245,11 @@ class Guest:
         retried = self._called is Woken.RESUMED
         return self.fenced or retried or (self.left_parked and (self._called is not None or self._woken.is_set()))
 
+    def is_ended_by(self, state: State[Any]) -> bool:
+        """Whether somebody has set the run to this end while it goes on, if so: its own end it has reported only when
+        the agent's function was over, and what refused it at its begin is no end of somebody's either."""
+        return state.type in (StateType.COMPLETED, StateType.FAILED) and self.run is not None and not self.run.over
+
     async def suspended_by_somebody(self, told: UUID | None = None) -> None:
         """Prefect has told that the run was suspended: if it is, and not by the run, it stops at its next task.
 

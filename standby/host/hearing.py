@@ -15,7 +15,10 @@ from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNam
 
 log = logging.getLogger("standby.host")
 
-NAMES = ("Scheduled", "Resuming", "AwaitingRetry", "Late", "Cancelling", "Cancelled", "Suspended", "Paused")
+NAMES = (
+    "Scheduled", "Resuming", "AwaitingRetry", "Late",
+    "Cancelling", "Cancelled", "Suspended", "Paused", "Completed", "Failed",
+)  # fmt: skip
 """The states that are heard of. Runs in others, or under other names, the safety poll finds."""
 
 RECONNECT_SECONDS = (0.2, 10.0)

@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable
-from standby.host.ends import Ends
+from standby.host.ends import Ends, is_over
 from standby.host.guest import Guest, Phase
 from standby.host.intake import Intake
 from standby.host.lease import HostLease
@@ -188,7 +188,9 @@ class Host:
     def hear_of_state(self, run_id: str, state: State[Any]) -> bool:
         """Prefect says that the run is in this state. True when nothing more need be done about it."""
         guest = self.guests.get(run_id)
-        if state.type in (StateType.CANCELLED, StateType.CANCELLING):
+        if state.type in (StateType.CANCELLED, StateType.CANCELLING) or (
+            guest is not None and guest.is_ended_by(state)
+        ):
             self.ends.end_soon(run_id, state)
             return True
         if guest is None:
@@ -233,14 +235,14 @@ class Host:
         self.start(self._look_at_prefect())
 
     async def _look_at_prefect(self) -> None:
-        """What was cancelled in Prefect while its events did not come, which the keeper does for what is parked; and
+        """What was ended in Prefect while its events did not come, which the keeper does for what is parked; and
         what is parked here and shown as at work, for Prefect could not be told or somebody has set it so."""
         at_work = [guest.id for guest in self.guests.values() if guest.phase is not Phase.WARM]
         parked = {guest.id: guest.run.attempt for guest in self.guests.values() if guest.run and not guest.busy}
         try:
             for run_id, state in (await states_of(self.plain, at_work)).items():
-                if state.type in (StateType.CANCELLED, StateType.CANCELLING):
-                    self.ends.end_soon(run_id, state)
+                if is_over(state):
+                    self.hear_of_state(run_id, state)
             for run_id, state in (await states_of(self.plain, parked, AT_WORK)).items():
                 if clock.is_over(state.timestamp, settings.START_GRACE):  # else somebody may be taking it up
                     self.following.later(run_id, partial(self._show_parked, run_id, parked[run_id]))

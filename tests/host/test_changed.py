@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, temporary_setting
 from prefect.states import Completed, Crashed, Failed, Pending, Running, Scheduled
 
 from standby import settings
-from standby.host import worker
+from standby.host import hearing, worker
 from standby.keeper import Keeper
 from standby.parking import suspending
 from standby.states import RunState
@@ -115,6 +115,54 @@ async def test_a_run_at_work_that_somebody_ends_by_hand_stays_so(inn: Inn, ended
     await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
     assert await keeps_until(inn, run, RunState(state.type.value.lower()), state.type) == "by hand"
     assert not await inn.ledger.waits.open_ones([run.id])
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+@pytest.mark.parametrize("ended", [Completed, Failed])
+async def test_a_run_at_work_that_somebody_ends_by_hand_stops(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, ended: Callable[..., State[Any]], told: bool
+) -> None:
+    """It would never come to a wait."""
+    if not told:
+        await inn.closes()
+        monkeypatch.setattr(hearing, "NAMES", ("Scheduled",))
+        await inn.opens()
+    run = await inn.start("gated")
+    await wait_until(lambda: run.deeds("came"), shows=run.shown)
+    await run.is_shown(StateType.RUNNING)
+    state = ended(message="by hand")
+    await inn.client.set_flow_run_state(UUID(run.id), state, force=True)
+    if not told:
+        await inn.host.refresh()  # as it does every half minute
+    await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
+    row = await run.row()
+    assert row.state == RunState(state.type.value.lower())
+    assert "by hand" in row.error
+    await inn.host.following.drained(run.id)
+    assert (await run.prefect()).message == "by hand"
+
+
+async def test_a_runs_own_end_is_not_taken_for_somebodys(inn: Inn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of while its hooks run."""
+    heard: list[State[Any]] = []
+    ended: list[str] = []
+    hear = inn.host.hear_of_state
+    monkeypatch.setattr(inn.host, "hear_of_state", lambda run_id, state: heard.append(state) or hear(run_id, state))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(inn.host.ends, "end_soon", lambda run_id, _: ended.append(run_id))
+    run = await inn.start("hooked")
+    await run.is_warm()
+    await run.signal("round-0", 3)
+    await wait_until(lambda: run.deeds("gate"), shows=run.shown)
+    await wait_until(lambda: [state for state in heard if state.type is StateType.FAILED], shows=run.shown)
+    await inn.host._look_at_prefect()
+    assert run.id in inn.host.guests
+    outside.gate(outside._place(), "hook").touch()
+    await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"))
+    await run.is_in(RunState.COMPLETED)
+    assert await run.result() == 3
+    await wait_until(lambda: [state for state in heard if state.type is StateType.COMPLETED], shows=run.shown)
+    assert not ended
 
 
 async def test_a_pool_that_was_deleted_and_made_anew_is_heard_of_as_before(
