@@ -18,6 +18,7 @@
     │   ├── CheckpointUnreadable (ValueError)  a stored value no longer fits the step's return type
     │   └── StepFailed                         stands in, on a replay, for an error whose class is gone
     ├── JournalMismatch                        the code asks for other steps than the journal holds
+    ├── AgentExited                            an agent's code would have ended the process it shares
     ├── RunStopped                             an attempt by hand has ended before its run has
     └── UsageError (RuntimeError)              Standby is used in a way that cannot be made durable
 
@@ -180,6 +181,14 @@ class JournalMismatch(StandbyError):
 
 class UsageError(StandbyError, RuntimeError):
     """A use that cannot be made durable; the message says what to write instead."""
+
+
+class AgentExited(StandbyError):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(
+            f"The agent's code raised {error!r}, which is to end a process. Only this run ends, and has failed: return "
+            "from the agent, or raise an Exception."
+        )
 
 
 class RunStopped(StandbyError):

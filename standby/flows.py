@@ -15,12 +15,13 @@ from uuid import UUID
 
 from prefect import Flow
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort, Pause
+from prefect.exceptions import Abort, ExternalSignal, Pause
 from pydantic import ValidationError
 
 from standby.attaching import Ended, WasCancelled, attach, release_quietly
+from standby.branches import Branches
 from standby.checkpoints import CheckpointStore, load_store, shared_ledger
-from standby.errors import CheckpointUnreadable, LedgerUnavailable, UsageError
+from standby.errors import AgentExited, CheckpointUnreadable, LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
@@ -187,18 +188,37 @@ def _stop_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
     return None
 
 
+def _exits(run: AgentRun) -> Callable[[BaseException], bool]:
+    """Whether an error would end the process, or have the run crash and be taken up again for ever, and is the agent's
+    own: where nobody but a host or a worker takes the run up, and a signal to the process is told from it."""
+    signals: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit, Abort, Pause, ExternalSignal)
+    if run.hosting is None:
+        signals = (*signals, KeyboardInterrupt)  # from the terminal; a host has its own way to hear of that
+
+    def exits(error: BaseException) -> bool:
+        if not run.deployed or isinstance(error, (Exception, *signals)):
+            return False
+        return not isinstance(error, BaseExceptionGroup) or error.subgroup(signals) is None
+
+    return exits
+
+
 async def _attempt(
     run: AgentRun, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], codec: Codec[Any]
 ) -> tuple[str, Any]:
     """The agent's result: as JSON text and as it will be read back."""
     what = f"agent {function.__name__!r}"
+    branches = Branches(_exits(run))
     try:
         try:
             codec.check(what)
-            value = await function(*args, **kwargs)
-        except BaseExceptionGroup as group:
-            if (stop := _stop_in(group)) is not None:
+            with branches.begun_here():
+                value = await function(*args, **kwargs)
+        except BaseException as error:
+            if isinstance(error, BaseExceptionGroup) and (stop := _stop_in(error)) is not None:
                 raise stop from None
+            if branches.exits(error):
+                raise AgentExited(error) from error
             raise
         finally:
             run.over = True

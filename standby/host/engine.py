@@ -6,7 +6,6 @@ for a suspension of this run, and the calls that tell the server what it knows. 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -63,12 +62,7 @@ class HostedEngine(AsyncFlowRunEngine[Any, Any]):
                 assert self.flow_run is not None
                 self.flow_run.state = state
             raise
-        except (asyncio.CancelledError, GeneratorExit, Exception):
-            raise  # the host knows why it cancels; other errors have been dealt with
-        except BaseException as error:
-            await self.handle_crash(error)
-            raise
-        finally:
+        finally:  # the host knows why it cancels; other errors have been dealt with
             last: State[Any] | None = self.state  # none of a run that is cancelled before it began
             if last is not None and (last.is_final() or last.is_paused()):
                 level = logging.INFO if last.is_completed() or last.is_paused() else logging.ERROR

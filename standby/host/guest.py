@@ -95,7 +95,9 @@ class Guest:
         except Abort as stop:
             self.fenced = isinstance(stop, Fenced)
             log.info("%s", stop)
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # also a hook's sys.exit(), which would end the host
             log.exception("Run %s could not be executed: %s", self.name, error)
             if self.run is None and self.claimed is None:
                 self._not_begun(error)
@@ -285,7 +287,7 @@ class Guest:
         if self.task is not None and not self.task.done():
             self.task.cancel("its host ends")
 
-    def _not_begun(self, error: Exception) -> None:
+    def _not_begun(self, error: BaseException) -> None:
         """It has not come to the agent: parameters that this code does not take are refused, anything else is as if a
         process had died at its start."""
         refused = isinstance(error, ParameterBindError | ParameterTypeError | SignatureMismatchError)
@@ -296,7 +298,10 @@ class Guest:
     async def call_hooks_of(self, state: State[Any]) -> None:
         """Call the flow's own hooks for this state."""
         if self._engine is not None and self._engine.flow_run is not None:
-            await self._engine.call_hooks(state)
+            try:
+                await self._engine.call_hooks(state)
+            except (SystemExit, KeyboardInterrupt) as error:
+                log.error("A hook of run %s would have ended its host: %r", self.name, error)
 
     def _begun(self, attempt: int, shown: State[Any] | None) -> None:
         """A run whose host was killed is still shown as Running, and was after the claim: nothing is to be told."""

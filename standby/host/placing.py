@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -150,7 +151,11 @@ class Placing:
                 log.info("Deployment %s has changed: its code is loaded anew.", deployment.name)
                 self._forget_modules()
             entrypoint = str(self._folder / (deployment.entrypoint or ""))
-            flow = await run_sync_in_worker_thread(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
+            load = partial(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
+            try:
+                flow = await run_sync_in_worker_thread(load)
+            except (SystemExit, KeyboardInterrupt) as error:  # which would end the host
+                raise UsageError(f"{deployment.entrypoint} raises {error!r} when it is loaded. Correct it.") from error
         return Placement(flow) if is_agent(flow) else Placement(None, "it is no agent")
 
     def _forget_modules(self) -> None:
