@@ -18,6 +18,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, ExternalSignal, Pause
 from pydantic import ValidationError
 
+from standby import settings
 from standby.attaching import Ended, WasCancelled, attach, release_quietly
 from standby.branches import Branches
 from standby.checkpoints import CheckpointStore, load_store, shared_ledger
@@ -45,6 +46,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger("standby.flows")
+
+LEFT_RUNNING = (
+    "The attempt at run %s is over, and tasks that it has begun go on though they were cancelled: %s. Their steps do "
+    "nothing more, but what they do themselves is done: let asyncio.CancelledError end them."
+)
 
 
 @overload
@@ -222,6 +228,9 @@ async def _attempt(
             raise
         finally:
             run.over = True
+            if left := await branches.end(settings.STOPPED_WITHIN.total_seconds()):
+                log.warning(LEFT_RUNNING, run.id, ", ".join(task.get_name() for task in left))
+        await run.ends()
         run.check_all_met()
         await run.record_failed_waits()
         return codec.encode(value, what)
@@ -239,6 +248,7 @@ async def _attempt(
         await release_quietly(run)
         raise
     except Exception as error:
+        await run.ends()
         await run.leave()
         try:
             said = f"{type(error).__name__}: {error}"

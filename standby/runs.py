@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -36,8 +35,8 @@ from standby.ledger.text import digest_of
 from standby.parts import counted, current_part
 from standby.places import Place
 from standby.states import CheckpointKind, CheckpointState, Hold
-from standby.stops import Away, Fenced, Left
-from standby.threads import in_thread
+from standby.stops import Away, Fenced, Left, Over
+from standby.threads import Threads
 from standby.values import Codec
 
 log = logging.getLogger("standby.runs")
@@ -101,8 +100,7 @@ class AgentRun:
         self._loop = asyncio.get_running_loop()
         self.hosting: Hosting | None = None
         self.lingering = False  # parked warm: the host's lease stands for its own
-        self._threads = 0  # that act for it
-        self._no_thread = asyncio.Event()
+        self.threads = Threads()
         self.host_ends = False  # its host ends: it goes no further than its next checkpoint
         self.at = ""  # key of the step or wait that was asked for last
         self.fenced = False
@@ -119,28 +117,14 @@ class AgentRun:
             except Exception as error:
                 log.warning("The %s of run %s was not written: %s", name, self.id, error or type(error).__name__)
 
-    async def in_thread(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-        """Call it in a thread, which acts on to its end also when the caller is cancelled meanwhile."""
-        called = in_thread(fn, *args, **kwargs)
-        self._threads += 1
-
-        def ends(_: Any) -> None:
-            with suppress(RuntimeError):  # the loop is over
-                self._loop.call_soon_threadsafe(self._thread_ends)
-
-        called.add_done_callback(ends)
-        return await asyncio.wrap_future(called)
-
-    def _thread_ends(self) -> None:
-        self._threads -= 1
-        if not self._threads:
-            self._no_thread.set()
-
-    async def no_thread_acts(self) -> None:
-        """Return when no thread acts for this run any more."""
-        while self._threads:
-            self._no_thread.clear()
-            await self._no_thread.wait()
+    async def ends(self) -> None:
+        """The agent's function is done. Return when no step acts in a thread: one retried would act beside itself."""
+        try:
+            async with asyncio.timeout(settings.STOPPED_WITHIN.total_seconds()):
+                await self.threads.none(but_given_up=True)
+        except TimeoutError:
+            log.warning("Run %s has come to its end, and ends when a step in a thread is done.", self.id)
+            await self.threads.none(but_given_up=True)
 
     def hold_for(self, asked: Asked | None) -> Hold:
         """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
@@ -231,6 +215,8 @@ class AgentRun:
             raise Fenced(self.id, self.attempt)
         if self.host_ends:
             raise Left(self.id)
+        if self.over:
+            raise Over(self.id)
         if self._stopped_by is not None:
             raise self._stopped_by
         await self._record_failures()

@@ -39,6 +39,9 @@ BRANCH_GRACE = timedelta(seconds=10)
 CUT_OFF_GRACE = timedelta(minutes=1)
 """How long a run stands at a step that was cut off before its log says so."""
 
+STOPPED_WITHIN = timedelta(seconds=5)
+"""How long what was cancelled in a process may take to end, before all others go on without waiting for it."""
+
 RECONCILE_EVERY = timedelta(seconds=10)
 """How often the keeper compares all parked runs with Prefect's state of them."""
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from prefect import Task
@@ -281,7 +281,8 @@ class Step(Generic[P, R]):
         run = current_run.get()
         if run is None:
             return await asyncio.to_thread(self.fn, *args, **kwargs)
-        return await run.in_thread(self.fn, *args, **kwargs)
+        given_up = self.options.timeout_seconds is not None
+        return await run.threads.call(partial(self.fn, *args, **kwargs), given_up=given_up)
 
     def _decode(self, run: AgentRun, key: str, text: str) -> R:
         try:

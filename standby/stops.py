@@ -28,6 +28,13 @@ class Left(Abort):
         super().__init__(f"Run {run_id} is left to another process: this one ends.")
 
 
+class Over(Abort):
+    """Stop signal: the agent has come to its end, or was cancelled, and what it has left running does nothing more."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run {run_id} is over here, or this attempt at it: what is left of it does nothing more.")
+
+
 class Away(Abort):
     """Stop signal: the ledger cannot be reached. The run stays as it stands there, and when the ledger is back another
     attempt takes it up from its last checkpoint."""

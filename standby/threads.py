@@ -6,10 +6,12 @@ beside it from connecting to anything.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, partial
+from contextlib import suppress
+from functools import cache
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -24,9 +26,40 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST, thread_name_prefix="standby-step")
 
 
-def in_thread(fn: Callable[..., R], *args: Any, **kwargs: Any) -> Future[R]:
+def in_thread(fn: Callable[[], R]) -> Future[R]:
     """Call it in a thread, in a copy of the caller's context."""
-    return _threads().submit(partial(contextvars.copy_context().run, fn, *args, **kwargs))
+    return _threads().submit(contextvars.copy_context().run, fn)
+
+
+class Threads:
+    """Those that act for one run. Each acts on to its end, also when who called is cancelled meanwhile."""
+
+    def __init__(self) -> None:
+        self._acting: dict[Future[Any], bool] = {}
+        self._loop = asyncio.get_running_loop()
+        self._one_ends = asyncio.Event()
+
+    async def call(self, fn: Callable[[], R], *, given_up: bool = False) -> R:
+        """Call it in a thread. ``given_up``: who called waits for it no longer than it likes."""
+        called = in_thread(fn)
+        self._acting[called] = given_up
+
+        def ends(_: Any) -> None:
+            with suppress(RuntimeError):  # the loop is over
+                self._loop.call_soon_threadsafe(self._ends, called)
+
+        called.add_done_callback(ends)
+        return await asyncio.wrap_future(called)
+
+    def _ends(self, called: Future[Any]) -> None:
+        del self._acting[called]
+        self._one_ends.set()
+
+    async def none(self, *, but_given_up: bool = False) -> None:
+        """Return when none acts any more, or none but those that were given up."""
+        while not all(but_given_up and given_up for given_up in self._acting.values()):
+            self._one_ends.clear()
+            await self._one_ends.wait()
 
 
 def in_own_thread(fn: Callable[..., R], *args: Any, **kwargs: Any) -> Future[R]:

@@ -47,7 +47,7 @@ class Returns:
         """Have the run taken up by whoever Prefect gives it to, unless a thread of ``run`` acts on for it here."""
         try:
             if run is not None:
-                await run.no_thread_acts()
+                await run.threads.none()
             if await self._host.ledger.hosted.give_back(run_id, attempt, self._host.holder):
                 await wake(self._host.plain, run_id, presumed_dead=True)
         except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError) as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from standby import settings
+from standby.branches import apart
 from standby.errors import LedgerUnavailable, UsageError
 from standby.hold import Asked, Costs, Warm, evict, linger
 from standby.hosting import Woken
@@ -87,7 +88,7 @@ class Warmth:
             except LedgerUnavailable as error:  # a bill that is not written fails no run
                 log.info("What run %s has held is not written down: %s", guest.name, error)
 
-        task = asyncio.create_task(write())
+        task = asyncio.create_task(write(), context=apart())
         self._bills.add(task)
         task.add_done_callback(self._bills.discard)
 

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from standby.branches import apart
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -37,7 +39,7 @@ class Batches(Generic[T, R]):
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((piece, future))
         if self._worker is None:
-            self._worker = asyncio.create_task(self._run(), name="standby-batches")
+            self._worker = asyncio.create_task(self._run(), name="standby-batches", context=apart())
         return await future
 
     async def _run(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +13,7 @@ from standby import clock
 from standby.ledger.database import Database
 from standby.ledger.prepared import given
 from standby.ledger.tables import Blob, Checkpoint, Run, table_of
-from standby.states import ENDED, CheckpointKind, CheckpointState
+from standby.states import ENDED, CheckpointKind, CheckpointState, RunState
 
 runs = table_of(Run)
 checkpoints = table_of(Checkpoint)
@@ -44,6 +44,14 @@ _journal = select(
     checkpoints.c.attempt,
 ).where(checkpoints.c.run_id == bindparam("run"))
 
+_its_attempt = runs.c.id == bindparam("run"), runs.c.attempt == bindparam("fence")
+_alive = and_(*(runs.c.state != state for state in sorted(ENDED)))
+# What a step has done that outlived the failure of its run must not be done again by the retry.
+_may_be_retried = and_(
+    runs.c.state == RunState.FAILED,
+    bindparam("state", type_=checkpoints.c.state.type) == CheckpointState.RECORDED,
+)
+
 _columns = ["run_id", "key", "position", "kind", "state", "attempt", "value", "spill", "digest", "written_at"]
 
 # The row of the run is locked (PostgreSQL; SQLite has one writer anyway), so a takeover cannot commit between
@@ -61,7 +69,7 @@ _fenced_row = (
         bindparam("digest", type_=checkpoints.c.digest.type),
         bindparam("written_at", type_=checkpoints.c.written_at.type),
     )
-    .where(runs.c.id == bindparam("run"), runs.c.attempt == bindparam("fence"))
+    .where(*_its_attempt, or_(_alive, _may_be_retried))
     .with_for_update(read=True, key_share=False)
 )
 
@@ -86,13 +94,7 @@ class _Statements:
                 where=checkpoints.c.state == CheckpointState.INTENDED,
             )
         )
-        # As above, but not for a run that has ended.
-        alive = (
-            select(runs.c.id)
-            .where(runs.c.id == bindparam("run"), runs.c.attempt == bindparam("fence"))
-            .where(*(runs.c.state != state for state in sorted(ENDED)))
-            .with_for_update(read=True, key_share=False)
-        )
+        alive = select(runs.c.id).where(*_its_attempt, _alive).with_for_update(read=True, key_share=False)
         self.record_wait = database.prepared(
             update(checkpoints)
             .where(
@@ -126,8 +128,8 @@ class Checkpoints:
         spill: str | None = None,
         digest: str | None = None,
     ) -> bool:
-        """Record a step's intent or value, if the attempt still has the run. False when it does not, or when the
-        key is recorded already."""
+        """Record a step's intent or value, if the attempt still has the run, and that has not ended; a value also if it
+        has failed. False when it is not so, or when the key is recorded already."""
         return bool(
             await self._db.write(
                 self._sql.record,

@@ -17,6 +17,7 @@ import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Update, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from standby.branches import apart
 from standby.ledger.database import STATEMENT_SECONDS, Database
 from standby.ledger.tables import Run, table_of
 
@@ -65,7 +66,7 @@ class Notifications:
             return
         self._listeners.append(heard)
         if self._task is None:
-            self._task = asyncio.create_task(self._listen(), name="standby-notifications")
+            self._task = asyncio.create_task(self._listen(), name="standby-notifications", context=apart())
         elif self._connected:
             heard(None)
         try:

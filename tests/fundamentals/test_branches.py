@@ -115,7 +115,7 @@ async def test_a_branch_that_goes_on_in_the_moment_in_which_its_time_is_over_is_
     """It stood where it was cut off until then: it comes to its own step at once, or a little later."""
     monkeypatch.setattr(settings, "BRANCH_GRACE", timedelta(0))
     run = AgentRun.__new__(AgentRun)
-    run.id, run.fenced, run.host_ends, run._stopped_by, run._failures = "run", False, False, None, []
+    run.id, run.fenced, run.host_ends, run.over, run._stopped_by, run._failures = "run", False, False, False, None, []
     run._unmet_branches, run._at_cut_off = {"instead"}, 1
 
     class Met(asyncio.Event):

@@ -4,6 +4,8 @@ A crash between acting and recording is played by a step that raises when it has
 intent.
 """
 
+import asyncio
+
 import pytest
 
 from standby import AnswerRefused, UsageError, agent, idempotency_key, step
@@ -127,3 +129,38 @@ def test_a_timeout_of_a_step_that_acts_once_needs_async():
 
     with pytest.raises(UsageError, match="Write it async"):
         step(effect="once", timeout_seconds=1)(pay)
+
+
+async def test_what_the_agent_has_left_running_acts_no_more_when_it_ends(desk: Desk):
+    """It fails beside a step that acts once: that is cut off before the run has failed, and a retry asks the probe."""
+    bank, answers, asked = Bank(), asyncio.Event(), asyncio.Event()
+    bank.asked_to_pay = 1
+
+    async def find_payment() -> str | None:
+        return bank.payments.get(idempotency_key())
+
+    @step(effect="once", probe=find_payment)
+    async def pay() -> str:
+        asked.set()
+        await answers.wait()
+        return bank.pay(idempotency_key())
+
+    @step
+    async def look_up() -> None:
+        await asked.wait()
+        if not answers.is_set():
+            raise ValueError("the shop does not answer")
+
+    @agent
+    async def buyer() -> None:
+        await asyncio.gather(look_up.with_options(key="look")(), pay.with_options(key="pay")())
+
+    run = await desk.start(buyer)
+    with pytest.raises(ValueError, match="the shop"):
+        await run.result()
+    assert await run.journal() == {"pay": "intended"}
+    answers.set()
+    await asyncio.sleep(0)
+    assert bank.asked_to_pay == 1, "it was cut off"
+    await run.again()
+    assert (bank.payments, bank.asked_to_pay) == ({f"{run.id}/pay": "payment 1"}, 2)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling, Scheduled
 
+from standby import settings
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
+from tests.support import outside
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:unclosed (<socket\.|transport <_SelectorSocketTransport):ResourceWarning"),
@@ -45,3 +51,31 @@ async def test_what_would_end_a_process_ends_one_run(inn: Inn) -> None:
     assert "leaves_when_loaded.py:never raises SystemExit(7) when it is loaded" in (state.message or "")
     await other.signal("round-0", 5)
     assert await other.result() == 5
+
+
+@pytest.mark.parametrize("how", ["returns", "fails", "is cancelled"])
+async def test_what_an_agent_leaves_running_ends_before_the_run_has(inn: Inn, how: str) -> None:
+    """Tasks that it has begun are cancelled when its function is done, as at the end of a process."""
+    run = await start(inn, "leaves_running", how=how)
+    if how == "is cancelled":
+        await wait_until(lambda: run.deeds("beside"), shows=run.shown)
+        await inn.client.set_flow_run_state(UUID(run.id), Cancelling())
+    await run.is_in(RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
+    await wait_until(lambda: run.id not in inn.host.guests)
+    assert not [task for task in asyncio.all_tasks() if "acts_on" in repr(task)]
+
+
+async def test_a_run_ends_when_a_step_in_a_thread_is_done(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Failed before that, and retried, it would pay beside itself: the probe finds nothing yet."""
+    monkeypatch.setattr(settings, "STOPPED_WITHIN", timedelta(seconds=0.1))
+    run = await start(inn, "gatherer")
+    await wait_until(lambda: "ends when a step in a thread is done" in caplog.text)
+    assert (await run.row()).state == RunState.RUNNING
+    outside.gate(outside._place(), "bank").touch()
+    assert "the shop does not answer" in (await run.is_in(RunState.FAILED)).error
+    await run.is_shown(StateType.FAILED)
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"), force=True)
+    await run.is_in(RunState.COMPLETED)
+    assert (run.deeds("asked to pay"), run.deeds("paid")) == (1, 1)

@@ -193,7 +193,7 @@ async def test_a_run_is_given_back_when_no_thread_acts_for_it_any_more(ledger: L
         acting.set()
         acted.wait(30)
 
-    step = asyncio.create_task(run.in_thread(act))
+    step = asyncio.create_task(run.threads.call(act))
     await wait_until(acting.is_set)
     step.cancel()
     back = asyncio.create_task(host.returns.give_back(RUN, 1, run))

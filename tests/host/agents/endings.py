@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
-from standby import agent, step
+from standby import agent, idempotency_key, step
+from tests.support import outside
 
 
 class OfItsOwn(BaseException):
@@ -48,3 +50,57 @@ async def leaver(how: str) -> None:
         case "group":
             async with asyncio.TaskGroup() as group:
                 group.create_task(leaves_beside())
+
+
+@step
+async def act(what: str) -> None:
+    outside.act(what, idempotency_key())
+
+
+async def acts_on() -> None:
+    number = 0
+    while True:
+        number += 1
+        await act.with_options(key=f"beside-{number}")("beside")
+        await asyncio.sleep(0.02)
+
+
+@agent
+async def leaves_running(how: str) -> None:
+    """Ends while a task that it has begun acts."""
+    task = asyncio.create_task(acts_on())
+    while not outside.deeds("beside"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    if how == "fails":
+        raise ValueError("it fails")
+    if how == "returns":
+        return
+    await task
+
+
+async def was_paid() -> bool | None:
+    return True if outside.deeds("paid", idempotency_key()) else None
+
+
+@step(effect="once", probe=was_paid)
+def pay() -> bool:
+    """Takes its time in a thread."""
+    outside.act("asked to pay", idempotency_key())
+    while not outside.is_open("bank"):
+        time.sleep(0.02)
+    outside.act("paid", idempotency_key())
+    return True
+
+
+@step
+async def look_up() -> None:
+    while not outside.deeds("asked to pay"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    if not outside.deeds("looked up"):
+        outside.act("looked up", idempotency_key())
+        raise ValueError("the shop does not answer")
+
+
+@agent
+async def gatherer() -> None:
+    await asyncio.gather(look_up.with_options(key="look")(), pay.with_options(key="pay")())
