@@ -196,13 +196,13 @@ def _stop_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
 
 def _exits(run: AgentRun) -> Callable[[BaseException], bool]:
     """Whether an error would end the process, or have the run crash and be taken up again for ever, and is the agent's
-    own: where nobody but a host or a worker takes the run up, and a signal to the process is told from it."""
-    signals: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit, Abort, Pause, ExternalSignal)
-    if run.hosting is None:
-        signals = (*signals, KeyboardInterrupt)  # from the terminal; a host has its own way to hear of that
+    own. In a host that is any, for its host hears of signals in another way; in a process of its own ``SystemExit``."""
+    signals = (asyncio.CancelledError, GeneratorExit, Abort, Pause, ExternalSignal)
 
     def exits(error: BaseException) -> bool:
-        if not run.deployed or isinstance(error, (Exception, *signals)):
+        if run.hosting is None:
+            return run.deployed and isinstance(error, SystemExit)
+        if isinstance(error, (Exception, *signals)):
             return False
         return not isinstance(error, BaseExceptionGroup) or error.subgroup(signals) is None
 
