@@ -17,7 +17,6 @@ from standby.parking import cancelled_before, stands_since
 from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
-    from standby.host.guest import Guest
     from standby.host.host import Host
 
 log = logging.getLogger("standby.host")
@@ -109,7 +108,8 @@ class Ends:
                 ended = _ENDED.get(told.type, RunState.CANCELLED)
                 said = f"{told.name} in Prefect{f': {told.message}' if told.message else ''}"
                 if row is None and guest is not None and not guest.cancelled:
-                    await _stopped(guest)  # it may be about to claim the run, or just have done so
+                    guest.cancel()
+                    await guest.stopped()  # it may be about to claim the run, or just have done so
                     continue
                 if row is None or RunState(row.state) in ENDED:
                     break
@@ -118,7 +118,8 @@ class Ends:
                 ):
                     break  # else it has gone on meanwhile, perhaps for a retry
             if guest is not None:
-                await _stopped(guest)
+                guest.cancel()
+                await guest.stopped()
                 if ended is RunState.CANCELLED:
                     await guest.call_hooks_of(Cancelling())
             if ended is RunState.CANCELLED:
@@ -133,12 +134,6 @@ class Ends:
             return
         if await cancelled_before(self._host.plain, UUID(run_id)):
             await self._host.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
-
-
-async def _stopped(guest: Guest) -> None:
-    guest.cancel()
-    if guest.task is not None and guest.task is not asyncio.current_task():
-        await asyncio.wait([guest.task])
 
 
 def is_over(state: State[Any] | None) -> bool:

@@ -21,6 +21,7 @@ from prefect.exceptions import (
 from prefect.states import Crashed, Failed
 from prefect.utilities.engine import propose_state
 
+from standby import settings
 from standby.errors import UsageError
 from standby.host.client import RunClient, RunClientContext
 from standby.host.engine import HostedEngine
@@ -39,6 +40,13 @@ log = logging.getLogger("standby.host")
 
 LOOKS = (0.01, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds before each look whether Prefect has the run scheduled: it tells of that a hundredth before it is so."""
+
+
+FORSAKEN = (
+    "Run %s (%s) goes on though it was cancelled: its code catches asyncio.CancelledError. The host goes on, or ends, "
+    "without it: it has no place here any more, and none of its steps acts. What it does itself it does until the "
+    "host's process ends: let its code end when it is cancelled, and start the host again."
+)
 
 
 class Overtaken(Exception):
@@ -73,6 +81,7 @@ class Guest:
         self._called: Woken | None = None  # while it was not parked, or about to go
         self.leaving = False
         self.left_parked = self.fenced = False  # how it ended
+        self.forsaken = False  # it did not end, and the host goes on without it
         self._unfit: UsageError | None = None
         self._suspended: asyncio.Future[State[Any]] | None = None
 
@@ -272,6 +281,8 @@ class Guest:
     def cancel(self) -> None:
         """It was cancelled in Prefect."""
         self.cancelled = True
+        if self.run is not None:
+            self.run.over = True  # should it catch that
         if self.task is not None:
             self.task.cancel("cancelled in Prefect")
 
@@ -286,6 +297,15 @@ class Guest:
         self.leave_soon()
         if self.task is not None and not self.task.done():
             self.task.cancel("its host ends")
+
+    async def stopped(self) -> None:
+        """Return when the attempt, which was cancelled, is over; or is not, within ``STOPPED_WITHIN``."""
+        if self.task is None or self.task is asyncio.current_task():
+            return
+        await asyncio.wait([self.task], timeout=settings.STOPPED_WITHIN.total_seconds())
+        if not self.task.done() and not self.forsaken:
+            log.error(FORSAKEN, self.name, self.id)
+            self.host.forsake(self)
 
     def _not_begun(self, error: BaseException) -> None:
         """It has not come to the agent: parameters that this code does not take are refused, anything else is as if a

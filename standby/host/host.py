@@ -148,7 +148,7 @@ class Host:
         with suppress(LedgerUnavailable):
             await self.ledger.hosted.disown(self.address)
             await self.ledger.hosted.abandon(self.holder)
-        running = [guest for guest in self.guests.values() if guest.task is not None]
+        running = [guest for guest in self.guests.values() if guest.task is not None and not guest.forsaken]
         for guest in running:
             guest.leave_soon()
             if guest.phase in (Phase.WARM, Phase.WAKING):
@@ -158,7 +158,7 @@ class Host:
             await asyncio.wait(tasks, timeout=grace)
         for guest in running:
             guest.leave()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(guest.stopped() for guest in running))
         await asyncio.sleep(0)  # what they leave is given back when they are seen to be over
         with suppress(TimeoutError):
             async with asyncio.timeout(FINAL_SECONDS):
@@ -292,7 +292,15 @@ class Host:
         guest.task.add_done_callback(lambda _: self._over(guest))
         return guest
 
+    def forsake(self, guest: Guest) -> None:
+        """It goes on though it was cancelled. Where its run is to go on, it does when this process is dead."""
+        if guest.cancelled:
+            self._over(guest)
+        guest.forsaken = True
+
     def _over(self, guest: Guest) -> None:
+        if guest.forsaken:
+            return
         if self.guests.get(guest.id) is guest:
             del self.guests[guest.id]
         self.slots.leave(guest.id)

@@ -79,3 +79,28 @@ async def test_a_run_ends_when_a_step_in_a_thread_is_done(
     await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"), force=True)
     await run.is_in(RunState.COMPLETED)
     assert (run.deeds("asked to pay"), run.deeds("paid")) == (1, 1)
+
+
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_an_agent_that_does_not_end_when_it_is_cancelled_is_forsaken(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect shows it as cancelled, others have its slot, no step of it acts, and the host ends without it."""
+    monkeypatch.setattr(settings, "STOPPED_WITHIN", timedelta(seconds=0.2))
+    monkeypatch.setenv("STANDBY_HOST_GRACE", "0.1")
+    runs = []
+    for _ in range(2):
+        run = await start(inn, "swallower")
+        await wait_until(lambda run=run: run.deeds("came"), shows=run.shown)
+        runs.append((run, run.guest.task))
+        await inn.client.set_flow_run_state(UUID(run.id), Cancelling())
+        await run.is_shown_as("Cancelled")
+    assert "goes on though it was cancelled" in caplog.text
+    left = await start(inn, "swallower")
+    await wait_until(lambda: left.deeds("came"), shows=left.shown)
+    runs.append((left, left.guest.task))
+    await inn.closes()
+    assert (await left.row()).state == RunState.RUNNING, "it goes on when this process is dead"
+    outside.gate(outside._place(), "go").touch()
+    await asyncio.gather(*(task for _, task in runs if task is not None), return_exceptions=True)
+    assert [run.deeds("acted on") for run, _ in runs] == [0, 0, 0]

@@ -104,3 +104,26 @@ async def look_up() -> None:
 @agent
 async def gatherer() -> None:
     await asyncio.gather(look_up.with_options(key="look")(), pay.with_options(key="pay")())
+
+
+@agent
+async def swallower() -> None:
+    """Does not end when it is cancelled."""
+    await act("came")
+    while not outside.is_open("go"):
+        try:
+            await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            outside.act("cancelled", "it")
+    await act("acted on")
+
+
+@step
+def hang() -> None:
+    outside.act("hangs", idempotency_key())
+    time.sleep(300)
+
+
+@agent
+async def hanger() -> None:
+    await hang()
