@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -11,8 +13,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Scheduled
 
 from standby import settings
+from standby.holder import is_dead
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
+from tests.host.test_life import Elsewhere
 from tests.support import outside
 from tests.support.waiting import wait_until
 
@@ -104,3 +108,25 @@ async def test_an_agent_that_does_not_end_when_it_is_cancelled_is_forsaken(
     outside.gate(outside._place(), "go").touch()
     await asyncio.gather(*(task for _, task in runs if task is not None), return_exceptions=True)
     assert [run.deeds("acted on") for run, _ in runs] == [0, 0, 0]
+
+
+async def test_the_process_of_a_host_ends_whatever_acts_in_it(
+    inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that hangs in a thread and an agent that catches its cancellation do not keep it."""
+    monkeypatch.setenv("STANDBY_HOST_GRACE", "0.1")
+    await inn.closes()
+    elsewhere = Elsewhere(inn, tmp_path)
+    try:
+        hanging, swallowing = await start(inn, "hanger"), await start(inn, "swallower")
+        await wait_until(lambda: hanging.deeds("hangs") and swallowing.deeds("came"), shows=lambda: elsewhere.log)
+        elsewhere.does(signal.SIGTERM)
+        await wait_until(lambda: elsewhere.process.poll() is not None, within=30, shows=lambda: elsewhere.log)
+    finally:
+        elsewhere.close()
+    assert elsewhere.process.returncode == 0, elsewhere.log
+    assert f"({swallowing.id}) goes on though it was cancelled" in elsewhere.log
+    for run in (hanging, swallowing):
+        row = await run.row()
+        assert row.state == RunState.RUNNING
+        assert is_dead(row.holder), "it is taken over as what a dead host had"

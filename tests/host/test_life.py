@@ -29,7 +29,11 @@ class Elsewhere:
 
     def __init__(self, inn: Inn, folder: Path) -> None:
         self._log = folder / "host.log"
-        told = ("STANDBY_LEDGER_URL", "STANDBY_HOME", "OUTSIDE")
+        told = [
+            name
+            for name in ("STANDBY_LEDGER_URL", "STANDBY_HOME", "OUTSIDE", "STANDBY_HOST_GRACE")
+            if name in os.environ
+        ]
         env = prefect_env(folder / "prefect", PREFECT_API_URL=inn.url, **{name: os.environ[name] for name in told})
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
