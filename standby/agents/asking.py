@@ -2,11 +2,15 @@
 
 What is approved is bound to the call's key, its tool, the digest of the exact arguments and of the tool's schema, the
 wait and whoever approved it. It is looked at again when the tool is about to be called, and used once.
+
+What a wait showed stands in its row (``fresh``): an answer counts for those calls alone. A call that has to be asked
+about and was in no wait that was answered is asked about in another one: ``1.asks``, ``1.asks.2`` ...
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,6 +28,7 @@ from standby.agents.judging import arguments_digest, given_digest, judge, plain_
 from standby.agents.scope import Permission
 from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
+from standby.places import Place
 from standby.states import CheckpointState, Verdict
 from standby.waiting import wait_at
 from standby.waits import NOTHING, Approval, Signal, Wait, as_text, quoted
@@ -48,12 +53,27 @@ class _Asked:
     why: str
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """One call as a wait showed it. ``ordinal``: None in waits of before that was kept. ``arguments``: canonical."""
+
+    ordinal: int | None
+    tool: str
+    arguments: str
+    schema: str | None
+    tag: str | None
+
+
 async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
     """Ask people about the calls that need it, then wait for the results that others deliver."""
     results = DeferredToolResults()
     asked: list[_Asked] = []
     outside: list[ToolCallPart] = []
     for call in requests.approvals:
+        done = thinking.thread.call_key(thinking.ordinal(call), call.tool_name, approved=True)
+        if await thinking.thread.outcome(done) is not None:
+            results.approvals[call.tool_call_id] = ToolApproved()  # what it came to is told, whatever the scope is now
+            continue
         found = await _asked(thinking, ctx, call, requests.metadata.get(call.tool_call_id, {}))
         if isinstance(found, _Asked):
             asked.append(found)
@@ -69,8 +89,9 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
             asked.append(_Asked(call, thinking.ordinal(call), call.args_as_dict(), judged.why))
     if asked:
         external = {call.tool_call_id for call in requests.calls}
-        for one, said in zip(asked, await _ask(thinking, ctx, asked), strict=True):
-            call_id = one.call.tool_call_id
+        verdicts = await _ask(thinking, ctx, asked)
+        for one in asked:
+            call_id, said = one.call.tool_call_id, verdicts[one.ordinal]
             if call_id not in external:
                 results.approvals[call_id] = said if isinstance(said, ToolDenied) else ToolApproved(override_args=said)
             elif isinstance(said, ToolDenied) or said is not None:
@@ -109,18 +130,81 @@ async def _validated(ctx: RunContext[Any], call: ToolCallPart) -> dict[str, Any]
     return validated.validated_args
 
 
-async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) -> list[_Verdict]:
+async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) -> dict[int, _Verdict]:
+    """What people said about each call, by its number: in the wait that showed this call, and asked now if none did.
+
+    Scope or code may be others than in an earlier attempt, which then asked about other calls.
+    """
+    thread = thinking.thread
+    verdicts: dict[int, _Verdict] = {}
+    left, number = asked, 1
+    while left:
+        place = thread.place(f"{thread.turn}.asks" if number == 1 else f"{thread.turn}.asks.{number}")
+        answer = await _answer(thinking, place, left)
+        wait = await _wait_at(thinking, place)
+        shown = _shown(wait.fresh)
+        said = said_of(answer, len(shown))
+        found = {
+            one.ordinal: (one, shown[at], said[at]) for one in left if (at := _where(thinking, one, shown)) is not None
+        }
+        verdicts |= await _grants(thinking, ctx, wait, list(found.values()))
+        left = [one for one in left if one.ordinal not in found]
+        number += 1
+    return verdicts
+
+
+async def _wait_at(thinking: Thinking, place: Place) -> Any:
+    [wait] = (await thinking.thread.run.ledger.waits.group(thinking.thread.run.id, place.key)).waits
+    return wait
+
+
+def _shown(fresh: str) -> list[_Shown]:
+    """The calls that a wait showed, from what ``as_it_is`` wrote."""
+    return [
+        _Shown(rest[0] if rest else None, tool, canonical(arguments), schema, tag)
+        for *rest, tool, arguments, schema, tag in json.loads(fresh)
+    ]
+
+
+def _where(thinking: Thinking, one: _Asked, shown: Sequence[_Shown]) -> int | None:
+    """Which of the calls that were shown is exactly this one; None if it was not shown, or that cannot be told."""
+    tool, arguments = one.call.tool_name, canonical(one.arguments)
+    same = [at for at, other in enumerate(shown) if (other.tool, other.arguments) == (tool, arguments)]
+    if all(shown[at].ordinal is None for at in same):
+        # Of before numbers were kept: those of the answer that are alike, if all of them were shown.
+        calls = thinking.thread.response().tool_calls
+        alike = [n for n, call in enumerate(calls, start=1) if given_digest(call) == given_digest(one.call)]
+        return same[alike.index(one.ordinal)] if len(alike) == len(same) else None
+    return next((at for at in same if shown[at].ordinal == one.ordinal), None)
+
+
+async def _answer(thinking: Thinking, place: Place, asked: list[_Asked]) -> BaseModel:
+    """What people said in the wait at this place, about the calls that it showed: these, if it is not answered yet."""
     thread, scope = thinking.thread, thinking.scope
+    answer: BaseModel | None = thinking.answered.get(place.key)
+    if answer is not None:
+        return answer
+    entry = thread.entry(place.key.removeprefix(thread.prefix))
+    before = _shown((await _wait_at(thinking, place)).fresh) if entry is not None else []
+    if entry is not None and entry.state == CheckpointState.RECORDED:
+        said: Approval[Any] = Approval("", form=form_of([one.tool for one in before]))
+        answer = (await thinking.parked(lambda: wait_at(place, {"": said}), tool_calls=len(asked)))[""]
+        assert isinstance(answer, BaseModel)
+        thinking.answered[place.key] = answer
+        return answer
     tools = [one.call.tool_name for one in asked]
     form = form_of(tools)
     what = f"call {tools[0]}" if len(tools) == 1 else f"make these {len(tools)} calls"
+    numbered = all(one.ordinal is not None for one in before)  # a wait of before is not asked anew for that alone
 
     async def as_it_is() -> str:
         """What is asked about as of now: it is asked anew when any of it has changed."""
         parts = []
         for one in asked:
             tool = one.call.tool_name
-            parts.append([tool, one.arguments, thinking.schemas.get(tool), await thinking.tag(tool, one.arguments)])
+            number = [one.ordinal] if numbered else []
+            tag = await thinking.tag(tool, one.arguments)
+            parts.append([*number, tool, one.arguments, thinking.schemas.get(tool), tag])
         return canonical(parts)
 
     def check(answer: BaseModel) -> None:
@@ -132,7 +216,6 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
                     raise ValueError(f"arguments of call {one.ordinal}: {judged.why}")
 
     nobody = form(approved=False, comment="Nobody answered in time.")
-    place = thread.place(f"{thread.turn}.asks")
     limits = [scope.asking.within] if scope.asking.within is not None else []
     if scope.deadline is not None:
         limits.append(scope.deadline - clock.utcnow())
@@ -149,14 +232,15 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
         **timed,
     )
     answer = (await thinking.parked(lambda: wait_at(place, {"": question}), tool_calls=len(asked)))[""]
-    return await _grants(thinking, ctx, place.key, asked, said_of(answer, len(asked)))
+    assert isinstance(answer, BaseModel)
+    thinking.answered[place.key] = answer
+    return answer
 
 
 async def _grants(
-    thinking: Thinking, ctx: RunContext[Any], key: str, asked: list[_Asked], said: list[Said]
-) -> list[_Verdict]:
+    thinking: Thinking, ctx: RunContext[Any], wait: Any, found: list[tuple[_Asked, _Shown, Said]]
+) -> dict[int, _Verdict]:
     thread, ledger = thinking.thread, thinking.thread.run.ledger
-    [wait] = (await ledger.waits.group(thread.run.id, key)).waits
     yes = [
         one
         for one in await ledger.waits.decisions_of(thread.run.id)
@@ -166,30 +250,30 @@ async def _grants(
         and json.loads(one.answer or "{}").get("approved") is True
     ]
     approver = ", ".join(dict.fromkeys(one.actor for one in yes if one.actor)) or None
-    # What was asked about, as ``as_it_is`` wrote it: that is what was approved, however late this is written down.
-    tags = [tag for *_, tag in json.loads(wait.fresh)]
-    results: list[_Verdict] = []
+    results: dict[int, _Verdict] = {}
     rows: list[GrantRow] = []
-    for one, about, tag in zip(asked, said, tags, strict=True):
+    for one, shown, about in found:
         if not about.approved:
-            results.append(ToolDenied(f"A person refused this call. {about.reason}".strip()))
+            results[one.ordinal] = ToolDenied(f"A person refused this call. {about.reason}".strip())
             continue
         arguments: dict[str, Any] | None = one.arguments
+        # What was shown is what was approved, however late this is written down.
+        tag = shown.tag
         if about.arguments is not None:
             arguments = await _validated(ctx, replace(one.call, args=about.arguments))
             if arguments is None:
-                results.append(ToolDenied("A person changed the arguments, and they do not fit the tool."))
+                results[one.ordinal] = ToolDenied("A person changed the arguments, and they do not fit the tool.")
                 continue
             tag = await thinking.tag(one.call.tool_name, plain_arguments(arguments))
         assert arguments is not None
-        results.append(about.arguments)
+        results[one.ordinal] = about.arguments
         rows.append(
             GrantRow(
                 key=thread.prefix + thread.call_key(one.ordinal, one.call.tool_name, approved=True),
                 wait_id=wait.id,
                 tool=one.call.tool_name,
                 arguments=arguments_digest(arguments),
-                tool_schema=thinking.schemas.get(one.call.tool_name, ""),
+                tool_schema=shown.schema or "",
                 given=given_digest(thread.response().tool_calls[one.ordinal - 1]),
                 approver=approver,
                 door=yes[-1].door if yes else None,

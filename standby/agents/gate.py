@@ -156,6 +156,9 @@ class GatedToolset(WrapperToolset[Any]):
             return ToolDenied(refused) if refused is not None else await act()
         key = thread.call_key(ordinal, name, approved=ctx.tool_call_approved)
         known = await thread.outcome(key)
+        if not ctx.tool_call_approved:
+            # What it came to when it was approved counts, also where the scope would not have it asked about any more.
+            known = await thread.outcome(thread.call_key(ordinal, name, approved=True)) or known
         if known is not None:
             return self._told(known, ordinal)
         call = _Call(name, tool_args, tool, ordinal, key, ctx.tool_call_approved)

@@ -70,6 +70,7 @@ class Thinking:
     schemas: dict[str, str] = field(default_factory=dict)
     known: list[ModelMessage] = field(default_factory=list)
     deferred: set[int] = field(default_factory=set)
+    answered: dict[str, Any] = field(default_factory=dict)  # what people said in this attempt, by the key of the wait
     may_have_changed: bool = True
     stopped: ScopeStopped | None = None
     mark: Mark = field(default_factory=lambda: Mark(RunUsage()))
@@ -213,7 +214,7 @@ class Thinking:
         return found
 
     def was_asking(self) -> bool:
-        """Whether an earlier attempt has asked about calls of this turn: what is still to do is what it asked about."""
+        """Whether an earlier attempt has asked about calls of this turn: what people said then counts for them."""
         return self.thread.entry(f"{self.thread.turn}.asks") is not None
 
     def look_for_changes(self, request: ModelRequestContext) -> tuple[dict[str, str] | None, list[str]]:

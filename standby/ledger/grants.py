@@ -39,16 +39,19 @@ class Grants:
         self._db = database
 
     async def give(self, run_id: str, attempt: int, rows: list[GrantRow]) -> bool:
-        """Write down what was approved. One that the run has already stays as it is. False when fenced."""
+        """Write down what was approved. One that the run has already from the same wait stays as it is; where the call
+        was asked about in another wait since, that one's counts. False when fenced."""
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
                 return False
             for row in rows:
-                there = select(grants.c.key).where(grants.c.run_id == run_id, grants.c.key == row.key)
-                if (await connection.execute(there)).first() is None:
-                    await connection.execute(
-                        grants.insert().values(run_id=run_id, given_at=clock.utcnow(), **asdict(row))
-                    )
+                mine = (grants.c.run_id == run_id, grants.c.key == row.key)
+                there = (await connection.execute(select(grants.c.wait_id).where(*mine))).first()
+                given = {"given_at": clock.utcnow(), **asdict(row)}
+                if there is None:
+                    await connection.execute(grants.insert().values(run_id=run_id, **given))
+                elif there.wait_id != row.wait_id:
+                    await connection.execute(update(grants).where(*mine).values(used_at=None, attempt=None, **given))
             return True
 
     async def use(
