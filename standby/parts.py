@@ -9,22 +9,44 @@ from contextvars import ContextVar
 
 
 class Part:
-    """``key`` stands before the keys of the part's own steps and waits."""
+    """``key`` stands before the keys of the part's own steps and waits. ``around``: the part that it is in."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, around: Part | None = None) -> None:
         self.key = key
+        self.around = around
         self.occurrences: Counter[str] = Counter()
+        self.barred: Exception | None = None
+
+    def bar(self, why: Exception) -> None:
+        """The part goes no further: raises ``Barred``, and so does the next step or wait in it, whatever it does."""
+        self.barred = why
+        self.check()
+
+    def check(self) -> None:
+        """Raise ``Barred`` if this part, or one that it is in, goes no further."""
+        if self.barred is not None:
+            raise Barred(self)
+        if self.around is not None:
+            self.around.check()
+
+
+class Barred(BaseException):
+    """Says to whoever runs a part that it must not go on. No ``except Exception`` on the way swallows it."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(f"{part.key} goes no further: {part.barred}")
 
 
 current_part: ContextVar[Part | None] = ContextVar("standby_part", default=None)
 
 
 @contextmanager
-def part(key: str) -> Iterator[None]:
+def part(key: str) -> Iterator[Part]:
     """What is called here has its keys below ``key``: ``key/name``, ``key/name#2``. In any asyncio task."""
-    token = current_part.set(Part(key))
+    inside = Part(key, current_part.get())
+    token = current_part.set(inside)
     try:
-        yield
+        yield inside
     finally:
         current_part.reset(token)
 

@@ -86,11 +86,9 @@ class AgentRun:
         self._at_cut_off = 0  # branches that stand where they were cut off
         self._meet("")
         self._used: set[str] = set()
-        # Questions whether a `once` step happened hang on their step and have no place of their own.
         self._questions: dict[str, list[str]] = {}
         for entry in journal:
-            if "?" in entry.key:
-                self._questions.setdefault(entry.key.partition("?")[0], []).append(entry.key)
+            self._ask_with(entry.key)
         self.sure_at = sure_at
         self._failures: list[Failure] = []
         self._recording = asyncio.Lock()  # of failures: who comes second waits until they are
@@ -108,6 +106,9 @@ class AgentRun:
         self._stopped_by: BaseException | None = None
         self.paused_seconds = 0.0  # that this attempt has waited in its process
         self.leaving: dict[str, Callable[[], Awaitable[None]]] = {}  # called before a park and at the end
+        self.waking: dict[str, Callable[[], Awaitable[None]]] = {}  # called after it has waited in its process
+        self._woken_at = 0.0  # how long it had waited when these were called last
+        self._waking = False
 
     async def leave(self) -> None:
         """The attempt parks or ends: do what is to be done then. What fails there must not fail the run."""
@@ -125,6 +126,35 @@ class AgentRun:
         except TimeoutError:
             log.warning("Run %s has come to its end, and ends when a step in a thread is done.", self.id)
             await self.threads.none(but_given_up=True)
+
+    async def wake(self) -> None:
+        """The run has waited in its process: what may have changed meanwhile is looked at, before its code goes on."""
+        if self._waking:
+            return  # what looks has waited itself: all is looked at again
+        self._waking = True
+        try:
+            while (waited := self.paused_seconds) != self._woken_at:
+                for look in list(self.waking.values()):
+                    await look()
+                self._woken_at = waited
+        finally:
+            self._waking = False
+
+    def again(self, prefix: str, journal: list[Entry]) -> None:
+        """What has keys below ``prefix`` is gone through again in this attempt, from ``journal``, as it is by now."""
+        for key in [key for key in self._used if key.startswith(prefix)]:
+            self._used.discard(key)
+        self._failures = [failure for failure in self._failures if not failure.place.key.startswith(prefix)]
+        for entry in journal:
+            if entry.key.startswith(prefix):
+                self.journal[entry.key] = entry
+                self._ask_with(entry.key)
+
+    def _ask_with(self, key: str) -> None:
+        """Questions whether a `once` step happened hang on their step and have no place of their own."""
+        step, mark, _ = key.partition("?")
+        if mark and key not in self._questions.setdefault(step, []):
+            self._questions[step].append(key)
 
     def hold_for(self, asked: Asked | None) -> Hold:
         """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
@@ -148,6 +178,7 @@ class AgentRun:
         inside = current_part.get()
         in_own_task = self.in_own_task and inside is None
         if inside is not None:
+            inside.check()
             key = f"{inside.key}/{key or counted(name, inside.occurrences)}"
         if key is None:
             if not in_own_task:

@@ -174,6 +174,7 @@ async def _answers(
             await take_response(run, group, list(waits.values()))
             group = await run.ledger.waits.group(run.id, place.key)
         if group.ready:
+            await run.wake()
             taken = await _take_in(run, place, group, waits)
             if taken is not None:
                 return taken

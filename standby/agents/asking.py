@@ -92,6 +92,8 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
         verdicts = await _ask(thinking, ctx, asked)
         for one in asked:
             call_id, said = one.call.tool_call_id, verdicts[one.ordinal]
+            if isinstance(said, ToolDenied):
+                said = ToolDenied(await thinking.left_out(one.ordinal, said.message))
             if call_id not in external:
                 results.approvals[call_id] = said if isinstance(said, ToolDenied) else ToolApproved(override_args=said)
             elif isinstance(said, ToolDenied) or said is not None:
@@ -231,6 +233,7 @@ async def _answer(thinking: Thinking, place: Place, asked: list[_Asked]) -> Base
         max_age=scope.asking.max_age,
         **timed,
     )
+    thread.set_aside()  # tools that have begun, and may go on when this is approved
     answer = (await thinking.parked(lambda: wait_at(place, {"": question}), tool_calls=len(asked)))[""]
     assert isinstance(answer, BaseModel)
     thinking.answered[place.key] = answer

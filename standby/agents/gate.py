@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from standby.agents.scope import Permission
 from standby.agents.thread import alone
 from standby.agents.tools import runs_in_own_task
 from standby.errors import StandbyError, UsageError
-from standby.parts import part
+from standby.parts import Barred, Part, part
 from standby.steps import in_step
 
 if TYPE_CHECKING:
@@ -239,7 +239,12 @@ class GatedToolset(WrapperToolset[Any]):
     async def _in_own_task(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """The call as a part of the agent's code, with steps and waits of its own."""
         # Another tool may have waited since the model asked for this one.
-        if (refused := await self._refusal(call)) is not None:
+        try:
+            refused = await self._refusal(call)
+        except ApprovalRequired:
+            self.thinking.thread.set_aside(call.ordinal)  # what an earlier attempt has begun of it
+            raise
+        if refused is not None:
             return await self._denied(call, refused)
         thread, run = self.thinking.thread, self.thinking.thread.run
         meter.waited = lambda: run.paused_seconds  # to wait is not to be at work
@@ -248,18 +253,67 @@ class GatedToolset(WrapperToolset[Any]):
         async def before_a_park() -> None:
             await thread.tried(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
 
-        run.leaving[thread.prefix + call.key] = before_a_park
+        key = thread.prefix + call.key
+        run.leaving[key] = before_a_park
         try:
-            with part(thread.prefix + call.key):
-                outcome = await self._metered(call, meter, act)
+            with part(thread.part_key(call.ordinal, call.name, approved=call.approved)) as inside:
+                run.waking[key] = self._after_each_wait(call, inside)
+                outcome = await self._as_far_as_allowed(call, inside, lambda: self._metered(call, meter, act))
         finally:
-            del run.leaving[thread.prefix + call.key]
+            del run.leaving[key]
+            run.waking.pop(key, None)
+        if isinstance(outcome, str):
+            return await self._denied(call, outcome)
 
         async def as_it_was() -> Outcome:
             return outcome
 
-        outcome = await self._done(call, as_it_was)
+        done = await self._done(call, as_it_was)
         if run.paused_seconds != paused:
             self.thinking.may_have_changed = True
             await self.thinking.refresh()
-        return outcome
+        return done
+
+    def _after_each_wait(self, call: _Call, inside: Part) -> Callable[[], Awaitable[None]]:
+        """What looks, when the tool has waited in the process, whether its call may go on: as after a cold wake."""
+        judged = replace(call, arguments=plain_arguments(call.arguments))  # the tool may change its own
+
+        async def look() -> None:
+            try:
+                refused = await self._refusal(judged)
+            except Exception as error:
+                inside.bar(error)
+            else:
+                if refused is not None:
+                    inside.bar(_Refused(refused))
+
+        return look
+
+    async def _as_far_as_allowed(
+        self, call: _Call, inside: Part, work: Callable[[], Awaitable[Outcome]]
+    ) -> Outcome | str:
+        """What the call came to, or why it was refused half way. Raises what else it was barred with."""
+        try:
+            outcome = await work()
+        except BaseException as error:
+            if inside.barred is None or not _says_barred(error):
+                raise
+        else:
+            if inside.barred is None:
+                return outcome
+        if isinstance(inside.barred, _Refused):
+            return str(inside.barred)
+        if isinstance(inside.barred, ApprovalRequired):
+            # When it is approved it begins at its first line, as after a cold wake.
+            run = self.thinking.thread.run
+            run.again(f"{inside.key}/", await run.ledger.checkpoints.journal(run.id))
+            self.thinking.thread.set_aside(call.ordinal)
+        raise inside.barred
+
+
+class _Refused(Exception):
+    """A call that had begun may not go on."""
+
+
+def _says_barred(error: BaseException) -> bool:
+    return isinstance(error, Barred) or (isinstance(error, BaseExceptionGroup) and error.subgroup(Barred) is not None)

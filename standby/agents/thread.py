@@ -72,6 +72,13 @@ class Thread:
         name = "".join(char if char not in "#/?" else ":" for char in tool)
         return f"{self.turn}.{ordinal}.{name}{'.approved' if approved else ''}"
 
+    def part_key(self, ordinal: int, tool: str, *, approved: bool) -> str:
+        """What stands before the keys of the steps and waits of a call: it keeps that when it is asked about after it
+        has begun."""
+        mine, before = (self.prefix + self.call_key(ordinal, tool, approved=how) for how in (approved, False))
+        begun = [key for key in (mine, before) if any(one.startswith(f"{key}/") for one in self.run.journal)]
+        return begun[0] if begun else mine
+
     def entry(self, rest: str) -> Entry | None:
         return self._entries.get(rest)
 
@@ -197,9 +204,9 @@ class Thread:
         under = self.prefix if ordinal is None else f"{self.prefix}{self.turn}.{ordinal}."
         return [entry for entry in self.run.unmet(under) if "/" in entry.key.removeprefix(self.prefix)]
 
-    def set_aside(self) -> None:
-        """Before people are asked whether it goes on at all: only then are the calls gone through, or left out."""
-        for entry in self.left_over():
+    def set_aside(self, ordinal: int | None = None) -> None:
+        """Before people are asked whether it goes on, or a call does: only then are calls gone through, or left out."""
+        for entry in self.left_over(ordinal):
             self.run.set_aside(entry.key)
 
     async def leave_out(self, ordinal: int | None = None) -> list[str]:

@@ -1,17 +1,22 @@
 """A scope that is edited between two attempts of a run: what people said counts for the calls that they were shown."""
 
 import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from pydantic_ai import Agent
 from sqlalchemy import update
 
-from standby import agent
-from standby.agents import AgentScope, OneOf, Permission, Rule, run_agent
+from standby import agent, step
+from standby.agents import AgentScope, Asking, AtStop, OneOf, Permission, Rule, run_agent, waits
 from standby.ledger.tables import Wait, table_of
-from tests.agents.conftest import Script, ask, call
+from standby.waiting import wait_for
+from standby.waits import Signal
+from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk, Interrupted, Interruption, Run
+from tests.support.waiting import wait_until
 
 ALLOW, ASK, DENY = Permission.ALLOW, Permission.ASK, Permission.DENY
 
@@ -134,3 +139,165 @@ async def test_what_was_answered_before_numbers_were_kept_counts_where_it_is_cle
     assert await run.again() == "done"
     assert two.acted == ["first", "second"]
     assert len(await run.waits()) == 1
+
+
+class Orders:
+    """An agent whose tool waits for a word, and then orders: held in its process, as it has no deployment."""
+
+    def __init__(self, scope: AgentScope, **options: Any) -> None:
+        self.acted: list[str] = []
+        self.scope = scope
+        self.script = Script(call("order", what="desk"), "done")
+        self.thinker: Agent[None, str] = Agent(self.script.model, name="buyer")
+        acted = self.acted
+
+        @step(effect="once", visible=False)
+        async def look_up(what: str) -> str:
+            acted.append(f"looked up {what}")
+            return what
+
+        @step(effect="once", visible=False)
+        async def buy(what: str) -> str:
+            acted.append(f"bought {what}")
+            return what
+
+        @self.thinker.tool_plain
+        @waits
+        async def order(what: str) -> str:
+            await look_up(what)
+            with suppress(Exception):
+                await wait_for(Signal("go", of=str))
+            with suppress(Exception):
+                await buy(what)
+            return "ordered"
+
+        async def read() -> AgentScope:
+            return self.scope
+
+        async def ordering() -> list[str | None]:
+            found = await run_agent(self.thinker, "order", scope=read, **options)
+            return [found.output, found.stopped]
+
+        self.flow = agent(ordering)
+
+
+async def test_a_tool_that_waited_in_the_process_goes_no_further_when_the_scope_denies_it(desk: Desk) -> None:
+    orders = Orders(allow("order"))
+    run = await desk.start(orders.flow)
+    await run.paused()
+    orders.scope = AgentScope(tools=(*allow("order").tools, Rule(tool="order", permission=DENY, when=(
+        OneOf(argument="what", values=("desk",)),))))  # type: ignore[arg-type]  # fmt: skip
+    await desk.signal("go", "now")
+    assert await run.result() == ["done", None]
+    assert orders.acted == ["looked up desk"]
+    [(_, said, outcome)] = orders.script.told()
+    assert (outcome, "denies" in said) == ("denied", True)
+
+
+async def test_a_tool_that_waited_in_the_process_is_asked_about_when_the_scope_asks(desk: Desk) -> None:
+    """And goes on from where it was when that is approved."""
+    orders = Orders(allow("order"))
+    run = await desk.start(orders.flow)
+    await run.paused()
+    orders.scope = ask("order")
+    await desk.signal("go", "now")
+    await run.answer({"approved": True}, key="buyer/1.asks")
+    assert await run.result() == ["done", None]
+    assert orders.acted == ["looked up desk", "bought desk"]
+    assert len(await run.waits()) == 2
+
+
+async def test_a_tool_that_is_asked_about_half_way_and_refused_goes_no_further(desk: Desk) -> None:
+    orders = Orders(allow("order"))
+    run = await desk.start(orders.flow)
+    await run.paused()
+    orders.scope = ask("order")
+    await desk.signal("go", "now")
+    await run.answer({"approved": False}, key="buyer/1.asks")
+    assert await run.result() == ["done", None]
+    assert orders.acted == ["looked up desk"]
+
+
+async def test_a_tool_that_waited_in_the_process_stops_where_a_person_says_so(desk: Desk) -> None:
+    orders = Orders(allow("order"))
+    run = await desk.start(orders.flow)
+    await run.paused()
+    await desk.signal("agent.stop", "enough", key=run.id)
+    await desk.signal("go", "now")
+    assert await run.result() == [None, "person"]
+    assert orders.acted == ["looked up desk"]
+
+
+async def test_a_tool_that_waited_in_the_process_past_the_deadline_goes_no_further(desk: Desk) -> None:
+    orders = Orders(allow("order", at_stop=AtStop.FINISH))
+    run = await desk.start(orders.flow)
+    await run.paused()
+    orders.scope = allow("order", at_stop=AtStop.FINISH, deadline=datetime.now(UTC))
+    await desk.signal("go", "now")
+    assert await run.result() == [None, "deadline"]
+    assert orders.acted == ["looked up desk"]
+
+
+async def test_a_tool_that_waited_in_the_process_is_rechecked_before_it_goes_on(desk: Desk) -> None:
+    revoked: list[str] = []
+
+    async def recheck() -> None:
+        if revoked:
+            raise PermissionError("the key was revoked")
+
+    orders = Orders(allow("order"), recheck=recheck)
+    run = await desk.start(orders.flow)
+    await run.paused()
+    revoked.append("key")
+    await desk.signal("go", "now")
+    with pytest.raises(PermissionError, match="revoked"):
+        await run.result()
+    assert orders.acted == ["looked up desk"]
+    revoked.clear()
+    assert await run.again() == ["done", None]
+    assert orders.acted == ["looked up desk", "bought desk"]
+
+
+async def test_an_approval_that_grew_too_old_while_the_tool_waited_does_not_do(desk: Desk) -> None:
+    orders = Orders(ask("order"))
+    run = await desk.start(orders.flow)
+    await run.answer({"approved": True})
+
+    async def waits_for_go() -> bool:
+        return any(wait.topic == "go" for wait in await run.open_waits())
+
+    await wait_until(waits_for_go)
+    orders.scope = ask("order", asking=Asking(max_age=timedelta(microseconds=1)))
+    await desk.signal("go", "now")
+    assert await run.result() == ["done", None]
+    assert orders.acted == ["looked up desk"]
+    assert "older than" in orders.script.told()[0][1]
+
+
+async def test_an_agent_in_a_tool_goes_no_further_when_the_scope_around_denies_the_tool(desk: Desk) -> None:
+    """What the wider scope says ends the tool, and is no stop of the agent in it."""
+    orders = Orders(allow("order"))
+    outer = Script(call("delegate"), "over")
+    boss: Agent[None, str] = Agent(outer.model, name="boss")
+    scope = allow("delegate")
+
+    @boss.tool_plain
+    @waits
+    async def delegate() -> str:
+        return str((await run_agent(orders.thinker, "order", scope=allow("order"))).output)
+
+    async def read() -> AgentScope:
+        return scope
+
+    @agent
+    async def working() -> list[str | None]:
+        found = await run_agent(boss, "delegate", scope=read)
+        return [found.output, found.stopped]
+
+    run = await desk.start(working)
+    await run.paused()
+    scope = allow("other")
+    await desk.signal("go", "now")
+    assert await run.result() == ["over", None]
+    assert orders.acted == ["looked up desk"]
+    assert "boss/1.1.delegate/buyer/end" not in await run.journal()
