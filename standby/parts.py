@@ -16,11 +16,37 @@ class Part:
         self.around = around
         self.occurrences: Counter[str] = Counter()
         self.barred: Exception | None = None
+        self.settling: Exception | None = None
+        self.is_step = False  # the part is one step, and what that returned is all there is to it
 
     def bar(self, why: Exception) -> None:
         """The part goes no further: raises ``Barred``, and so does the next step or wait in it, whatever it does."""
         self.barred = why
         self.check()
+
+    def settle_only(self, why: Exception, *, is_step: bool) -> None:
+        """Whether it may go on is not known yet: it goes only as far as it takes to know whether a step happened that
+        was cut off, and is then barred."""
+        self.settling, self.is_step = why, is_step
+
+    def before_new(self) -> None:
+        """Before anything that is not in the journal yet."""
+        if self.settling is not None:
+            self.bar(self.settling)
+        if self.around is not None:
+            self.around.before_new()
+
+    def after_settled(self) -> None:
+        """A step that was cut off is known to have happened: what comes after it is new."""
+        if self.settling is not None and not self.is_step:
+            self.bar(self.settling)
+        if self.around is not None:
+            self.around.after_settled()
+
+    @property
+    def settles(self) -> bool:
+        """Whether this part, or one that it is in, only settles what was cut off."""
+        return self.settling is not None or (self.around is not None and self.around.settles)
 
     def check(self) -> None:
         """Raise ``Barred`` if this part, or one that it is in, goes no further."""

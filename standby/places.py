@@ -22,6 +22,11 @@ def question_on(key: str, attempt: int) -> str:
     return f"{key}?{attempt}"
 
 
+def is_question(key: str) -> bool:
+    """Whether this is the key of such a wait."""
+    return "?" in key
+
+
 def check_key(key: str) -> None:
     """Refuse a name or explicit key that the journal's own marks (``#2``, ``/member``, ``?question``) would confuse, or
     that no database takes."""

@@ -28,6 +28,7 @@ from standby.errors import CheckpointNotWritten, CheckpointUnreadable, UsageErro
 from standby.failures import revived, stored
 from standby.faults import reach
 from standby.ledger.checkpoints import Entry
+from standby.parts import Part, current_part
 from standby.places import Place, check_key
 from standby.runs import CUT_OFF, AgentRun, current_run
 from standby.states import CheckpointState, Effect
@@ -151,6 +152,10 @@ class Step(Generic[P, R]):
             if error == CUT_OFF:
                 await run.be_cut_off(place.key)
             raise revived(error)
+        inside = current_part.get()
+        settles = inside is not None and inside.settles
+        if inside is not None and (entry is None or self.options.effect is not Effect.ONCE):
+            inside.before_new()
         await run.before_new_work(place.key)
         unprobed = self.options.effect is Effect.ONCE and self.options.probe is None
         if unprobed and not run.in_own_task:
@@ -163,8 +168,12 @@ class Step(Generic[P, R]):
             if text is not None:
                 known = self._decode(run, place.key, text)
                 await run.record(place, text)
+                if inside is not None:
+                    inside.after_settled()
                 return known
             entry = None  # a person said that it did not happen
+        if inside is not None and settles:
+            return await self._found_by_probe(_Call(run, place, args, kwargs, intended=True), inside)
         self.codec.check(f"step {place.key!r}")
         reach("step.before")
         call = _Call(run, place, args, kwargs, intended=entry is not None)
@@ -187,6 +196,21 @@ class Step(Generic[P, R]):
         finally:
             _current.reset(token)
         reach("step.after")
+        value: R = call.value
+        return value
+
+    async def _found_by_probe(self, call: _Call, inside: Part) -> R:
+        """What an earlier attempt has done, where no more than that is to be known."""
+        token = _current.set(call)
+        try:
+            found = None if self.options.probe is None else await self.options.probe(*call.args, **call.kwargs)
+        finally:
+            _current.reset(token)
+        if found is None:
+            inside.before_new()
+        text, call.value = self.codec.encode(found, f"step {call.place.key!r}")
+        await call.run.record(call.place, text)
+        inside.after_settled()
         value: R = call.value
         return value
 

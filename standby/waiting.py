@@ -22,7 +22,8 @@ from standby.ledger.text import digest_of
 from standby.ledger.waits import Group, WaitRow
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.parking.lingering import linger
-from standby.places import LONGEST_KEY, Place, check_key, question_on
+from standby.parts import current_part
+from standby.places import LONGEST_KEY, Place, check_key, is_question, question_on
 from standby.runs import AgentRun, current_run
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
 from standby.steps import in_step
@@ -150,6 +151,9 @@ async def _answers(
     entry = run.journal.get(place.key)
     if entry is not None and entry.state == CheckpointState.RECORDED:
         return _replayed(run, place.key, waits, await run.text_of(entry))
+    inside = current_part.get()
+    if inside is not None and not is_question(place.key):
+        inside.before_new()
     await run.before_new_work(place.key)
     for_all = asked or run.asked
     rows = [await _row(wait, f"{place.key}/{name}" if name else place.key, for_all) for name, wait in waits.items()]

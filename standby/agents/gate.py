@@ -29,9 +29,10 @@ from standby.agents.records import MODEL, TOOL, Counted, Outcome, Result, Turn
 from standby.agents.responses import tidy
 from standby.agents.scope import Permission
 from standby.agents.thread import alone
-from standby.agents.tools import runs_in_own_task
+from standby.agents.tools import is_step, runs_in_own_task
 from standby.errors import StandbyError, UsageError
 from standby.parts import Barred, Part, part
+from standby.states import CheckpointKind, CheckpointState
 from standby.steps import in_step
 
 if TYPE_CHECKING:
@@ -238,17 +239,19 @@ class GatedToolset(WrapperToolset[Any]):
 
     async def _in_own_task(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """The call as a part of the agent's code, with steps and waits of its own."""
-        # Another tool may have waited since the model asked for this one.
-        try:
-            refused = await self._refusal(call)
-        except ApprovalRequired:
-            self.thinking.thread.set_aside(call.ordinal)  # what an earlier attempt has begun of it
-            raise
-        if refused is not None:
-            return await self._denied(call, refused)
         thread, run = self.thinking.thread, self.thinking.thread.run
         meter.waited = lambda: run.paused_seconds  # to wait is not to be at work
         paused = run.paused_seconds
+        # Another tool may have waited since the model asked for this one.
+        try:
+            refused = await self._refusal(call)
+        except ApprovalRequired as asks:
+            happened = await self._happened(call, asks, lambda: self._metered(call, meter, act))
+            if happened is None:
+                raise
+            return await self._over(call, happened, paused)
+        if refused is not None:
+            return await self._denied(call, refused)
 
         async def before_a_park() -> None:
             await thread.tried(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
@@ -265,14 +268,40 @@ class GatedToolset(WrapperToolset[Any]):
         if isinstance(outcome, str):
             return await self._denied(call, outcome)
 
+        return await self._over(call, outcome, paused)
+
+    async def _over(self, call: _Call, outcome: Outcome, paused: float) -> Outcome:
+        """Write down what a call in the own task came to, before which the attempt had waited for so long."""
+
         async def as_it_was() -> Outcome:
             return outcome
 
         done = await self._done(call, as_it_was)
-        if run.paused_seconds != paused:
+        if self.thinking.thread.run.paused_seconds != paused:
             self.thinking.may_have_changed = True
             await self.thinking.refresh()
         return done
+
+    async def _happened(
+        self, call: _Call, asks: ApprovalRequired, work: Callable[[], Awaitable[Outcome]]
+    ) -> Outcome | None:
+        """What a call came to that an earlier attempt was cut off in, before people are asked whether it may be made.
+
+        None if that attempt was in the middle of nothing; raises ``asks`` if the call has still to be made, or to go
+        on. A tool that is one step has come to what that has; in another one more may follow.
+        """
+        thread = self.thinking.thread
+        key = thread.part_key(call.ordinal, call.name, approved=False)
+        left = thread.left_over(call.ordinal)
+        thread.set_aside(call.ordinal)
+        cut_off = (CheckpointState.INTENDED, CheckpointKind.STEP)
+        if not any((one.state, one.kind) == cut_off and one.key.startswith(f"{key}/") for one in left):
+            return None
+        with part(key) as inside:
+            inside.settle_only(asks, is_step=is_step(call.tool))
+            outcome = await self._as_far_as_allowed(call, inside, work)
+        assert isinstance(outcome, Outcome)
+        return outcome
 
     def _after_each_wait(self, call: _Call, inside: Part) -> Callable[[], Awaitable[None]]:
         """What looks, when the tool has waited in the process, whether its call may go on: as after a cold wake."""

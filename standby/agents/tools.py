@@ -35,17 +35,24 @@ def waits(function: F) -> F:
 
 def runs_in_own_task(tool: ToolsetTool[Any]) -> bool:
     """Whether a tool runs as a part of the agent's code."""
+    schema = _schema_of(tool)
+    if is_step(tool):
+        # pydantic-ai takes an object that is called for a function that blocks, and would give it to a thread.
+        schema.is_async = True
+        return True
+    return bool(getattr(getattr(schema, "function", None), _MARK, False))
+
+
+def is_step(tool: ToolsetTool[Any]) -> bool:
+    """Whether a tool is one ``@step``."""
+    return isinstance(getattr(_schema_of(tool), "function", None), Step)
+
+
+def _schema_of(tool: ToolsetTool[Any]) -> Any:
     inner: Any = tool
     while (source := getattr(inner, "source_tool", None)) is not None:
         inner = source
-    schema = getattr(getattr(inner, "call_func", None), "__self__", None)
-    function = getattr(schema, "function", None)
-    if isinstance(function, Step):
-        # pydantic-ai takes an object that is called for a function that blocks, and would give it to a thread.
-        assert schema is not None
-        schema.is_async = True
-        return True
-    return bool(getattr(function, _MARK, False))
+    return getattr(getattr(inner, "call_func", None), "__self__", None)
 
 
 class Reply(BaseModel):
