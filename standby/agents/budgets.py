@@ -45,7 +45,15 @@ class Budget(BaseModel):
     def raised(self, more: Budget) -> Budget:
         """With what was granted on top. What has no limit stays without."""
         mine = {name: (getattr(self, name), getattr(more, name)) for name in Budget.model_fields}
-        return Budget(**{name: a + b if a is not None and b is not None else a for name, (a, b) in mine.items()})
+        return Budget(**{name: sum_of(a, b) if a is not None and b is not None else a for name, (a, b) in mine.items()})
+
+
+def sum_of(mine: Any, more: Any) -> Any:
+    """Two limits together: at most the longest time there is."""
+    try:
+        return mine + more
+    except OverflowError:
+        return timedelta.max
 
 
 def _lower(mine: Any, other: Any) -> Any:

@@ -75,12 +75,24 @@ def _arguments(field: str, text: str) -> dict[str, Any] | None:
     return changed
 
 
-class More(BaseModel):
-    """The form that asks for more of a budget. ``amount``: on top, in the unit that the question names."""
+MOST_MORE = 1e12
+"""What can be granted at once, in whatever unit: of seconds that is more than thirty thousand years."""
+
+
+class Granted(BaseModel):
+    """What was said about more of a budget, as the journal may hold it."""
 
     approved: bool = Field(title="Grant more")
-    amount: float = Field(default=0, ge=0, allow_inf_nan=False, title="How much more", validate_default=True)
+    amount: float = Field(default=0, ge=0, allow_inf_nan=False, title="How much more")
     comment: str = Field(default="", title="Comment")
+
+
+class More(Granted):
+    """The form that asks for more of a budget. ``amount``: on top, in the unit that the question names."""
+
+    amount: float = Field(
+        default=0, ge=0, le=MOST_MORE, allow_inf_nan=False, title="How much more", validate_default=True
+    )
 
     @field_validator("amount")
     @classmethod
@@ -96,15 +108,16 @@ def check_more(what: str, answer: More) -> None:
         raise ValueError(f"amount: there is no {answer.amount:g} of them, say how many")
 
 
-def more_budget(what: str, answer: More) -> Budget | None:
+def more_budget(what: str, answer: Granted) -> Budget | None:
     """What was granted of this budget, in its own unit; None if nothing was."""
     if not answer.approved or answer.amount <= 0:
         return None
-    amount: Any = int(answer.amount)
+    granted = min(answer.amount, MOST_MORE)  # before there was a bound, anything was taken
+    amount: Any = int(granted)
     if not amount and what in ("steps", "tool_calls", "tokens"):
         return None
     if what in ("running", "wall"):
-        amount = timedelta(seconds=answer.amount)
+        amount = timedelta(seconds=granted)
     elif what == "money":
-        amount = Decimal(str(answer.amount))
+        amount = Decimal(str(granted))
     return Budget(**{what: amount})

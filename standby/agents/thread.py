@@ -17,12 +17,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 
 from standby import clock
-from standby.agents.budgets import Budget, Spent
-from standby.agents.forms import More, more_budget
+from standby.agents.budgets import Budget, Spent, sum_of
+from standby.agents.forms import Granted, more_budget
 from standby.agents.purse import Opened, Purse
 from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
 from standby.ledger.checkpoints import Entry
@@ -238,7 +238,7 @@ class Thread:
     def grant(self, more: Budget) -> None:
         """A person has granted more."""
         mine = {name: (getattr(self.granted, name), getattr(more, name)) for name in Budget.model_fields}
-        self.granted = Budget(**{name: (a + b) if a and b else a or b for name, (a, b) in mine.items()})
+        self.granted = Budget(**{name: sum_of(a, b) if a and b else a or b for name, (a, b) in mine.items()})
 
     @property
     def limits(self) -> Budget:
@@ -277,9 +277,4 @@ def alone(cost: Counted) -> Spent:
 def more_of(what: str, text: str) -> Budget | None:
     """What was granted, from the checkpoint of the wait that asked for it; None if nothing was."""
     stored = json.loads(text)[""]
-    if "answer" not in stored:
-        return None
-    try:
-        return more_budget(what, More.model_validate_json(stored["answer"]))
-    except ValidationError:  # an approval of nothing, which was once taken
-        return None
+    return more_budget(what, Granted.model_validate_json(stored["answer"])) if "answer" in stored else None

@@ -1,5 +1,6 @@
 """The limits of a scope hold across waits and crashes, and what happens at them is the scope's to say."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic_ai.usage import RequestUsage
 from standby import agent
 from standby.agents import AgentResult, AgentScope, AtStop, Budget, current_scope, run_agent
 from standby.agents.parts import of_scope
+from standby.agents.thread import more_of
 from standby.errors import AnswerRefused, ScopeStopped
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
@@ -131,6 +133,23 @@ async def test_who_approves_more_says_how_much(desk: Desk) -> None:
     await run.answer({"approved": True, "amount": 1})
     assert await run.result() is None
     assert looker.looked == 2
+
+
+async def test_more_than_can_be_counted_is_refused_at_the_door(desk: Desk) -> None:
+    budget = Budget(running=timedelta(0))
+    looker = Looker(allow("look", budget=budget, at_stop=AtStop.ASK), "done")
+    run = await desk.start(looker.flow)
+    with pytest.raises(AnswerRefused, match="amount"):
+        await run.answer({"approved": True, "amount": 1e15})
+    await run.answer({"approved": True, "amount": 1e12})
+    assert await run.result() is None
+
+
+def test_an_amount_from_before_there_was_a_bound_breaks_no_run() -> None:
+    recorded = json.dumps({"": {"answer": json.dumps({"approved": True, "amount": 1e15})}})
+    granted = more_of("running", recorded)
+    assert granted == Budget(running=timedelta(seconds=1e12))
+    assert Budget(running=timedelta.max).raised(granted) == Budget(running=timedelta.max)
 
 
 async def test_who_grants_no_more_stops_it(desk: Desk) -> None:
