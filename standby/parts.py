@@ -17,6 +17,7 @@ class Part:
         self.occurrences: Counter[str] = Counter()
         self.barred: Exception | None = None
         self.settling: Exception | None = None
+        self.cut_off_after: float | None = None  # seconds, by whoever runs it
         self.is_step = False  # the part is one step, and what that returned is all there is to it
 
     def bar(self, why: Exception) -> None:
@@ -47,6 +48,11 @@ class Part:
     def settles(self) -> bool:
         """Whether this part, or one that it is in, only settles what was cut off."""
         return self.settling is not None or (self.around is not None and self.around.settles)
+
+    @property
+    def may_be_cut_off(self) -> bool:
+        """Whether this part, or one that it is in, has a time limit that its steps know nothing of."""
+        return self.cut_off_after is not None or (self.around is not None and self.around.may_be_cut_off)
 
     def check(self) -> None:
         """Raise ``Barred`` if this part, or one that it is in, goes no further."""

@@ -153,6 +153,12 @@ class Step(Generic[P, R]):
                 await run.be_cut_off(place.key)
             raise revived(error)
         inside = current_part.get()
+        if inside is not None and inside.may_be_cut_off and self.options.effect is Effect.ONCE:
+            raise UsageError(
+                f"Step {place.key!r} acts once, in a tool with pydantic-ai's timeout=, which would cut it off and have "
+                "the model call it again, whatever it has done. Take timeout= off the tool (tool_timeout= off the "
+                "agent), or give the step timeout_seconds=: whether it happened is asked then, when the run is retried."
+            )
         settles = inside is not None and inside.settles
         if inside is not None and (entry is None or self.options.effect is not Effect.ONCE):
             inside.before_new()

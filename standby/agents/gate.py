@@ -29,7 +29,7 @@ from standby.agents.records import MODEL, TOOL, Counted, Outcome, Result, Turn
 from standby.agents.responses import tidy
 from standby.agents.scope import Permission
 from standby.agents.thread import alone
-from standby.agents.tools import is_step, runs_in_own_task
+from standby.agents.tools import acts_once, cut_off_after, is_step, runs_in_own_task
 from standby.errors import StandbyError, UsageError
 from standby.parts import Barred, Part, part
 from standby.states import CheckpointKind, CheckpointState
@@ -139,6 +139,14 @@ class GatedToolset(WrapperToolset[Any]):
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
         tools = await super().get_tools(ctx)
         scope = self.thinking.scope
+        for name, tool in tools.items():
+            if acts_once(tool) and cut_off_after(tool) is not None:
+                raise UsageError(
+                    f"The tool {name!r} is a step that acts once, and has pydantic-ai's timeout=, which would cut it "
+                    "off and have the model call it again, whatever it has done. Take timeout= off the tool "
+                    "(tool_timeout= off the agent), or give the step timeout_seconds=: whether it happened is asked "
+                    "then, when the run is retried."
+                )
         self.thinking.schemas = {name: schema_digest(tool) for name, tool in tools.items()}
         return {name: tool for name, tool in tools.items() if may_be_called(scope, name)}
 
@@ -260,6 +268,7 @@ class GatedToolset(WrapperToolset[Any]):
         run.leaving[key] = before_a_park
         try:
             with part(thread.part_key(call.ordinal, call.name, approved=call.approved)) as inside:
+                inside.cut_off_after = cut_off_after(call.tool)
                 run.waking[key] = self._after_each_wait(call, inside)
                 outcome = await self._as_far_as_allowed(call, inside, lambda: self._metered(call, meter, act))
         finally:
@@ -298,6 +307,7 @@ class GatedToolset(WrapperToolset[Any]):
         if not any((one.state, one.kind) == cut_off and one.key.startswith(f"{key}/") for one in left):
             return None
         with part(key) as inside:
+            inside.cut_off_after = cut_off_after(call.tool)
             inside.settle_only(asks, is_step=is_step(call.tool))
             outcome = await self._as_far_as_allowed(call, inside, work)
         assert isinstance(outcome, Outcome)

@@ -13,6 +13,7 @@ from pydantic_ai.toolsets import ToolsetTool
 
 from standby.errors import UsageError, WaitTimedOut
 from standby.policy import Policy
+from standby.states import Effect
 from standby.steps import Step
 from standby.waiting import wait_for
 from standby.waits import Approval, quoted
@@ -48,11 +49,26 @@ def is_step(tool: ToolsetTool[Any]) -> bool:
     return isinstance(getattr(_schema_of(tool), "function", None), Step)
 
 
+def acts_once(tool: ToolsetTool[Any]) -> bool:
+    """Whether a tool is one ``@step(effect="once")``."""
+    return is_step(tool) and _schema_of(tool).function.options.effect is Effect.ONCE
+
+
+def cut_off_after(tool: ToolsetTool[Any]) -> float | None:
+    """After how many seconds pydantic-ai cuts the tool off, and tells the model so."""
+    limit = tool.tool_def.timeout
+    return limit if limit is not None else getattr(_innermost(tool).toolset, "timeout", None)
+
+
 def _schema_of(tool: ToolsetTool[Any]) -> Any:
+    return getattr(getattr(_innermost(tool), "call_func", None), "__self__", None)
+
+
+def _innermost(tool: ToolsetTool[Any]) -> Any:
     inner: Any = tool
     while (source := getattr(inner, "source_tool", None)) is not None:
         inner = source
-    return getattr(getattr(inner, "call_func", None), "__self__", None)
+    return inner
 
 
 class Reply(BaseModel):

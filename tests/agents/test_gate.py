@@ -1,5 +1,6 @@
 """Directly before a call acts everything is looked at again, and what is given up leaves nothing behind."""
 
+import asyncio
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, SecretStr
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, RunContext, Tool
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import ExternalToolset
@@ -17,6 +18,7 @@ from standby import agent, step
 from standby.agents import AgentScope, AtMost, AtStop, Budget, Permission, Rule, Spent, run_agent, waits
 from standby.agents.judging import arguments_digest, plain_arguments
 from standby.agents.responses import tidy
+from standby.errors import UsageError
 from standby.states import WaitState
 from standby.waiting import wait_for
 from standby.waits import Signal
@@ -310,3 +312,84 @@ def test_an_id_that_is_made_up_is_no_other_calls() -> None:
              ToolCallPart("c", tool_call_id="call-3-2")]  # fmt: skip
     ids = [part.tool_call_id for part in tidy(ModelResponse(parts=parts), 3).tool_calls]
     assert ids == ["x", "call-3-2-", "call-3-2"]
+
+
+@pytest.mark.parametrize("of", ["tool", "agent"])
+async def test_a_once_step_as_a_tool_that_the_model_would_call_again_after_a_timeout_is_refused(
+    bench: Bench, of: str
+) -> None:
+    acted: list[str] = []
+
+    @step(effect="once", visible=False)
+    async def send(to: str) -> str:
+        acted.append(to)
+        if len(acted) == 1:
+            await asyncio.Event().wait()
+        return "sent"
+
+    script = Script(call("send", to="ben"), call("send", to="ben"), "done")
+    limit: dict[str, Any] = {"timeout": 0.2} if of == "tool" else {}
+    thinker: Agent[None, str] = Agent(
+        script.model, name="mailer", tools=[Tool(send, **limit)], tool_timeout=0.2 if of == "agent" else None
+    )
+
+    async def mailing() -> str | None:
+        return (await run_agent(thinker, "write", scope=allow("send"))).output
+
+    with pytest.raises(UsageError, match="'send' is a step that acts once, and has pydantic-ai's timeout="):
+        await bench.run(mailing)
+    assert (acted, script.asked) == ([], 0)
+
+
+async def test_a_once_step_in_a_tool_with_a_timeout_is_refused_before_it_acts(bench: Bench) -> None:
+    acted: list[str] = []
+
+    @step(effect="once", visible=False)
+    async def send(to: str) -> str:
+        acted.append(to)
+        if len(acted) == 1:
+            await asyncio.Event().wait()
+        return "sent"
+
+    @step(visible=False)
+    async def look(to: str) -> str:
+        return to
+
+    @waits
+    async def write(to: str) -> str:
+        return await send(await look(to))
+
+    script = Script(call("write", to="ben"), call("write", to="ben"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="mailer", tools=[Tool(write, timeout=0.2)])
+
+    async def mailing() -> str | None:
+        return (await run_agent(thinker, "write", scope=allow("write"))).output
+
+    with pytest.raises(UsageError, match="acts once, in a tool with pydantic-ai's timeout="):
+        await bench.run(mailing)
+    assert acted == []
+
+
+async def test_the_time_limit_of_a_once_step_ends_the_run_and_a_retry_asks_whether_it_happened(desk: Desk) -> None:
+    acted: list[str] = []
+
+    @step(effect="once", visible=False, timeout_seconds=0.05)
+    async def send(to: str) -> str:
+        acted.append(to)
+        await asyncio.Event().wait()
+        return "sent"
+
+    script = Script(call("send", to="ben"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="mailer", tools=[send])
+
+    @agent
+    async def mailing() -> str | None:
+        return (await run_agent(thinker, "write", scope=allow("send"))).output
+
+    run = await desk.start(mailing)
+    with pytest.raises(TimeoutError):
+        await run.result()
+    run.begin()
+    await run.answer({"happened": True, "result": '"sent"'}, key="mailer/1.1.send/send?1")
+    assert await run.result() == "done"
+    assert acted == ["ben"]
