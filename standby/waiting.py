@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -19,7 +18,7 @@ from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
 from standby.hold import Asked
 from standby.ledger.text import digest_of
-from standby.ledger.waits import Group, WaitRow
+from standby.ledger.waits import Group
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.parking.lingering import linger
 from standby.parts import current_part
@@ -156,7 +155,7 @@ async def _answers(
         inside.before_new()
     await run.before_new_work(place.key)
     for_all = asked or run.asked
-    rows = [await _row(wait, f"{place.key}/{name}" if name else place.key, for_all) for name, wait in waits.items()]
+    rows = [await wait.today(f"{place.key}/{name}" if name else place.key, for_all) for name, wait in waits.items()]
     hold = run.hold_for(asked)
     if len(rows) == 1:
         need = Need.ONE  # of one, any and all are the same
@@ -198,13 +197,9 @@ async def _answers(
         run.paused_seconds += monotonic() - began
 
 
-async def _row(wait: Wait[Any], key: str, asked: Asked | None) -> WaitRow:
-    row = wait.row(key, asked)
-    return row if wait.fresh is None else replace(row, fresh=await wait.fresh())
-
-
 async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, Wait[Any]]) -> dict[str, Any] | None:
-    """The typed answers of a settled group, stored as its checkpoint; None if one did not fit and is open again."""
+    """The typed answers of a settled group, stored as its checkpoint; None if one did not fit and is open again, or was
+    counted anew."""
     stored: dict[str, dict[str, str]] = {}
     for (name, wait), row in zip(waits.items(), group.waits, strict=True):
         if row.state != WaitState.SETTLED:
@@ -216,7 +211,11 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             # The agent's own words: refused, the deadline would fire again, and again.
             stored[name]["answer"] = row.answer
             continue
-        todays = await _row(wait, row.key, Asked.read(row.hold))
+        todays = await wait.today(row.key, Asked.read(row.hold))
+        if wait.counts_anew and todays.policy != row.policy:
+            if not await run.ledger.waits.count_anew(run.id, run.attempt, row.id, todays):
+                run.stop()
+            return None
         try:
             wait.check_age(row.settled_at)
             if todays.fresh is not None and todays.fresh != row.fresh:

@@ -26,6 +26,7 @@ from standby.agents.canonical import canonical
 from standby.agents.forms import Said, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
 from standby.agents.scope import Permission
+from standby.agents.scoped import ScopedApproval
 from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
 from standby.places import Place
@@ -222,12 +223,11 @@ async def _answer(thinking: Thinking, place: Place, asked: list[_Asked]) -> Base
     if scope.deadline is not None:
         limits.append(scope.deadline - clock.utcnow())
     timed: dict[str, Any] = {"within": max(min(limits), timedelta(0)), "otherwise": nobody} if limits else {}
-    question: Approval[Any] = Approval(
+    question: Approval[Any] = ScopedApproval(
+        thinking,
         f"May {thread.name} {what}?",
         form=form,
         show=_evidence(thinking, asked),
-        party=scope.asking.party,
-        policy=scope.asking.policy,
         check=check,
         fresh=as_it_is,
         max_age=scope.asking.max_age,

@@ -27,6 +27,7 @@ from standby.agents.judging import judge
 from standby.agents.parts import parts_of
 from standby.agents.permissions import may_be_called
 from standby.agents.scope import AgentScope, AtStop, Permission
+from standby.agents.scoped import ScopedApproval
 from standby.agents.serving import Serving
 from standby.agents.thread import Thread
 from standby.agents.tracing import joined
@@ -331,12 +332,11 @@ class Thinking:
         asking_ = self.scope.asking
         nobody = More(approved=False, comment="Nobody answered in time.")
         timed: dict[str, Any] = {} if asking_.within is None else {"within": asking_.within, "otherwise": nobody}
-        question = Approval(
+        question: Approval[Any] = ScopedApproval(
+            self,
             f"May {thread.name} spend more {MORE_IN[what]}?",
             form=More,
             show=f"It stopped because {why}.\n\nSo far: {thread.spent_now().said}.",
-            party=asking_.party,
-            policy=asking_.policy,
             check=lambda answer: check_more(what, answer),
             **timed,
         )

@@ -62,7 +62,8 @@ async def count_anew(connection: AsyncConnection, run: Row[Any], wait: Row[Any])
     policy = Policy.model_validate_json(wait.policy)
     counted = []
     for one in await counted_for(connection, wait):
-        if may_count(policy, _vote(one)):
+        # One that came by Prefect's form, when anybody could decide, is nobody's.
+        if may_count(policy, _vote(one)) and (one.actor or not policy.names_people):
             counted.append(one)
             continue
         left_out = {"verdict": Verdict.REFUSED, "note": "the policy changed, and this does not count any more"}

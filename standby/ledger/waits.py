@@ -229,6 +229,41 @@ class Waits:
             await _take_kept(connection, run, wait.group_key)
             return True
 
+    async def count_anew(self, run_id: str, attempt: int, wait_id: str, todays: WaitRow) -> bool:
+        """The policy of a wait that was answered is another by now, before the run has taken the answer in: what was
+        said counts by that one, and if it is not enough the wait is open for more. False when fenced."""
+        async with self._db.transaction() as connection:
+            run = await run_of_attempt(connection, run_id, attempt)
+            if run is None:
+                return False
+            answered = await _wait(connection, wait_id)
+            mine, new = waits.c.id == wait_id, {"policy": todays.policy, "party": todays.party}
+            await connection.execute(update(waits).where(mine).values(**new))
+            if todays.policy is None or answered.state != WaitState.SETTLED or answered.outcome != Outcome.ANSWERED:
+                return True
+            await connection.execute(
+                update(waits)
+                .where(mine)
+                .values(state=WaitState.OPEN, outcome=None, answer=None, settled_at=None, announced_at=None)
+            )
+            await connection.execute(
+                update(decisions)
+                .where(decisions.c.wait_id == wait_id, decisions.c.opening == answered.opening)
+                .where(decisions.c.verdict == Verdict.WON)
+                .values(verdict=Verdict.COUNTED)
+            )
+            await count_anew(connection, run, await _wait(connection, wait_id))
+            wait = await _wait(connection, wait_id)
+            if wait.state == WaitState.OPEN:
+                why = "who decides has changed since, and what was said is not enough"
+                due = next_chase(todays.policy, clock.utcnow(), 0)
+                await connection.execute(update(waits).where(mine).values(refused=why, chase_at=due))
+                await notify(connection, [wait], NoticeKind.OPENED)
+            else:
+                # It is as old as it was.
+                await connection.execute(update(waits).where(mine).values(settled_at=answered.settled_at))
+            return True
+
     async def note_refusal(self, run_id: str, attempt: int, wait_id: str, answer: str, reason: str) -> bool:
         """An answer from Prefect's own form did not fit and never settled the wait: write it down."""
         async with self._db.transaction() as connection:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from standby import clock
 from standby.errors import UsageError
@@ -42,6 +42,7 @@ class Wait(Generic[A]):
     default: Any = NOTHING
     fresh: Callable[[], Awaitable[str]] | None = None  # what it is about, such as an etag: asked again when it changed
     max_age: timedelta | None = None  # how old an answer may be when the run takes it in
+    counts_anew: ClassVar[bool] = False  # its policy may be another when the run takes the answer in, and counts then
 
     def row(self, key: str, asked: Asked | None = None) -> WaitRow:
         """The wait as it opens now; ``deadline`` becomes a point in time. ``asked``: how its run is to be held.
@@ -70,6 +71,11 @@ class Wait(Generic[A]):
         for field in ("reason", "party", "topic", "correlation", "evidence"):
             check_text(getattr(row, field) or "", f"The {field} of wait {key!r}")
         return row
+
+    async def today(self, key: str, asked: Asked | None = None) -> WaitRow:
+        """The wait as it opens now, with what it is about now."""
+        row = self.row(key, asked)
+        return row if self.fresh is None else replace(row, fresh=await self.fresh())
 
     def kind(self) -> WaitKind:
         raise NotImplementedError

@@ -1,0 +1,40 @@
+"""What is asked as a scope says: of whom, and by which policy, also when that changes while the question is open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from standby.hold import Asked
+from standby.ledger.waits import WaitRow
+from standby.waits import Approval
+
+if TYPE_CHECKING:
+    from standby.agents.thinking import Thinking
+
+F = TypeVar("F")
+
+
+class ScopedApproval(Approval[F]):
+    """An ``Approval`` whose ``party`` and ``policy`` are the scope's: as it is when the question is opened, and again
+    when the run takes the answer in."""
+
+    counts_anew: ClassVar[bool] = True
+
+    def __init__(self, thinking: Thinking, reason: str, *, form: type[F], **more: Any) -> None:
+        asking = thinking.scope.asking
+        super().__init__(reason, form=form, party=asking.party, policy=asking.policy, **more)
+        object.__setattr__(self, "thinking", thinking)
+        object.__setattr__(self, "waited", [thinking.thread.run.paused_seconds])
+
+    thinking: Thinking
+    waited: list[float]
+
+    async def today(self, key: str, asked: Asked | None = None) -> WaitRow:
+        run = self.thinking.thread.run
+        if self.waited != [run.paused_seconds]:
+            self.waited[:] = [run.paused_seconds]
+            await self.thinking.refresh()
+        asking = self.thinking.scope.asking
+        policy = asking.policy.model_dump_json() if asking.policy is not None else None
+        return replace(await super().today(key, asked), party=asking.party, policy=policy)
