@@ -171,8 +171,8 @@ class Host:
         """Whether a storm of wakes goes on: whose answers have come go on before Prefect is told of those before."""
         if len(self.intake.wanted) >= MANY:
             return True
-        waking = sum(1 for guest in self.guests.values() if guest.phase is Phase.WAKING)
-        return waking - self.slots.waiting >= MANY
+        waking = [guest for guest in self.guests.values() if guest.phase is Phase.WAKING]
+        return sum(1 for guest in waking if not self.slots.awaits(guest.id)) >= MANY
 
     # What it hears.
 

@@ -12,9 +12,8 @@ class Slots:
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
-        self._when_free: Callable[[], None] | None = None
         self._taken: set[str] = set()
-        self._turns: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
+        self._turns: OrderedDict[str, Callable[[], None]] = OrderedDict()
 
     @property
     def taken(self) -> int:
@@ -24,36 +23,46 @@ class Slots:
     def waiting(self) -> int:
         return len(self._turns)
 
-    @property
-    def free(self) -> bool:
-        return self.limit is None or (len(self._taken) < self.limit and not self._turns)
+    def awaits(self, name: str) -> bool:
+        """Whether this one waits for its turn."""
+        return name in self._turns
+
+    def ask(self, name: str, turn: Callable[[], None]) -> bool:
+        """Whether this one is in. If not it waits for its turn, and ``turn`` is called when it is in."""
+        if name in self._taken:
+            return True
+        if self.limit is None or (len(self._taken) < self.limit and not self._turns):
+            self._taken.add(name)
+            return True
+        self._turns.setdefault(name, turn)
+        return False
 
     async def enter(self, name: str) -> None:
         """Return when it is this one's turn."""
-        if name in self._taken:
+        turn = asyncio.get_running_loop().create_future()
+
+        def comes() -> None:
+            if not turn.done():  # it may just have been cancelled
+                turn.set_result(None)
+
+        if self.ask(name, comes):
             return
-        if self.free:
-            self._taken.add(name)
-            return
-        turn = self._turns[name] = asyncio.get_running_loop().create_future()
         try:
             await turn
         except asyncio.CancelledError:
-            if self._turns.pop(name, None) is None:
-                self.leave(name)  # it was its turn in this very moment
+            self.leave(name)  # or its turn, which may have come in this very moment
             raise
 
     def leave(self, name: str) -> None:
+        """It is not in any more, and does not wait to be."""
         self._taken.discard(name)
+        self._turns.pop(name, None)
         while self._turns and (self.limit is None or len(self._taken) < self.limit):
             next_one, turn = self._turns.popitem(last=False)
-            if not turn.done():
-                self._taken.add(next_one)
-                turn.set_result(None)
-        if self._when_free is not None and self.free:
-            call, self._when_free = self._when_free, None
-            call()
+            self._taken.add(next_one)
+            turn()
 
-    def when_free(self, call: Callable[[], None]) -> None:
-        """Call this once, when there is room again for somebody who does not wait here."""
-        self._when_free = call
+    def hand_over(self, name: str, other: str) -> None:
+        """Who is in gives its slot to another."""
+        self._taken.discard(name)
+        self._taken.add(other)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ class HostWorker(ProcessWorker):
         self.host: Host | None = None
         self._sought: set[str] = set()  # runs that Prefect has told of, and that were not seen scheduled yet
         self._seek = asyncio.Event()
+        self._turns: set[str] = set()  # names under which new runs wait for a slot, or have one kept for them
         self._apart: set[str] = set()  # runs that have a process of their own
         self._later: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
@@ -107,6 +108,7 @@ class HostWorker(ProcessWorker):
                     for task in (stop, *loops):
                         task.cancel()
                     failed = await asyncio.gather(*loops, return_exceptions=True)
+                    self._give_up_turns()
                     await host.leave(grace())
                 for error in failed:
                     if isinstance(error, Exception):
@@ -165,7 +167,10 @@ class HostWorker(ProcessWorker):
 
     async def _once(self, host: Host) -> None:
         await self.get_and_submit_flow_runs()
-        while self._submitting_flow_run_ids or any(guest.busy for guest in host.guests.values()):  # noqa: ASYNC110
+        while self._turns or self._submitting_flow_run_ids or any(guest.busy for guest in host.guests.values()):
+            if self._turns and self._seek.is_set():
+                self._seek.clear()
+                await self.get_and_submit_flow_runs()
             await asyncio.sleep(0.05)
 
     async def _hear(self) -> None:
@@ -239,7 +244,7 @@ class HostWorker(ProcessWorker):
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
         host = self.host
         assert host is not None
-        begun = []
+        begun, turns = [], set()
         for entry in flow_run_response:
             flow_run, run_id = entry.flow_run, str(entry.flow_run.id)
             self._sought.discard(run_id)
@@ -248,17 +253,35 @@ class HostWorker(ProcessWorker):
                 continue
             if flow_run.id in self._submitting_flow_run_ids:
                 continue
-            if not host.slots.free:
-                host.slots.when_free(self._look_soon)  # for who is left in Prefect's queue
-                break
-            if not host.intake.enters(run_id):
+            # Until its turn it stays in Prefect's queue: who is next, and whether anybody may begin, is asked there.
+            turn = f"new run {run_id}"
+            if not host.slots.ask(turn, self._look_soon):
+                turns.add(turn)
                 continue
-            await host.slots.enter(run_id)  # at once, for one is free
+            if not host.intake.enters(run_id):
+                host.slots.leave(turn)
+                continue
+            host.slots.hand_over(turn, run_id)
             self._submitting_flow_run_ids.add(flow_run.id)
             assert self._runs_task_group is not None
             self._runs_task_group.start_soon(self._submit_run, flow_run)
             begun.append(flow_run)
+        self._give_up_turns(turns)
         return begun
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        try:
+            return await super().get_and_submit_flow_runs()
+        except BaseException:
+            self._give_up_turns()  # whose turn it is cannot begin: the slot is for who can
+            raise
+
+    def _give_up_turns(self, but: Iterable[str] = ()) -> None:
+        """Let the slots and turns go of new runs that are not in Prefect's queue any more."""
+        assert self.host is not None
+        gone, self._turns = self._turns.difference(but), set(but)
+        for turn in gone:
+            self.host.slots.leave(turn)
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         """Begin an attempt here, or in a process of its own."""

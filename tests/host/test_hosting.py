@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -148,6 +149,44 @@ async def test_parked_runs_take_no_place_of_running_ones(inn: Inn) -> None:
     assert (stood["running"], stood["waiting_for_a_turn"]) == (1, 2)
     await inn.client.set_flow_run_state(UUID(busy.id), Cancelling())
     assert (await first.result(), await second.result()) == (1, 2)
+
+
+@on_sqlite
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_a_new_run_has_its_turn_though_somebody_always_waits_for_one(inn: Inn) -> None:
+    """In the order of coming, as those that wake."""
+    slots = inn.host.slots
+    names = (f"other {number}" for number in count())
+    await slots.enter(here := next(names))
+    waits = asyncio.create_task(slots.enter(follows := next(names)))
+    runs = [await inn.start("visitor") for _ in range(2)]
+    while not all(run.deeds("came") for run in runs):
+        later = asyncio.create_task(slots.enter(after := next(names)))
+        await asyncio.sleep(0.02)
+        slots.leave(here)
+        async with asyncio.timeout(20):
+            await waits
+        here, follows, waits = follows, after, later
+    waits.cancel()
+    slots.leave(here)
+    for run in runs:
+        await run.signal("round-0", 1)
+        assert await run.result() == 1
+    await wait_until(lambda: (slots.taken, slots.waiting) == (0, 0))
+
+
+@on_sqlite
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_the_turn_of_a_new_run_that_is_not_to_begin_is_the_next_ones(inn: Inn) -> None:
+    slots = inn.host.slots
+    await slots.enter("other")
+    gone, run = await inn.start("visitor"), await inn.start("visitor")
+    await wait_until(lambda: slots.waiting == 2)
+    await inn.client.set_flow_run_state(UUID(gone.id), Cancelling())
+    slots.leave("other")
+    await run.is_warm()
+    assert not gone.deeds("came")
+    await wait_until(lambda: (slots.taken, slots.waiting) == (0, 0))
 
 
 @pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)

@@ -157,7 +157,7 @@ async def test_a_turn_that_is_given_up_goes_to_the_next_one() -> None:
     await slots.enter("a")
     turns = [asyncio.ensure_future(slots.enter(name)) for name in ("b", "c", "d")]
     await asyncio.sleep(0)
-    assert (slots.taken, slots.waiting, slots.free) == (1, 3, False)
+    assert (slots.taken, slots.waiting) == (1, 3)
     turns[0].cancel()
     await asyncio.sleep(0)
     slots.leave("a")
@@ -166,7 +166,7 @@ async def test_a_turn_that_is_given_up_goes_to_the_next_one() -> None:
     slots.leave("c")
     await turns[2]
     slots.leave("d")
-    assert slots.free
+    assert (slots.taken, slots.waiting) == (0, 0)
 
 
 async def test_a_change_that_the_server_cannot_take_is_given_up_and_one_of_a_busy_server_never(
