@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -49,6 +50,9 @@ class Hosting(Protocol):
 
     async def is_resumed(self) -> bool:
         """Whether Prefect has the run scheduled."""
+
+    def pausing(self) -> AbstractAsyncContextManager[None]:
+        """While the run waits in Prefect's own pause. Left when it is the run's turn to go on."""
 
     async def enters(self) -> None:
         """Return when it is the run's turn to go on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import nullcontext
 from datetime import timedelta
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -191,7 +192,8 @@ async def _answers(
             await suspend(run, place.key, group)
         else:
             count += 1
-            await pause(run, place.key, group, count)
+            async with run.hosting.pausing() if run.hosting is not None else nullcontext():
+                await pause(run, place.key, group, count)
             check_prefect = True
             group = await run.ledger.waits.group(run.id, place.key)
         run.paused_seconds += monotonic() - began

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,6 +59,7 @@ class Phase(StrEnum):
     BEGINNING = "beginning"
     RUNNING = "running"
     WARM = "warm"
+    PAUSED = "paused"  # in Prefect's own pause
     WAKING = "waking"  # it may go on, and waits for its turn
     OVER = "over"
 
@@ -176,6 +179,18 @@ class Guest:
         if why is not Woken.EVICTED:
             await self.enters()
         return why
+
+    @asynccontextmanager
+    async def pausing(self) -> AsyncIterator[None]:
+        self.phase = Phase.PAUSED
+        self.host.slots.leave(self.id)
+        if self.leaving:
+            self.leave()  # as all that pause when the host ends
+        try:
+            yield
+            await self.enters()
+        finally:
+            self.phase = Phase.RUNNING
 
     async def enters(self) -> None:
         self.phase = Phase.WAKING

@@ -75,6 +75,7 @@ def report(host: Host) -> dict[str, Any]:
         "well": host.open and host.leased and not host.following.is_late,
         "running": phases[Phase.RUNNING] + phases[Phase.BEGINNING],
         "warm": phases[Phase.WARM],
+        "paused": phases[Phase.PAUSED],
         "waiting_for_a_turn": host.slots.waiting + len(host.intake.wanted),
         "behind": host.following.behind,
         "lag_seconds": round(host.following.lag, 3),

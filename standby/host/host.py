@@ -151,7 +151,7 @@ class Host:
         running = [guest for guest in self.guests.values() if guest.task is not None and not guest.forsaken]
         for guest in running:
             guest.leave_soon()
-            if guest.phase in (Phase.WARM, Phase.WAKING):
+            if guest.phase in (Phase.WARM, Phase.PAUSED, Phase.WAKING):
                 guest.leave()
         tasks = [guest.task for guest in running if guest.task is not None]
         if tasks and grace > 0:

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, case, literal, or_, select, true, update
+from sqlalchemy import Row, and_, case, literal, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from standby import clock
@@ -65,7 +65,8 @@ class Hosted:
             return Claim(attempt, RunState.READY, None, asked_at=asked_at), run
 
     async def give_back(self, run_id: str, attempt: int, holder: str) -> bool:
-        """A host that has claimed a run, or worked on it, leaves it to whom Prefect gives it. False when fenced."""
+        """A host that has claimed a run, or worked on it, leaves it to whom Prefect gives it; also one that pauses in
+        it, as if its process had died. False when fenced."""
         return bool(
             await self._db.write(
                 update(runs)
@@ -73,7 +74,7 @@ class Hosted:
                     runs.c.id == run_id,
                     runs.c.attempt == attempt,
                     runs.c.holder == holder,
-                    runs.c.state == RunState.RUNNING,
+                    or_(runs.c.state == RunState.RUNNING, and_(runs.c.state.in_(PARKED), runs.c.hold == Hold.PAUSE)),
                 )
                 .values(
                     state=RunState.READY,

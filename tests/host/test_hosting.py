@@ -189,6 +189,42 @@ async def test_the_turn_of_a_new_run_that_is_not_to_begin_is_the_next_ones(inn: 
     await wait_until(lambda: (slots.taken, slots.waiting) == (0, 0))
 
 
+@on_sqlite
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_a_run_in_prefects_own_pause_takes_no_place_and_goes_on_in_its_turn(inn: Inn) -> None:
+    run = await inn.start("pauser")
+    await run.is_shown_as("Paused")
+    assert (report(inn.host)["paused"], inn.host.slots.taken) == (1, 0)
+    async with asyncio.timeout(5):
+        await inn.host.slots.enter("other")
+    await run.signal("round-0", 3)
+    await wait_until(lambda: run.guest.phase is Phase.WAKING)
+    assert not run.deeds("went on")
+    inn.host.slots.leave("other")
+    assert await run.result() == 3
+    assert (run.deeds("came"), run.deeds("went on")) == (1, 1)
+
+
+@on_sqlite
+async def test_a_host_that_ends_leaves_what_is_in_prefects_own_pause_at_once(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next host takes it up, and it waits on there."""
+    monkeypatch.setenv("STANDBY_HOST_GRACE", "60")
+    run = await inn.start("pauser")
+    await run.is_shown_as("Paused")
+    async with asyncio.timeout(20):
+        await inn.closes()
+    left = await run.row()
+    assert (left.state, left.holder) == (RunState.READY, None)
+    assert (await run.prefect()).type is StateType.SCHEDULED
+    await inn.opens()
+    await run.is_in(RunState.PARKED)
+    await run.signal("round-0", 4)
+    assert await run.result() == 4
+    assert run.deeds("came") == 1
+
+
 @pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 async def test_a_host_that_ends_leaves_nothing_behind(inn: Inn) -> None:
     """Row 13: what is parked is parked cold, what runs stops at a checkpoint, and another host goes on with both."""

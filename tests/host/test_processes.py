@@ -92,15 +92,15 @@ async def test_the_health_endpoint_says_how_a_host_stands() -> None:
     following = SimpleNamespace(is_late=False, behind=3, lag=1.23456)
     host: Any = SimpleNamespace(
         open=True, leased=True, following=following, address="127.0.0.1:7",
-        guests={str(phase): SimpleNamespace(phase=phase) for phase in (Phase.RUNNING, Phase.WARM, Phase.BEGINNING)},
+        guests={str(phase): SimpleNamespace(phase=phase) for phase in Phase if phase not in (Phase.WAKING, Phase.OVER)},
         slots=SimpleNamespace(waiting=1), intake=SimpleNamespace(wanted={"a": None, "b": None}),
     )  # fmt: skip
     async with Health(host, "127.0.0.1", 0) as health, httpx.AsyncClient() as client:
         well = await client.get(PLACE.format(health.port))
         assert well.status_code == 200
         assert well.json() == {
-            "well": True, "running": 2, "warm": 1, "waiting_for_a_turn": 3, "behind": 3, "lag_seconds": 1.235,
-            "address": "127.0.0.1:7",
+            "well": True, "running": 2, "warm": 1, "paused": 1, "waiting_for_a_turn": 3, "behind": 3,
+            "lag_seconds": 1.235, "address": "127.0.0.1:7",
         }  # fmt: skip
         following.is_late = True
         late = await client.get(PLACE.format(health.port))

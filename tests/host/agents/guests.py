@@ -34,6 +34,15 @@ async def visitor(rounds: int = 1, steps: int = 0) -> int:
     return total
 
 
+@agent(hold="pause")
+async def pauser() -> int:
+    """Waits in Prefect's own pause."""
+    await visit("came")
+    number = await wait_for(Signal("round-0", key=_me(), of=int))
+    await visit("went on")
+    return number
+
+
 @agent
 async def worker(steps: int = 1000) -> int:
     """Works on without end, step by step, and each takes a moment."""
