@@ -8,6 +8,9 @@ import os
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -28,6 +31,7 @@ def host(
         int | None,
         typer.Option(min=1, max=65535, help="Port of GET /health; with several processes the first's."),
     ] = None,
+    until_input_ends: Annotated[bool, typer.Option(hidden=True, help="Ends as by SIGTERM with its input.")] = False,
 ) -> None:
     """Run agents beside each other, and keep those that wait warm. SIGTERM lets them go to their next checkpoint.
 
@@ -38,10 +42,10 @@ def host(
     if processes > 1:
         perform(_several(pool, name, limit, processes, health_port), serves=True)
     else:
-        perform(_one(pool, name, limit, health_port), serves=True)
+        perform(_one(pool, name, limit, health_port, until_input_ends), serves=True)
 
 
-async def _one(pool: str, name: str, limit: int | None, health_port: int | None) -> int:
+async def _one(pool: str, name: str, limit: int | None, health_port: int | None, until_input_ends: bool) -> int:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from standby.host.health import PORT_VARIABLE
@@ -61,23 +65,50 @@ async def _one(pool: str, name: str, limit: int | None, health_port: int | None)
         out.print(f"Hosting the agents of {pool} for {place.api_url}, ledger {shown}. Ctrl-C stops.")
         gc.freeze()
         gc.enable()
-        await HostWorker(work_pool_name=pool, name=name, limit=limit).start(printer=lambda *_: None)
+        worker = HostWorker(work_pool_name=pool, name=name, limit=limit)
+        if until_input_ends:
+            _when_input_ends(worker.stop)
+        await worker.start(printer=lambda *_: None)
     return 0
 
 
+def _when_input_ends(call: Callable[[], None]) -> None:
+    """Call this when who has started this process wants it to end, or is gone."""
+    loop = asyncio.get_running_loop()
+    told = os.dup(0)  # what this process starts does not have it, and reads nothing
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+
+    def listen() -> None:
+        os.read(told, 1)
+        with suppress(RuntimeError):  # it ends already
+            loop.call_soon_threadsafe(call)
+
+    threading.Thread(target=listen, name="standby-input", daemon=True).start()
+
+
 async def _several(pool: str, name: str, limit: int | None, processes: int, health_port: int | None) -> int:
-    """Start them, start again what dies, and stop them."""
+    """Start them, start again what dies, and stop them: each drains as one alone would, and a second signal kills."""
     from standby.up.processes import Child
 
     logs = settings.home() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     children: list[Child] = []
+
+    def told() -> None:
+        if stop.is_set():
+            for child in children:
+                child.kill()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop.set)
     try:
         for one in range(processes):
             argv = [sys.executable, "-m", "standby", "host", "--pool", pool, "--name", f"{name} {one + 1}"]
+            argv += ["--until-input-ends"]
             argv += ["--limit", str(limit)] if limit is not None else []
             if health_port is not None:
                 if health_port + one > 65535:
@@ -85,7 +116,7 @@ async def _several(pool: str, name: str, limit: int | None, processes: int, heal
                 argv += ["--health-port", str(health_port + one)]
             child = Child(
                 f"host {one + 1}", argv, dict(os.environ), logs / f"host-{one + 1}.log",
-                report=out.print, on_start=lambda: None,
+                report=out.print, on_start=lambda: None, drains=True,
             )  # fmt: skip
             children.append(child)
             await child.start()

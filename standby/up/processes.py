@@ -25,6 +25,8 @@ class Child:
     """``name``, what to run and where its output goes.
 
     ``report`` is told in a sentence when it is started again, ``on_start`` is called each time it has started.
+    ``drains``: it is told to end by the end of its standard input, which comes too when this process is killed, and
+    may take its time. Others are told by a signal, with all they have started, and have ``STOP_SECONDS``.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class Child:
         *,
         report: Callable[[str], None],
         on_start: Callable[[], None],
+        drains: bool = False,
     ) -> None:
         self.name, self.argv, self.env, self.log_file = name, argv, env, log_file
-        self._report, self._on_start = report, on_start
+        self._report, self._on_start, self._drains = report, on_start, drains
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
@@ -54,8 +57,8 @@ class Child:
             try:
                 # A session of its own: Ctrl-C reaches only `standby up`, which stops its children in order.
                 self._process = await asyncio.create_subprocess_exec(
-                    *self.argv, env=self.env, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True,
+                    *self.argv, env=self.env, stdout=log, stderr=log, start_new_session=True,
+                    stdin=asyncio.subprocess.PIPE if self._drains else asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
             except FileNotFoundError as error:
                 raise UsageError(f"{self.name} cannot be started: there is no program {self.argv[0]!r}.") from error
@@ -96,7 +99,10 @@ class Child:
 
     async def stop(self) -> None:
         self._stopping = True
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            await self._process.wait()
+        elif self._process is not None and self._process.returncode is None:
             signal_group(self._process.pid, signal.SIGTERM)
             try:
                 async with asyncio.timeout(STOP_SECONDS):
@@ -107,6 +113,12 @@ class Child:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+
+    def kill(self) -> None:
+        """What drains has no more time."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process is not None:
+                self._process.kill()
 
 
 def command(text: str) -> list[str]:

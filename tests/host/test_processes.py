@@ -1,6 +1,7 @@
 """``standby host --processes``, and what each process says of itself over HTTP."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from standby.host.guest import Phase
 from standby.host.health import Health
+from standby.up import processes
 from tests.host.conftest import AGENTS
 from tests.support.ports import reserved_port
 from tests.support.server import PrefectServer, prefect_env
@@ -57,10 +59,11 @@ async def health_at(port: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 async def test_several_processes_host_a_pool_and_end_together(
-    prefect_server: PrefectServer, ledger_url: str, tmp_path: Path, port: int
+    prefect_server: PrefectServer, ledger_url: str, tmp_path: Path, port: int, how: signal.Signals
 ) -> None:
-    """Each with a name, an address and a health endpoint of its own; SIGTERM to the first ends all."""
+    """Each with a name, an address and a health endpoint of its own; when the first is stopped or killed all end."""
     env = prefect_env(
         tmp_path / "prefect",
         PREFECT_API_URL=prefect_server.url,
@@ -78,13 +81,33 @@ async def test_several_processes_host_a_pool_and_end_together(
         children = psutil.Process(process.pid).children()
         named = [child.cmdline()[child.cmdline().index("--name") + 1] for child in children]
         assert sorted(named) == ["twin 1", "twin 2"]
-        process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), WITHIN) == 0
-        assert not [child for child in children if child.is_running()]
+        process.send_signal(how)
+        assert await asyncio.wait_for(process.wait(), WITHIN) == (0 if how is signal.SIGTERM else -how)
+        if how is signal.SIGTERM:
+            assert not [child for child in children if child.is_running()]
+        await wait_until(lambda: not [child for child in children if child.is_running()])
     finally:
         with suppress(ProcessLookupError):
             process.terminate()  # killed, it would leave its children behind
         await process.wait()
+
+
+async def test_what_drains_takes_its_time_and_what_it_has_started_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "STOP_SECONDS", 0.01)
+    script = (
+        "import subprocess, sys; begun = subprocess.Popen(['sleep', '0.5'], stdin=subprocess.DEVNULL); "
+        "print('begun', flush=True); sys.stdin.read(); print('drained', begun.wait(), flush=True)"
+    )
+    child = processes.Child(
+        "drainer", [sys.executable, "-c", script], dict(os.environ), tmp_path / "log",
+        report=lambda _: None, on_start=lambda: None, drains=True,
+    )  # fmt: skip
+    await child.start()
+    await wait_until(lambda: child.tail() == "begun")
+    await child.stop()
+    assert child.tail() == "begun\ndrained 0"
 
 
 async def test_the_health_endpoint_says_how_a_host_stands() -> None:
