@@ -16,7 +16,6 @@ from typing import Annotated
 import typer
 
 from standby import settings
-from standby.errors import UsageError
 from standby.terminal import open_ledger, out, perform
 
 
@@ -29,7 +28,12 @@ def host(
     processes: Annotated[int, typer.Option(min=1, help="How many processes; one more for each core pays.")] = 1,
     health_port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Port of GET /health; with several processes the first's."),
+        typer.Option(
+            min=1,
+            max=65535,
+            envvar="STANDBY_HOST_HEALTH_PORT",
+            help="Port of GET /health; with several processes the first's, the others have those after it.",
+        ),
     ] = None,
     until_input_ends: Annotated[bool, typer.Option(hidden=True, help="Ends as by SIGTERM with its input.")] = False,
 ) -> None:
@@ -89,8 +93,11 @@ def _when_input_ends(call: Callable[[], None]) -> None:
 
 async def _several(pool: str, name: str, limit: int | None, processes: int, health_port: int | None) -> int:
     """Start them, start again what dies, and stop them: each drains as one alone would, and a second signal kills."""
+    from standby.host.health import require_free
     from standby.up.processes import Child
 
+    if health_port is not None:
+        require_free(health_port, processes)
     logs = settings.home() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     stop = asyncio.Event()
@@ -110,10 +117,7 @@ async def _several(pool: str, name: str, limit: int | None, processes: int, heal
             argv = [sys.executable, "-m", "standby", "host", "--pool", pool, "--name", f"{name} {one + 1}"]
             argv += ["--until-input-ends"]
             argv += ["--limit", str(limit)] if limit is not None else []
-            if health_port is not None:
-                if health_port + one > 65535:
-                    raise UsageError(f"--health-port {health_port} leaves no ports for {processes} processes.")
-                argv += ["--health-port", str(health_port + one)]
+            argv += ["--health-port", str(health_port + one)] if health_port is not None else []
             child = Child(
                 f"host {one + 1}", argv, dict(os.environ), logs / f"host-{one + 1}.log",
                 report=out.print, on_start=lambda: None, drains=True,

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import socket
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,10 @@ class Health:
         return cls(host, "0.0.0.0", WORKER_PORT) if with_healthcheck else None
 
     async def __aenter__(self) -> Health:
-        self._server = await asyncio.start_server(self._answer, self._place, self.port)
+        try:
+            self._server = await asyncio.start_server(self._answer, self._place, self.port)
+        except OSError as error:
+            raise _not_there(self.port, error) from error
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -66,6 +71,27 @@ class Health:
                 )
                 await writer.drain()
         writer.close()
+
+
+def require_free(first: int, processes: int) -> None:
+    """Of the ports of so many hosts, one after the other. Raises ``UsageError`` naming what is not free."""
+    if first + processes - 1 > 65535:
+        raise UsageError(f"--health-port {first} leaves no ports for {processes} processes. Choose a lower one.")
+    for port in range(first, first + processes):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise _not_there(port, error) from error
+
+
+def _not_there(port: int, error: OSError) -> UsageError:
+    why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+    return UsageError(
+        f"Port {port} {why}, and this host was to serve GET /health there. Choose another with --health-port or "
+        f"{PORT_VARIABLE}; several processes take as many ports, from that one on."
+    )
 
 
 def report(host: Host) -> dict[str, Any]:

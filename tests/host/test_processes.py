@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -16,8 +17,9 @@ import httpx
 import psutil
 import pytest
 
+from standby.errors import UsageError
 from standby.host.guest import Phase
-from standby.host.health import Health
+from standby.host.health import Health, require_free
 from standby.up import processes
 from tests.host.conftest import AGENTS
 from tests.support.ports import reserved_port
@@ -108,6 +110,31 @@ async def test_what_drains_takes_its_time_and_what_it_has_started_is_left_alone(
     await wait_until(lambda: child.tail() == "begun")
     await child.stop()
     assert child.tail() == "begun\ndrained 0"
+
+
+def test_a_port_that_is_taken_is_named_at_the_start(tmp_path: Path) -> None:
+    """By a host of several processes before it starts any, by one alone in the same words."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"Port {port} is taken by another program.*--health-port"):
+            require_free(port, 2)
+        with pytest.raises(UsageError, match=f"Port {port} is taken by another program.*--health-port"):
+            asyncio.run(_serve(port))
+        command = [sys.executable, "-m", "standby", "host", "--processes", "2", "--health-port", str(port)]
+        env = {**os.environ, "STANDBY_HOME": str(tmp_path)}
+        said = subprocess.run(command, capture_output=True, text=True, env=env, timeout=WITHIN, check=False)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert f"Port {port} is taken" in said.stderr
+    with pytest.raises(UsageError, match="leaves no ports for 2 processes"):
+        require_free(65535, 2)
+
+
+async def _serve(port: int) -> None:
+    host: Any = None
+    async with Health(host, "127.0.0.1", port):
+        pass
 
 
 async def test_the_health_endpoint_says_how_a_host_stands() -> None:
