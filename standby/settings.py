@@ -7,7 +7,6 @@ server says; else SQLite in the data folder (``STANDBY_HOME``, by default ``.sta
 from __future__ import annotations
 
 import json
-import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +58,9 @@ PRICES = {
 }
 """What memory, processors and people's time cost, by the variable that says otherwise. Any one currency."""
 
+LEAST_PRICE, HIGHEST_PRICE = 1e-12, 1e12
+"""Beyond these the sums that the hold policy does with prices are not exact, and at last no numbers any more."""
+
 
 WARM_GIB = 64 / 2**20
 """What a run that lingers in a host is taken to hold, in GiB, where nobody has measured it."""
@@ -77,7 +79,7 @@ LEARN_FROM = 150
 
 
 def prices() -> Prices:
-    """What things cost. Raises ``UsageError`` for a price that is no number from 0 on."""
+    """What things cost. Raises ``UsageError`` for what is no price."""
     return Prices(*(_price(variable) for variable in PRICES))
 
 
@@ -87,8 +89,9 @@ def _price(variable: str) -> float:
         price = float(said)
     except ValueError:
         price = -1.0
-    if not 0 <= price < math.inf:
-        raise UsageError(f"{variable} is {said!r}, and a price is a number from 0 on. Correct it.")
+    if price != 0 and not LEAST_PRICE <= price <= HIGHEST_PRICE:
+        bounds = f"0, or from {LEAST_PRICE:g} to {HIGHEST_PRICE:g}"
+        raise UsageError(f"{variable} is {said!r}, and a price is a number: {bounds}. Correct it.")
     return price
 
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 from datetime import timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from random import Random
 from typing import Any
 
@@ -221,10 +221,25 @@ def test_prices_are_told_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.prices() == Prices(0.005, 0.00001, 0.001)
     monkeypatch.setenv("STANDBY_PRICE_GIB_HOUR", "1.5")
     assert settings.prices().gib_hour == 1.5
-    for wrong in ("cheap", "-1", "nan", "inf"):
+    for wrong in ("cheap", "-1", "nan", "inf", "1e-300", "1e300", "5e-324"):
         monkeypatch.setenv("STANDBY_PRICE_GIB_HOUR", wrong)
         with pytest.raises(UsageError, match=f"STANDBY_PRICE_GIB_HOUR is '{wrong}', and a price is a number"):
             settings.prices()
+
+
+@pytest.mark.parametrize("prices", list(product((0.0, settings.LEAST_PRICE, 1.0, settings.HIGHEST_PRICE), repeat=3)))
+def test_whatever_is_a_price_a_linger_follows_from_it(
+    prices: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, price in zip(settings.PRICES, prices, strict=True):
+        monkeypatch.setenv(variable, str(price))
+    at = Costs.of(settings.prices(), gib=settings.WARM_GIB, cold_seconds=0.15, cold_cpu_seconds=0.05)
+    for history in ([], [Past(0.0)] * 3, [Past(0.001), Past(1e9, over=False)]):
+        if 0 < at.break_even < math.inf:
+            for waited in (0.0, 1.0, 1e9):
+                assert linger(learnt(history, at.break_even), at, waited=waited) >= 0
+        else:
+            assert linger(known(1.0), at) == at.break_even
 
 
 @pytest.mark.parametrize("option", ["suspend", "pause", "warm", timedelta(minutes=5), timedelta(0)])
