@@ -46,6 +46,7 @@ GROUPS = 5
 SIGNAL_EDGES = {
     Disposition.BUFFERED: {Disposition.DELIVERED, Disposition.LATE, Disposition.UNMATCHED},
     Disposition.DELIVERED: {Disposition.REJECTED},
+    Disposition.LATE: {Disposition.DELIVERED},  # when the wait that it came late for was opened anew
 }
 
 WATCH_SQLITE = [

@@ -15,7 +15,9 @@ from tests.support.forks import Fork, Forks
 
 
 class Process:
-    """What `up` needs of an ``asyncio.subprocess.Process``."""
+    """What `up` needs of an ``asyncio.subprocess.Process``. None of its children hears of its end by its input."""
+
+    stdin = None
 
     def __init__(self, fork: Fork, output: Path | None) -> None:
         self.pid = fork.pid
