@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDenied
@@ -31,6 +31,7 @@ from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
 from standby.places import Place
 from standby.states import CheckpointState, Verdict
+from standby.values import summary
 from standby.waiting import wait_at
 from standby.waits import NOTHING, Approval, Signal, Wait, as_text, quoted
 
@@ -133,6 +134,21 @@ async def _validated(ctx: RunContext[Any], call: ToolCallPart) -> dict[str, Any]
     return validated.validated_args
 
 
+def _misfit(ctx: RunContext[Any], tool: str, arguments: dict[str, Any]) -> str | None:
+    """What of the arguments does not fit the tool's schema, if any."""
+    assert ctx.tool_manager is not None
+    found = (ctx.tool_manager.tools or {}).get(tool)
+    if found is None:
+        return None
+    try:
+        found.args_validator.validate_python(arguments)
+    except ValidationError as error:
+        return summary(error)
+    except Exception:  # of a validator that wants more than the arguments: said when the call is made
+        return None
+    return None
+
+
 async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) -> dict[int, _Verdict]:
     """What people said about each call, by its number: in the wait that showed this call, and asked now if none did.
 
@@ -143,7 +159,7 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
     left, number = asked, 1
     while left:
         place = thread.place(f"{thread.turn}.asks" if number == 1 else f"{thread.turn}.asks.{number}")
-        answer = await _answer(thinking, place, left)
+        answer = await _answer(thinking, ctx, place, left)
         wait = await _wait_at(thinking, place)
         shown = _shown(wait.fresh)
         said = said_of(answer, len(shown))
@@ -181,7 +197,7 @@ def _where(thinking: Thinking, one: _Asked, shown: Sequence[_Shown]) -> int | No
     return next((at for at in same if shown[at].ordinal == one.ordinal), None)
 
 
-async def _answer(thinking: Thinking, place: Place, asked: list[_Asked]) -> BaseModel:
+async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked: list[_Asked]) -> BaseModel:
     """What people said in the wait at this place, about the calls that it showed: these, if it is not answered yet."""
     thread, scope = thinking.thread, thinking.scope
     answer: BaseModel | None = thinking.answered.get(place.key)
@@ -211,12 +227,14 @@ async def _answer(thinking: Thinking, place: Place, asked: list[_Asked]) -> Base
         return canonical(parts)
 
     def check(answer: BaseModel) -> None:
-        """Arguments that the scope denies are refused before the run goes on."""
+        """Arguments that the scope denies, or that do not fit the tool, are refused before the run goes on."""
         for one, said in zip(asked, said_of(answer, len(asked)), strict=True):
             if said.approved and said.arguments is not None:
                 judged = judge(thinking, one.call.tool_name, said.arguments)
                 if judged.permission is Permission.DENY:
                     raise ValueError(f"arguments of call {one.ordinal}: {judged.why}")
+                if misfit := _misfit(ctx, one.call.tool_name, said.arguments):
+                    raise ValueError(f"arguments of call {one.ordinal}: {misfit}")
 
     nobody = form(approved=False, comment="Nobody answered in time.")
     limits = [scope.asking.within] if scope.asking.within is not None else []
