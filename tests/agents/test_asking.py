@@ -86,7 +86,7 @@ async def test_all_calls_of_an_answer_are_asked_in_one_wait_each_with_its_own_wo
         ({"approved": True, "arguments": '{"to": "ada", "amount": 900}'}, "outside the scope"),
         ({"approved": True, "arguments": '{"too": "ada", "amount": 4}'}, "arguments of call 1: to: Field required"),
         ({"approved": True, "arguments": '{"to": 7, "amount": 4}'}, "arguments of call 1: to: Input should be a valid"),
-        ({"approved": True, "arguments": '{"to": "ada", "amount": 4, "by": "x"}'}, "by: Extra inputs are not permitted"),
+        ({"approved": True, "arguments": '{"to": "ada", "amount": 4, "by": "x"}'}, "by: Extra inputs"),
     ],
 )
 async def test_changed_arguments_that_will_not_do_are_refused_and_the_run_waits_on(
