@@ -42,13 +42,23 @@ class Branches:
         """Cancel those that are left, as the end of a process would, and wait for them. Returns those that then go on
         for all that."""
         until = monotonic() + seconds
+        for task in self.tasks:
+            task.cancel("its agent's attempt is over")
+        # What they begin at their end is not cancelled: it is there to tidy up.
         while self.tasks and (left := until - monotonic()) > 0:
-            ending = list(self.tasks)
-            for task in ending:
-                task.cancel("its agent's attempt is over")
-            await asyncio.wait(ending, timeout=left)
+            await asyncio.wait(list(self.tasks), timeout=left)
             await asyncio.sleep(0)  # for the callbacks
         return list(self.tasks)
+
+
+@contextmanager
+def apart_here() -> Iterator[None]:
+    """Tasks that are begun in the block are no part of the attempt, such as one that gives a connection back."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def apart() -> Context:

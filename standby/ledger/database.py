@@ -28,6 +28,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement, Executable
 
 from standby import clock
+from standby.branches import apart_here
 from standby.errors import LedgerUnavailable
 from standby.ledger.one_trip import OneTripCursor
 from standby.ledger.prepared import Prepared
@@ -155,9 +156,13 @@ class Database:
 
     @asynccontextmanager
     async def _named_errors(self) -> AsyncIterator[None]:
-        """Turn "the database is away" into an error that says so; leave statements' own errors alone."""
+        """Turn "the database is away" into an error that says so; leave statements' own errors alone.
+
+        The tasks in which SQLAlchemy closes connections end whatever ends: one that is not given back is missed by all.
+        """
         try:
-            yield
+            with apart_here():
+                yield
         except LedgerUnavailable:
             raise
         except (

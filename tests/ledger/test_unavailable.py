@@ -13,12 +13,13 @@ import asyncpg
 import pytest
 from sqlalchemy import event
 
+from standby.branches import Branches
 from standby.errors import LedgerUnavailable
 from standby.ledger import Ledger, database
 from standby.states import CheckpointState, Need
 from tests.support.waiting import wait_until
 
-from .acts import answer, approval, claim, deliver, open_group, parked, signal
+from .acts import LEASE, answer, approval, claim, deliver, open_group, parked, signal
 from .conftest import Connect
 
 
@@ -284,3 +285,23 @@ async def test_every_connection_of_a_ledger_is_closed_with_it(ledger_url: str) -
     await asyncio.gather(*(claim(ledger, str(n)) for n in range(5)), *(ledger.runs.all(ended=True) for _ in range(5)))
     await ledger.close()
     assert set(closed) >= set(opened)
+
+
+async def test_what_ends_with_its_attempt_gives_its_connection_back(ledger: Ledger) -> None:
+    """At whatever moment it is cut off, also while its connection is being closed."""
+    dice = random.Random(7)
+
+    async def writes() -> None:
+        while True:
+            await ledger.leases.take("cut off", "somebody", LEASE)
+
+    for _ in range(60):
+        branches = Branches(lambda _: False)
+        with branches.begun_here():
+            for _ in range(3):
+                asyncio.create_task(writes())  # noqa: RUF006 - they are the attempt's
+        for _ in range(dice.randrange(40)):
+            await asyncio.sleep(0)
+        assert await branches.end(10) == []
+        async with asyncio.timeout(10):
+            await ledger.leases.take("cut off", "somebody", LEASE)
