@@ -115,8 +115,9 @@ async def test_a_frozen_host_loses_what_it_has_and_is_fenced_when_it_thaws(
     await wait_until(taken_over, every=0.5, shows=warm.shown)
     await both_go_on(inn, warm, busy)
     elsewhere.does(signal.SIGCONT)
-    await all_is_done_once(warm, busy)
+    # Before the run ends: that it hears of from Prefect, and lets it go for that.
     await wait_until(lambda: "is another's now" in elsewhere.log, shows=lambda: elsewhere.log)
+    await all_is_done_once(warm, busy)
     elsewhere.does(signal.SIGTERM)
     await wait_until(lambda: not psutil.pid_exists(elsewhere.process.pid) or elsewhere.process.poll() is not None)
     assert elsewhere.process.returncode == 0, elsewhere.log
