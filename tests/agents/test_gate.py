@@ -20,6 +20,7 @@ from standby.agents.judging import arguments_digest, plain_arguments
 from standby.agents.responses import tidy
 from standby.errors import UsageError
 from standby.states import WaitState
+from standby.steps import Step
 from standby.waiting import wait_for
 from standby.waits import Signal
 from tests.agents.bench import Bench
@@ -314,11 +315,8 @@ def test_an_id_that_is_made_up_is_no_other_calls() -> None:
     assert ids == ["x", "call-3-2-", "call-3-2"]
 
 
-@pytest.mark.parametrize("of", ["tool", "agent"])
-async def test_a_once_step_as_a_tool_that_the_model_would_call_again_after_a_timeout_is_refused(
-    bench: Bench, of: str
-) -> None:
-    acted: list[str] = []
+def sender_that_hangs_once(acted: list[str]) -> Step[[str], str]:
+    """A once step that has acted and does not come back, the first time."""
 
     @step(effect="once", visible=False)
     async def send(to: str) -> str:
@@ -327,6 +325,15 @@ async def test_a_once_step_as_a_tool_that_the_model_would_call_again_after_a_tim
             await asyncio.Event().wait()
         return "sent"
 
+    return send
+
+
+@pytest.mark.parametrize("of", ["tool", "agent"])
+async def test_a_once_step_as_a_tool_that_the_model_would_call_again_after_a_timeout_is_refused(
+    bench: Bench, of: str
+) -> None:
+    acted: list[str] = []
+    send = sender_that_hangs_once(acted)
     script = Script(call("send", to="ben"), call("send", to="ben"), "done")
     limit: dict[str, Any] = {"timeout": 0.2} if of == "tool" else {}
     thinker: Agent[None, str] = Agent(
@@ -343,13 +350,7 @@ async def test_a_once_step_as_a_tool_that_the_model_would_call_again_after_a_tim
 
 async def test_a_once_step_in_a_tool_with_a_timeout_is_refused_before_it_acts(bench: Bench) -> None:
     acted: list[str] = []
-
-    @step(effect="once", visible=False)
-    async def send(to: str) -> str:
-        acted.append(to)
-        if len(acted) == 1:
-            await asyncio.Event().wait()
-        return "sent"
+    send = sender_that_hangs_once(acted)
 
     @step(visible=False)
     async def look(to: str) -> str:
