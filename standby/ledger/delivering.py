@@ -57,15 +57,9 @@ class Delivery(NamedTuple):
         return "; ".join(f"{field}: {reason}" for field, reason in self.problems)
 
 
-BATCH_WAITS = "500ms"
-"""How long a transaction that works for many signals waits for a lock, where it cannot pass over it."""
-
 _names = func.unnest(bindparam("names", type_=ARRAY(Text))).alias("name")
 _key = func.hashtextextended(column("name"), 0)
 _lock = select(func.pg_advisory_xact_lock(_key)).select_from(_names)
-_lock_free = select(
-    column("name"), func.pg_try_advisory_xact_lock(_key), func.set_config("lock_timeout", BATCH_WAITS, True)
-).select_from(_names)
 
 
 async def lock_topics(
@@ -75,24 +69,12 @@ async def lock_topics(
 
     Taken before any row is locked, in one order. SQLite has one writer at a time and needs no lock.
     """
-    names = sorted(set(map(_lock_name, topics)))
+    names = sorted(set(map(lock_name, topics)))
     if names and not database.sqlite:
         await connection.execute(_lock, {"names": names})
 
 
-async def lock_free_topics(
-    connection: AsyncConnection, database: Database, topics: Iterable[tuple[str, str | None]]
-) -> set[tuple[str, str | None]]:
-    """As ``lock_topics``, for a transaction that works for many: those that nobody else has locked, and only these are
-    locked. For whatever else it has to wait, it waits ``BATCH_WAITS``."""
-    wanted = {_lock_name(topic): topic for topic in topics}
-    if database.sqlite:
-        return set(wanted.values())
-    found = await connection.execute(_lock_free, {"names": sorted(wanted)})
-    return {wanted[name] for name, locked, _ in found.tuples() if locked}
-
-
-def _lock_name(topic: tuple[str, str | None]) -> str:
+def lock_name(topic: tuple[str, str | None]) -> str:
     return f"{topic[0]}\x1f{topic[1] or ''}"
 
 

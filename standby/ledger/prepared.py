@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam
+from sqlalchemy import ARRAY, bindparam, column, func
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.types import TypeEngine
 
 
 class Prepared:
@@ -47,3 +49,11 @@ class Prepared:
 def given(table: Any, *names: str) -> dict[str, Any]:
     """Values of these columns that the statement leaves open."""
     return {name: bindparam(name, type_=table.c[name].type) for name in names}
+
+
+def unnested(name: str, /, **types: TypeEngine[Any]) -> TableValuedAlias:
+    """Rows that the statement leaves open, as PostgreSQL takes them: for each column an array of its values, which is a
+    parameter ``{column}s``."""
+    arrays = (bindparam(f"{each}s", type_=ARRAY(type_)) for each, type_ in types.items())
+    columns = (column(each, type_) for each, type_ in types.items())
+    return func.unnest(*arrays).table_valued(*columns, name=name).render_derived()

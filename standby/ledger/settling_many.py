@@ -7,23 +7,25 @@ is passed over: a transaction that works for many must not wait for one of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import ColumnElement, Row, Select, Update, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
 from standby.ledger.database import Database, among, listed, unindexed
 from standby.ledger.notifications import told
-from standby.ledger.prepared import given
-from standby.ledger.tables import Decision, Run, Wait, table_of
+from standby.ledger.prepared import given, unnested
+from standby.ledger.tables import Decision, Run, Signal, Wait, table_of
 from standby.ledger.text import digest_of
-from standby.states import ENDED, Door, Need, Outcome, RunState, Verdict, WaitState
+from standby.states import ENDED, Disposition, Door, Need, Outcome, RunState, Verdict, WaitState
 
 runs = table_of(Run)
 waits = table_of(Wait)
 decisions = table_of(Decision)
+signals = table_of(Signal)
 
 
 class Answer(NamedTuple):
@@ -35,30 +37,37 @@ class Answer(NamedTuple):
     door: Door
     actor: str | None = None
     note: str | None = None
+    signal_id: str | None = None
+    """The signal that it came by, which is delivered."""
+
+
+def with_run(which: ColumnElement[bool]) -> Select[Any]:
+    """These waits, with ``run_state`` and ``run_wake_address``, that nobody else has locked; both rows are locked."""
+    return (
+        select(waits, runs.c.state.label("run_state"), runs.c.wake_address.label("run_wake_address"))
+        .join(runs, runs.c.id == waits.c.run_id)
+        .where(which)
+        .with_for_update(of=[runs, waits], skip_locked=True)
+    )
+
+
+_DECIDED = ("id", "wait_id", "run_id", "door", "actor", "opening", "verdict", "answer", "note", "evidence_digest")
 
 
 class _Statements:
     def __init__(self, database: Database) -> None:
-        self.with_run = (
-            select(
-                waits,
-                runs.c.state.label("run_state"),
-                runs.c.wake_address.label("run_wake_address"),
-            )
-            .join(runs, runs.c.id == waits.c.run_id)
-            .where(among(waits.c.id, "waits", database))
-            .with_for_update(of=[runs, waits], skip_locked=True)
-        )
+        self.with_run = with_run(among(waits.c.id, "waits", database))
         self.settle = database.prepared(
             update(waits)
             .where(waits.c.id == bindparam("wait"))
             .values(state=WaitState.SETTLED, refused=None, **given(waits, "outcome", "answer", "settled_at"))
         )
-        decision = given(
-            decisions, "id", "wait_id", "run_id", "door", "actor", "opening", "verdict", "answer", "note", "decided_at",
-            "evidence_digest",
-        )  # fmt: skip
-        self.decide = database.prepared(decisions.insert().values(decision))
+        self.decide = database.prepared(decisions.insert().values(given(decisions, *_DECIDED, "decided_at")))
+        self.deliver = database.prepared(
+            update(signals)
+            .where(signals.c.id == bindparam("signal"))
+            .values(disposition=Disposition.DELIVERED, **given(signals, "wait_id"))
+        )
         self.close = database.prepared(
             update(waits)
             .where(
@@ -71,6 +80,7 @@ class _Statements:
         ready = update(runs).where(among(runs.c.id, "runs", database))
         ready = ready.values(state=RunState.READY, ready_at=bindparam("now", type_=runs.c.ready_at.type))
         self.ready = told(ready, database)
+        self.at_once = None if database.sqlite else database.prepared(_at_once(ready, database))
         settled, other = waits.alias(), waits.alias()
         one_is_open = select(other.c.id).where(
             other.c.run_id == settled.c.run_id,
@@ -84,6 +94,28 @@ class _Statements:
         self.are_ready = select(runs.c.id).where(
             among(runs.c.id, "runs", database), unindexed(runs.c.state) == RunState.READY
         )
+
+
+def _at_once(ready: Update, database: Database) -> Any:
+    """``settle``, ``decide``, ``deliver`` and ``ready`` as one statement, for PostgreSQL: one trip, and not four."""
+    types = {name: decisions.c[name].type for name in _DECIDED}
+    one = unnested("one", **types, outcome=waits.c.outcome.type, signal_id=signals.c.id.type).select().cte("one")
+    now = bindparam("now", type_=waits.c.settled_at.type)
+    settled = (
+        update(waits)
+        .where(waits.c.id == one.c.wait_id)
+        .values(state=WaitState.SETTLED, refused=None, outcome=one.c.outcome, answer=one.c.answer, settled_at=now)
+    )
+    decided = decisions.insert().from_select(
+        [*_DECIDED, "decided_at"], select(*(one.c[name] for name in _DECIDED), now), include_defaults=False
+    )
+    delivered = (
+        update(signals)
+        .where(signals.c.id == one.c.signal_id)
+        .values(disposition=Disposition.DELIVERED, wait_id=one.c.wait_id)
+    )
+    parts = (settled.cte("settled"), decided.cte("decided"), delivered.cte("delivered"))
+    return told(ready, database).add_cte(*parts)
 
 
 class SettlingMany:
@@ -101,23 +133,14 @@ class SettlingMany:
 
         The runs that are READY by it, and have to be woken.
         """
+        if not answers:
+            return set()
         now = clock.utcnow()
-        await self._sql.settle.many(
-            connection,
-            [{"wait": one.wait.id, "outcome": one.outcome, "answer": one.answer, "settled_at": now} for one in answers],
-        )
-        await self._sql.decide.many(
-            connection,
-            [
-                {
-                    "id": uuid4().hex, "wait_id": one.wait.id, "run_id": one.wait.run_id, "door": one.door,
-                    "actor": one.actor, "opening": one.wait.opening, "verdict": Verdict.WON, "answer": one.answer,
-                    "note": one.note, "decided_at": now,
-                    "evidence_digest": digest_of(one.wait.evidence) if one.wait.evidence is not None else None,
-                }
-                for one in answers
-            ],
-        )  # fmt: skip
+        ready = {one.wait.run_id for one in answers if _is_parked(one.wait) and one.wait.need == Need.ONE}
+        if self._sql.at_once is not None:
+            await self._sql.at_once.many(connection, [_values(answers, ready, now)])
+        else:
+            await self._one_by_one(connection, answers, ready, now)
         settled = [one.wait for one in answers]
         await self._sql.close.many(
             connection,
@@ -127,16 +150,46 @@ class SettlingMany:
                 if wait.need == Need.ANY
             ],
         )
-        parked = [wait for wait in settled if wait.run_state == RunState.PARKED]
-        ready = {wait.run_id for wait in parked if wait.need == Need.ONE}
-        if ready:
-            await connection.execute(self._sql.ready, {"runs": listed(ready, self._db), "now": now})
-        if groups := [wait for wait in parked if wait.need != Need.ONE]:
+        if groups := [wait for wait in settled if _is_parked(wait) and wait.need != Need.ONE]:
             named = listed({wait.run_id for wait in groups}, self._db)
             ids = listed([wait.id for wait in groups], self._db)
             await connection.execute(self._sql.ready_as_group, {"runs": named, "settled": ids, "now": now})
             ready |= set((await connection.execute(self._sql.are_ready, {"runs": named})).scalars())
         return ready
+
+    async def _one_by_one(
+        self, connection: AsyncConnection, answers: Sequence[Answer], ready: set[str], now: datetime
+    ) -> None:
+        sql = self._sql
+        await sql.settle.many(
+            connection,
+            [{"wait": one.wait.id, "outcome": one.outcome, "answer": one.answer, "settled_at": now} for one in answers],
+        )
+        await sql.decide.many(connection, [_decision(one) | {"decided_at": now} for one in answers])
+        await sql.deliver.many(
+            connection,
+            [{"signal": one.signal_id, "wait_id": one.wait.id} for one in answers if one.signal_id is not None],
+        )
+        if ready:
+            await connection.execute(sql.ready, {"runs": listed(ready, self._db), "now": now})
+
+
+def _values(answers: Sequence[Answer], ready: set[str], now: datetime) -> dict[str, Any]:
+    """The parameters of ``_at_once``."""
+    rows = [_decision(one) | {"outcome": one.outcome, "signal_id": one.signal_id} for one in answers]
+    return {f"{name}s": [row[name] for row in rows] for name in rows[0]} | {"runs": list(ready), "now": now}
+
+
+def _decision(one: Answer) -> dict[str, Any]:
+    return {
+        "id": uuid4().hex, "wait_id": one.wait.id, "run_id": one.wait.run_id, "door": one.door, "actor": one.actor,
+        "opening": one.wait.opening, "verdict": Verdict.WON, "answer": one.answer, "note": one.note,
+        "evidence_digest": digest_of(one.wait.evidence) if one.wait.evidence is not None else None,
+    }  # fmt: skip
+
+
+def _is_parked(wait: Row[Any]) -> bool:
+    return bool(wait.run_state == RunState.PARKED)
 
 
 def is_open(wait: Row[Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row, func, select, update
 
 from standby import clock
+from standby.ledger.arrivals import Incoming
 from standby.ledger.database import Database
 from standby.ledger.delivering import (
     DEAD,
@@ -19,7 +20,7 @@ from standby.ledger.delivering import (
     lock_topics,
     to_open_wait,
 )
-from standby.ledger.intake import Incoming, Intake
+from standby.ledger.intake import Intake
 from standby.ledger.starts import NewStart, started_by
 from standby.ledger.tables import Decision, Run, Signal, Start, Wait, table_of
 from standby.states import ENDED, Disposition, Door, RunState, Verdict, WaitKind
