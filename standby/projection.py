@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
@@ -47,6 +47,16 @@ async def states_of(
         )
         states |= {str(flow_run.id): flow_run.state for flow_run in found if flow_run.state is not None}
     return states
+
+
+async def runs_of(client: PrefectClient, run_ids: Iterable[str]) -> dict[str, FlowRun]:
+    """Prefect's runs, of those of these ids that it knows, by id; one call for every ``BATCH``."""
+    left = iter(run_ids)
+    found: dict[str, FlowRun] = {}
+    while some := [UUID(run_id) for run_id in islice(left, BATCH)]:
+        runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=some)), limit=BATCH)
+        found |= {str(flow_run.id): flow_run for flow_run in runs}
+    return found
 
 
 async def runs_by_key(client: PrefectClient, keys: Iterable[str]) -> dict[str, str]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import httpx
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import PrefectHTTPStatusError
 
 from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable
 from standby.host.ends import is_over
 from standby.keeper import CONFIRM_AFTER
+from standby.ledger.batches import Batches
 from standby.ledger.runs import Claim
 from standby.parking import is_retry
+from standby.projection import runs_of
 from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Intake:
         self._asked_again: set[str] = set()  # of ``beginning``, those that the other origin gave, too
         self._something = asyncio.Event()
         self._taking = asyncio.Semaphore(AT_ONCE)
+        self._reads: Batches[str, FlowRun | None] = Batches(self._read)
 
     def want(self, run_ids: list[str]) -> None:
         for run_id in run_ids:
@@ -109,7 +111,10 @@ class Intake:
             )
             if taken is None:
                 return
-            flow_run = await self._host.plain.read_flow_run(UUID(run_id))
+            flow_run = await self._reads.do(run_id)
+            if flow_run is None:
+                log.warning("Run %s is not on the Prefect server.", run_id)
+                return
             if is_over(flow_run.state):
                 return
             placement = await self._host.placing.of(flow_run)
@@ -123,8 +128,6 @@ class Intake:
                     self._host.ends.heed_cancel(run_id)
         except LedgerUnavailable as error:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
-        except ObjectNotFound:
-            log.warning("Run %s is not on the Prefect server.", run_id)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
         except Exception:
@@ -135,6 +138,10 @@ class Intake:
             self.entered(run_id, begun=begun)
             if not begun and taken is not None:
                 self._host.returns.start(self._host.returns.give_back(run_id, taken[0].attempt))
+
+    async def _read(self, run_ids: Sequence[str]) -> list[FlowRun | None]:
+        found = await runs_of(self._host.plain, run_ids)
+        return [found.get(run_id) for run_id in run_ids]
 
     async def _does_without(self, deployment: str) -> None:
         """What runs apart is not for the host to take up, until one of its runs is begun here after all."""
