@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from time import time
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import psutil
@@ -35,7 +36,8 @@ from standby.states import RunState
 
 AGENTS = Path(__file__).parent / "agents"
 QUICK = bool(os.environ.get("BENCHMARK_QUICK"))
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 900.0
+"""How long a thousand agents may take to one point. On SQLite Prefect takes 0.1 s for each of their changes."""
 
 
 _SHOWN = {
@@ -198,10 +200,10 @@ class House:
                 return
             await asyncio.sleep(0.1)
 
-    async def signal(self, keys: list[str], connections: int = 1) -> Sent:
+    async def signal(self, keys: list[str], connections: int = 1, *, topic: str = "go") -> Sent:
         """Signal each through the gateway."""
         block = Block(
-            port=self.gateway.port, path="/signals/go", authorization=self.gateway.authorization,
+            port=self.gateway.port, path=f"/signals/{quote(topic)}", authorization=self.gateway.authorization,
             connections=connections, prefix=keys[0].rpartition("-")[0] + "-", count=len(keys),
         )  # fmt: skip
         return await send(block, self._lines)
@@ -218,13 +220,19 @@ class House:
         prefix, _, number = key.rpartition("-")
         return UUID(self._names[f"{prefix}-"][int(number)])
 
-    async def are_quiet(self) -> None:
-        """Return when Prefect knows of all runs what the ledger does."""
+    async def are_quiet(self, of: list[str] | None = None, *, since: float = 0.0) -> None:
+        """Return when Prefect knows of all runs, or those of these keys, what the ledger does, and has learned it after
+        a time."""
+        ids = set(self.ids(of)) if of is not None else None
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 rows = [run for run in await self.ledger.runs.all(ended=True) if run.deployment_id is not None]
+                rows = [run for run in rows if ids is None or run.id in ids]
                 states = await states_of(self.client, [run.id for run in rows])
-                if all(states.get(run.id) is not None and states[run.id].type in _SHOWN[run.state] for run in rows):
+                shown = [(run, states[run.id]) for run in rows if run.id in states]
+                if len(shown) == len(rows) and all(
+                    state.type in _SHOWN[run.state] and state.timestamp.timestamp() >= since for run, state in shown
+                ):
                     return
                 await asyncio.sleep(0.2)
 

@@ -26,25 +26,28 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
     for kind in ledgers.KINDS:
         try:
             async with house(kind, folder) as rooms, rooms.host() as process:
-                found = []
-                for hold, name in (("warm", "warm"), ("suspend", "cold")):
-                    added = await _added(rooms, process, hold)
-                    found.append(of_blocks(NAME, f"memory of a {name} parked agent", kind, [added], n=SIZE, unit="KiB"))
-                    yield found[-1]
-            async for compared in comparing.beside(found[:1], folder, count=SIZE):
+                for count in (BEFORE, SIZE):
+                    before = process.memory_full_info().uss
+                    keys = await rooms.start("waiter", count, hold="suspend", then="warm")
+                    await _are_parked(rooms, keys)
+                yield _figure("cold", kind, process, before)
+                woken = await rooms.signal(keys)
+                await _are_parked(rooms, keys, since=max(woken["sent_at"]))
+                yield (warm := _figure("warm", kind, process, before))
+            async for compared in comparing.beside([warm], folder, count=SIZE):
                 yield compared
         except ledgers.NoDatabase as reason:
             yield Skipped(NAME, kind, str(reason))
 
 
-async def _added(rooms: House, process: psutil.Process, hold: str) -> float:
-    await _parked(rooms, BEFORE, hold)
-    before = process.memory_full_info().uss
-    await _parked(rooms, SIZE, hold)
-    return (process.memory_full_info().uss - before) / 1024 / SIZE
+def _figure(name: str, kind: str, process: psutil.Process, before: int) -> Figure:
+    added = (process.memory_full_info().uss - before) / 1024 / SIZE
+    return of_blocks(NAME, f"memory of a {name} parked agent", kind, [added], n=SIZE, unit="KiB")
 
 
-async def _parked(rooms: House, count: int, hold: str) -> None:
-    await rooms.are_parked(await rooms.start("waiter", count, hold=hold))
-    await rooms.are_quiet()
-    await asyncio.sleep(1)
+async def _are_parked(rooms: House, keys: list[str], since: float = 0.0) -> None:
+    if since:
+        await rooms.marks.of("next", keys)
+    await rooms.are_parked(keys)
+    await rooms.are_quiet(of=keys, since=since)
+    await asyncio.sleep(1)  # the host forgets what it has told

@@ -67,7 +67,12 @@ async def send(block: Block, open_lines: dict[int, list[_Line]], first: int = 0)
 
 def _request(block: Block, number: int) -> bytes:
     key = f"{block['prefix']}{number}"
-    body = {"key": key, "delivery_id": key, "payload": {"number": number, "place": "north gate", "level": number / 7}}
+    delivery_id = f"{block['path']} {key}"  # the same key may be sent to two topics
+    body = {
+        "key": key,
+        "delivery_id": delivery_id,
+        "payload": {"number": number, "place": "north gate", "level": number / 7},
+    }
     text = json.dumps(body).encode()
     head = (
         f"POST {block['path']} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {block['authorization']}\r\n"

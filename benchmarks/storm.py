@@ -22,22 +22,23 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
     for kind in ledgers.KINDS:
         try:
             async with house(kind, folder) as rooms, rooms.host():
-                found = []
-                for hold, name in (("warm", "warm"), ("suspend", "cold")):
-                    taken = await _storm(rooms, hold)
-                    figure = f"{SIZE:,} {name} ones, first signal to last line"
-                    found.append(of_blocks(NAME, figure, kind, [taken], n=SIZE, unit="s"))
-                    yield found[-1]
-            async for compared in comparing.beside(found[:1], folder, count=SIZE):
+                keys = await rooms.start("waiter", SIZE, hold="warm", then="suspend")
+                warm = await _storm(rooms, keys, "go", "next")
+                yield (found := _figure("warm", kind, warm))
+                yield _figure("cold", kind, await _storm(rooms, keys, "go on", "last"))
+            async for compared in comparing.beside([found], folder, count=SIZE):
                 yield compared
         except ledgers.NoDatabase as reason:
             yield Skipped(NAME, kind, str(reason))
 
 
-async def _storm(rooms: House, hold: str) -> float:
-    keys = await rooms.start("waiter", SIZE, hold=hold)
+def _figure(name: str, kind: str, taken: float) -> Figure:
+    return of_blocks(NAME, f"{SIZE:,} {name} ones, first signal to last line", kind, [taken], n=SIZE, unit="s")
+
+
+async def _storm(rooms: House, keys: list[str], topic: str, line: str) -> float:
     await rooms.are_parked(keys)
     await rooms.are_quiet()
-    sent = await rooms.signal(keys, CONNECTIONS)
-    last = max(await rooms.marks.of("next", keys))
+    sent = await rooms.signal(keys, CONNECTIONS, topic=topic)
+    last = max(await rooms.marks.of(line, keys))
     return last - min(sent["sent_at"])

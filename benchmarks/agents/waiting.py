@@ -38,14 +38,17 @@ async def work(number: int, key: str) -> int:
 
 
 @agent
-async def waiter(key: str, steps: int = 1, hold: str = "warm") -> int:
-    """Does so many steps, waits, and goes on."""
+async def waiter(key: str, steps: int = 1, hold: str = "warm", then: str | None = None) -> int:
+    """Does so many steps, waits, and goes on; and waits once more, if it is to be held in another way ``then``."""
     mark("first", key)
     number = 0
     for _ in range(steps):
         number = await small(number)
     answer = await wait_for(Signal("go", key=key, of=dict[str, float | str]), hold=hold)
     mark("next", key)
+    if then is not None:
+        answer |= await wait_for(Signal("go on", key=key, of=dict[str, float | str]), hold=then)
+        mark("last", key)
     return number + len(answer)
 
 
