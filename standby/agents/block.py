@@ -50,6 +50,7 @@ class AgentScope(Block):
             deadline=self.deadline,
             at_stop=self.at_stop,
             asking=self.asking,
+            block=self._block_document_name,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic_ai.models import ModelRequestContext
 from pydantic_core import to_jsonable_python
 
@@ -11,8 +13,14 @@ from standby.agents.scope import AgentScope
 
 def of_scope(scope: AgentScope) -> str:
     """A digest of the scope; of one that another agent handed on without its budget, which is what was left then and
-    another at each replay."""
-    return digest(scope.model_dump(mode="json", exclude={"budget"} if scope.purse is not None else None))
+    another at each replay. Which document says it is none of it."""
+    said = scope.model_dump(mode="json", exclude={"budget"} if scope.purse is not None else None)
+    return digest(_without_blocks(said))
+
+
+def _without_blocks(said: dict[str, Any]) -> dict[str, Any]:
+    rest = {name: value for name, value in said.items() if name != "block"}
+    return rest | {"within": [_without_blocks(wider) for wider in said["within"]]}
 
 
 def parts_of(request: ModelRequestContext, scope: AgentScope) -> dict[str, str]:

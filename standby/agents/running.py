@@ -120,7 +120,8 @@ async def run_agent(
         return Beginning(at=clock.utcnow(), trace=new_trace())
 
     thread.beginning = await began.at(place)(begin)
-    thinking = Thinking(agent, thread, scope, Serving(), deps, model, fresh or {}, recheck, until, on_change)
+    outer = _current.get()
+    thinking = Thinking(agent, thread, scope, Serving(), deps, model, fresh or {}, recheck, until, on_change, outer)
     keep_transcript(run)
     token = _current.set(thinking)
     try:

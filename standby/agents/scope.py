@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -113,7 +114,8 @@ class AgentScope(_Data):
     ``goal``: what it is for, shown to whoever is asked. ``tools``: the rules; a tool without one is denied. ``budget``
     and ``deadline``: when it stops. ``at_stop``: what happens then. ``asking``: how people are asked. ``within``: wider
     scopes that must allow the same; ``narrowed`` fills it in. ``purse``: of the agent that hands it on, to which
-    what is spent under it counts as well; ``current_scope`` fills it in.
+    what is spent under it counts as well; ``current_scope`` fills it in. ``block``: the document that it was read from,
+    by its name, which is read again for those that it is handed on to; ``scope_named`` fills it in.
     """
 
     goal: str = ""
@@ -124,6 +126,7 @@ class AgentScope(_Data):
     asking: Asking = Asking()
     within: tuple[AgentScope, ...] = ()
     purse: str | None = None
+    block: str | None = None
 
     @model_validator(mode="after")
     def _no_nul(self) -> AgentScope:
@@ -147,7 +150,28 @@ class AgentScope(_Data):
             asking=self.asking.narrowed(other.asking),
             within=(*other.within, self),
             purse=self.purse or other.purse,
+            block=other.block,
         )
+
+    def inside(self, wider: AgentScope) -> AgentScope:
+        """This scope, which never allows more than ``wider`` as that is now. Of budgets the ledger keeps account.
+
+        Raises ``UsageError`` where who is asked cannot satisfy both.
+        """
+        wider = _without_account(wider)
+        if any(_without_account(one) == wider for one in self.all()):
+            return self
+        return wider.narrowed(self)
+
+    def all(self) -> Iterator[AgentScope]:
+        """This scope and all that it is within."""
+        yield self
+        for wider in self.within:
+            yield from wider.all()
+
+
+def _without_account(scope: AgentScope) -> AgentScope:
+    return scope.model_copy(update={"budget": Budget(), "purse": None})
 
 
 def _earlier(mine: datetime | None, other: datetime | None) -> datetime | None:

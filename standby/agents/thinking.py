@@ -17,6 +17,7 @@ from pydantic_graph import End
 
 from standby import clock
 from standby.agents import asking
+from standby.agents.block import scope_named
 from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
 from standby.agents.costs import Mark, called_within
@@ -67,6 +68,7 @@ class Thinking:
     recheck: Callable[[], Awaitable[None]] | None
     until: Callable[[Sequence[ModelMessage]], Awaitable[bool]] | None
     on_change: str
+    outer: Thinking | None = None  # of the agent in a tool of which this one is
     scope: AgentScope = field(default_factory=AgentScope)
     schemas: dict[str, str] = field(default_factory=dict)
     known: list[ModelMessage] = field(default_factory=list)
@@ -79,9 +81,7 @@ class Thinking:
 
     async def refresh(self) -> None:
         """Look at everything again that may have changed while the run waited. Raises what ``recheck`` raises."""
-        scope = self.scoped if isinstance(self.scoped, AgentScope) else await self.scoped()
-        if not isinstance(scope, AgentScope):
-            raise TypeError(f"scope= must give an AgentScope, not {type(scope).__name__}.")
+        scope = await self.scope_now()
         self.scope, self.thread.budget = scope, scope.budget
         if scope.purse is not None:
             purse = self.thread.purse or await self.thread.open_purse(scope.purse)
@@ -92,6 +92,19 @@ class Thinking:
                 )
         if self.recheck is not None:
             await self.recheck()
+
+    async def scope_now(self) -> AgentScope:
+        """The scope as it is now. One that was handed on is a value of then: what it comes from is looked at again."""
+        scope = self.scoped if isinstance(self.scoped, AgentScope) else await self.scoped()
+        if not isinstance(scope, AgentScope):
+            raise TypeError(f"scope= must give an AgentScope, not {type(scope).__name__}.")
+        from_whom = scope.all() if scope.purse is not None else (one for wider in scope.within for one in wider.all())
+        for name in dict.fromkeys(one.block for one in from_whom if one.block is not None):
+            scope = scope.inside(await scope_named(name)())
+        outer = self.outer
+        if outer is not None and outer.thread.purse is not None and outer.thread.purse.id == scope.purse:
+            scope = scope.inside(await outer.scope_now())
+        return scope
 
     async def parked(self, wait: Callable[[], Awaitable[R]], *, tool_calls: int = 0) -> R:
         """Wait in the own task, and look afterwards whether there is still room for so many calls."""

@@ -47,6 +47,7 @@ async def test_a_saved_scope_is_read_back_the_same_and_anew_after_a_wait(desk: D
         AgentScope(
             goal="pay", tools=(PAY, FETCH), budget=Budget(money=Decimal("0.1"), wall=timedelta(days=2)),
             at_stop=AtStop.ASK, asking=Asking(party="finance", policy=Policy(quorum=1), within=timedelta(hours=4)),
+            block="paying",
         )
     ]  # fmt: skip
     block.tools = []

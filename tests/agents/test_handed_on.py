@@ -1,0 +1,92 @@
+"""A scope that was handed on: whoever has it never has more than what it was handed on from says now."""
+
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent
+
+from standby import agent
+from standby.agents import AgentScope, Asking, current_scope, run_agent, scope_named, waits
+from standby.agents.block import AgentScope as Block
+from tests.agents.conftest import Script, allow, ask, call
+from tests.agents.test_scope_changes import Orders
+from tests.fundamentals.conftest import Desk
+from tests.support.waiting import wait_until
+
+
+async def test_an_agent_in_a_tool_has_no_more_than_the_one_around_it_has_now(desk: Desk) -> None:
+    """What was handed on in the process before a wait is held to what the scope around says after it."""
+    orders = Orders(allow("order"))
+    boss: Agent[None, str] = Agent(Script(call("delegate"), "over").model, name="boss")
+    scope = allow("delegate", "order")
+
+    @boss.tool_plain
+    @waits
+    async def delegate() -> str:
+        handed_on = (await current_scope()).narrowed(allow("order"))
+        return str((await run_agent(orders.thinker, "order", scope=handed_on)).output)
+
+    async def read() -> AgentScope:
+        return scope
+
+    @agent
+    async def working() -> str | None:
+        return (await run_agent(boss, "delegate", scope=read)).output
+
+    run = await desk.start(working)
+    await run.paused()
+    scope = allow("delegate")
+    await desk.signal("go", "now")
+    assert await run.result() == "over"
+    assert orders.acted == ["looked up desk"]
+    assert orders.script.told()[0][2] == "denied"
+
+
+@pytest.mark.parametrize("narrowed", [False, True], ids=["as it is", "narrowed"])
+async def test_an_agent_that_another_run_has_started_has_no_more_than_that_ones_block_says_now(
+    desk: Desk, narrowed: bool
+) -> None:
+    """Its scope is a value in its parameters, and the block that this was read from is edited while it waits."""
+    block = Block(tools=list(allow("order").tools), asking=Asking(party="buyers"))
+    with desk.prefect.model_copy():
+        await block.asave("team", overwrite=True)
+        handed_on = (await scope_named("team")()).model_copy(update={"purse": await purse_of_another(desk)})
+    given = AgentScope.model_validate_json(handed_on.model_dump_json())
+    orders = Orders(given.narrowed(allow("order")) if narrowed else given)
+    run = await desk.start(orders.flow)
+    await run.paused()
+    with desk.prefect.model_copy():
+        await Block(tools=list(ask("order").tools), asking=Asking(party="board")).asave("team", overwrite=True)
+    await desk.signal("go", "now")
+
+    async def asked() -> Any:
+        return next((wait for wait in await run.open_waits() if wait.key == "buyer/1.asks"), None)
+
+    assert (await wait_until(asked)).party == "board"
+    assert orders.acted == ["looked up desk"]
+    with desk.prefect.model_copy():
+        await Block(tools=[]).asave("team", overwrite=True)
+    await run.answer({"approved": True}, key="buyer/1.asks")
+    assert await run.result() == ["done", None]
+    assert orders.acted == ["looked up desk"]
+    assert orders.script.told()[0][2] == "denied"
+
+
+async def purse_of_another(desk: Desk) -> str:
+    """What an agent of another run has handed on; it has ended since."""
+    purses: list[str | None] = []
+    starter: Agent[None, str] = Agent(Script(call("hand_on"), "done").model, name="starter")
+
+    @starter.tool_plain
+    @waits
+    async def hand_on() -> str:
+        purses.append((await current_scope()).purse)
+        return "x"
+
+    @agent
+    async def starting() -> str | None:
+        return (await run_agent(starter, "go", scope=allow("hand_on"))).output
+
+    await desk.run(starting)
+    assert purses[0] is not None
+    return purses[0]
