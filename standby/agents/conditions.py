@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -93,11 +93,54 @@ class OneOf(_Condition):
         return any(type(value) is type(one) and value == one for one in self.values)
 
     def certainly_fails(self, value: Any) -> bool:
-        return isinstance(value, str | int | bool) and not self.met_by(value)
+        # The model may choose the type, and what the tool makes of it is the tool's: "1", 1 and true may be one.
+        return isinstance(value, str | int | bool) and all(_is_another(value, one) for one in self.values)
 
     @property
     def said(self) -> str:
         return f"{self.argument} one of {', '.join(map(str, self.values))}"
+
+
+_FOR_ONE = frozenset(("true", "t", "yes", "y", "on"))
+_FOR_ZERO = frozenset(("false", "f", "no", "n", "off", "", "null", "none"))
+
+
+def _is_another(value: str | int | bool, one: str | int | bool) -> bool:
+    """Whether the two are different whatever they are taken for."""
+    if isinstance(value, str) and isinstance(one, str):
+        mine, theirs = _decimal(value), _decimal(one)
+        return value != one and (mine is None or mine != theirs)
+    if type(value) is type(one):
+        return value != one
+    if isinstance(one, bool):
+        return False  # to some programs whatever is there is true
+    mine, theirs = _taken_for(value), _taken_for(one)
+    if mine is None or theirs is None:
+        return not any(isinstance(text, str) and _may_be_counted(text) for text in (value, one))
+    return mine != theirs
+
+
+def _taken_for(value: str | int | bool) -> Decimal | None:
+    """The number that a program may make of it; None if that cannot be told, or there is none."""
+    if not isinstance(value, str):
+        return Decimal(int(value))
+    word = value.strip().casefold()
+    if word in _FOR_ONE or word in _FOR_ZERO:
+        return Decimal(word in _FOR_ONE)
+    return _decimal(value)
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text.strip())
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _may_be_counted(text: str) -> bool:
+    """Whether a text that is no plain number may be one all the same: ``0x1``, ``1 000``, ``inf``."""
+    return any(char.isnumeric() for char in text) or text.strip(" +-").casefold().startswith(("inf", "nan"))
 
 
 class HostIn(_Condition):

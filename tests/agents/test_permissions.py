@@ -138,9 +138,17 @@ def test_conditions(condition: Any, fits: list[Any], does_not: list[Any]) -> Non
          "/etc/", "/", "/ETC/passwd"], ["/data", "/etcetera"]),
         (Below(argument="x", folder="data/out"), ["data/out", "./data/out/", "data", ".", "data/out/a"],
          ["data/other"]),
-        (AtMost(argument="x", limit=Decimal(5)), [1, "1e0", None, "x"], [6]),
+        (AtMost(argument="x", limit=Decimal(5)), [1, 1.0, "1", True, "1e0", None, "x", [1]], [6, "6"]),
+        (OneOf(argument="x", values=(1,)), [1, "1", 1.0, True, "1.0", "01", " 1", "+1", "1e0", "1_", "0x1", "\u0661",
+         "\u00b9", "true", "Yes", "on", "inf", None, [1], {"x": 1}], [2, 0, False, "2", "no", "x", ""]),
+        (OneOf(argument="x", values=("1",)), ["1", 1, 1.0, True, "1.0", "01", None, ["1"]], [2, False, "2", "x", "A1"]),
+        (OneOf(argument="x", values=(True,)), [True, 1, 2, 1.0, "1", "true", "false", "x", None], [False]),
+        (OneOf(argument="x", values=("no", "x")), ["no", "x", False, 0, 0.0, None], [True, 1, "yes", "y"]),
+        (OneOf(argument="x", values=(0,)), [0, False, "0", "", "null", "off", 0.0], [1, True, "1", "x"]),
+        (OneOf(argument="x", values=("all", 1)), ["all", 1, True, "1"], ["ben", 2, False, "2"]),
     ],
-    ids=["hosts", "a number as a host", "folder", "relative folder", "number"],
+    ids=["hosts", "a number as a host", "folder", "relative folder", "number", "a whole number", "a number as a text",
+         "true", "a word that some take for false", "zero", "of two types"],
 )  # fmt: skip
 def test_what_a_condition_cannot_judge_does_not_get_past_a_ban(ban: Any, banned: list[Any], passes: list[Any]) -> None:
     scope = AgentScope(
