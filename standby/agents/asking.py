@@ -23,6 +23,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunCont
 from standby import clock
 from standby.agents.budgets import Spent
 from standby.agents.canonical import canonical
+from standby.agents.evidence import MOST_IN_ONE, ToShow, evidence_about
 from standby.agents.forms import Said, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
 from standby.agents.scope import Permission
@@ -33,7 +34,7 @@ from standby.places import Place
 from standby.states import CheckpointState, Verdict
 from standby.values import summary
 from standby.waiting import wait_at
-from standby.waits import NOTHING, Approval, Signal, Wait, as_text, quoted
+from standby.waits import NOTHING, Approval, Signal, Wait, quoted
 
 if TYPE_CHECKING:
     from standby.agents.thinking import Thinking
@@ -159,7 +160,7 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
     left, number = asked, 1
     while left:
         place = thread.place(f"{thread.turn}.asks" if number == 1 else f"{thread.turn}.asks.{number}")
-        answer = await _answer(thinking, ctx, place, left)
+        answer = await _answer(thinking, ctx, place, left[:MOST_IN_ONE])  # one that is answered knows what it showed
         wait = await _wait_at(thinking, place)
         shown = _shown(wait.fresh)
         said = said_of(answer, len(shown))
@@ -245,7 +246,7 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
         thinking,
         f"May {thread.name} {what}?",
         form=form,
-        show=_evidence(thinking, asked),
+        show=evidence_about(scope.goal, [ToShow(one.call.tool_name, one.arguments, one.why) for one in asked]),
         check=check,
         fresh=as_it_is,
         max_age=scope.asking.max_age,
@@ -305,15 +306,6 @@ async def _grants(
     if not await ledger.grants.give(thread.run.id, thread.run.attempt, rows):
         thread.run.stop()
     return results
-
-
-def _evidence(thinking: Thinking, asked: list[_Asked]) -> str:
-    """The calls as they are asked about, as Markdown that shows words of the model and obeys none."""
-    parts = [f"Goal: {as_text(thinking.scope.goal)}"] if thinking.scope.goal else []
-    for number, one in enumerate(asked, start=1):
-        shown = json.dumps(one.arguments, indent=2, ensure_ascii=False)
-        parts.append(f"**{number}. {as_text(one.call.tool_name)}**\n\n{quoted(shown)}\n\n{as_text(one.why)}")
-    return "\n\n".join(parts)
 
 
 async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: list[ToolCallPart]) -> dict[str, Any]:

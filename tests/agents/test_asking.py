@@ -10,10 +10,13 @@ from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 
 from standby import agent, step
 from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, Spent, ask_human, run_agent, waits
+from standby.agents.evidence import MOST_IN_ONE, SEEN, ToShow, evidence_about
 from standby.errors import AnswerRefused, NotAllowed
+from standby.gateway.pages import EVIDENCE_CHARS
 from standby.policy import Policy
 from standby.waiting import wait_for
 from standby.waits import Signal
+from standby.waits.showing import visible
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk, Interruption
@@ -76,6 +79,47 @@ async def test_all_calls_of_an_answer_are_asked_in_one_wait_each_with_its_own_wo
     assert sorted((content, outcome) for _, content, outcome in mailer.script.told()) == [
         ("A person refused this call. not Ben", "denied"), ("sent to ada", "success"), ("sent to eve", "success"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("padding", ["x" * 120_000, "`" * 120_000, "\x01" * 60_000], ids=["long", "fences", "unseen"])
+async def test_each_call_of_a_form_is_seen_however_long_an_earlier_one_is(desk: Desk, padding: str) -> None:
+    """Also where a page cuts the evidence; and all of each is there for who reads on."""
+    mailer = Mailer([call("send", to="ada", text=padding), call("send", to="mallory", text="secret")], "done")
+    run = await desk.start(mailer.flow)
+    [wait] = await run.open_waits()
+    page = wait.evidence[:EVIDENCE_CHARS]
+    assert '"to": "ada"' in page
+    assert '"to": "mallory"' in page
+    assert '"text": "secret"' in page
+    assert "of which the rest is below" in page
+    assert visible(padding) in wait.evidence
+    await run.answer({"approved": False})
+    assert await run.result() == "done"
+
+
+def test_each_argument_of_a_call_is_seen_however_long_an_earlier_one_is() -> None:
+    arguments = {"note": "x" * 200_000, "lines": ["y" * 500] * 90_000, "of": {"b": ["z"] * 90_000}, "to": "mallory"}
+    evidence = evidence_about("", [ToShow("send", arguments, "why")])
+    assert '"to": "mallory"' in evidence[:EVIDENCE_CHARS]
+    assert evidence.index("Whole:") < SEEN
+    assert "x" * 200_000 in evidence
+    short = [ToShow("send", {"to": "ada"}, "why")]
+    assert evidence_about("mail", short) == 'Goal: mail\n\n**1. send**\n\n```text\n{\n  "to": "ada"\n}\n```\n\nwhy'
+
+
+async def test_so_many_calls_that_a_page_would_not_show_them_are_asked_about_in_several_waits(desk: Desk) -> None:
+    many = [call("send", to=f"person {number}", text="x" * 3000) for number in range(MOST_IN_ONE + 2)]
+    mailer = Mailer(many, "done")
+    run = await desk.start(mailer.flow)
+    [wait] = await run.open_waits()
+    page = wait.evidence[:EVIDENCE_CHARS]
+    assert [number for number in range(MOST_IN_ONE + 2) if f'"to": "person {number}"' not in page] == [
+        MOST_IN_ONE, MOST_IN_ONE + 1,
+    ]  # fmt: skip
+    await run.answer({"approved": False}, key="mailer/1.asks")
+    await run.answer({"approved": True, "refuse_1": True}, key="mailer/1.asks.2")
+    assert await run.result() == "done"
+    assert [to for to, _ in mailer.sent] == [f"person {MOST_IN_ONE + 1}"]
 
 
 @pytest.mark.parametrize(
