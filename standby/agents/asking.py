@@ -106,6 +106,8 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
                 results.calls[call_id] = ToolFailed(judged.why)
             else:
                 outside.append(one.call)
+    # Of an earlier attempt, about calls that are all denied by now.
+    await thinking.thread.close_left(f"{thinking.thread.turn}.asks")
     if outside:
         results.calls |= await _results(thinking, requests, outside)
     return results

@@ -168,6 +168,7 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
 
 
 async def _close(thread: Thread) -> None:
+    await thread.close_left("")
     if thread.purse is not None:
         await thread.purse.close()
 

@@ -266,6 +266,7 @@ class Thinking:
         if self.until is not None and self.thread.turn and await self.until(messages):
             raise self._stop("goal", "the goal is reached")
         await self._check(requests=1)
+        await self.thread.close_left(f"{self.thread.turn}.")  # all of that turn has come to something
 
     async def _before_calls(self, calls: Sequence[ToolCallPart]) -> None:
         to_do = 0
@@ -311,6 +312,7 @@ class Thinking:
             self._check_time()
             short = await self._short(**more)
             if short is None:
+                await self.thread.close_left(f"{self.thread.turn}.more.")  # there is more by now
                 return
             if self.scope.at_stop is not AtStop.ASK or short.final:
                 raise self._stop(short.what, short.why)
@@ -342,6 +344,7 @@ class Thinking:
             if entry.state != CheckpointState.RECORDED:
                 break
             number += 1
+        await thread.close_left(f"{thread.turn}.more.", but=key)
         asking_ = self.scope.asking
         nobody = More(approved=False, comment="Nobody answered in time.")
         timed: dict[str, Any] = {} if asking_.within is None else {"within": asking_.within, "otherwise": nobody}

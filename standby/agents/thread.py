@@ -58,6 +58,7 @@ class Thread:
         self._opening = asyncio.Lock()
         self._entries: dict[str, Entry] = {}
         self._tried: set[str] = set()  # by this attempt
+        self._open: set[str] = set()  # the waits of its own that earlier ones have left
 
     @property
     def prefix(self) -> str:
@@ -92,6 +93,10 @@ class Thread:
     async def load(self) -> None:
         """Read the journal. Raises ``CheckpointDamaged``."""
         self._entries = self.run.take_over(self.prefix)
+        waiting = (CheckpointKind.WAIT, CheckpointState.INTENDED)
+        self._open = {
+            rest for rest, one in self._entries.items() if "/" not in rest and (one.kind, one.state) == waiting
+        }
         texts: list[str] = []
         while (entry := self._entries.get(f"{len(texts) + 1}.model")) and entry.state == CheckpointState.RECORDED:
             texts.append(await self.run.text_of(entry))
@@ -227,6 +232,14 @@ class Thread:
             elif await self._happened(entry):
                 happened.append(entry.key)
         return happened
+
+    async def close_left(self, rest: str, *, but: str = "") -> None:
+        """Close the questions of an earlier attempt whose keys begin so, ``but`` this one: this attempt has gone on
+        without them, and nothing comes of an answer."""
+        for key in sorted(key for key in self._open if key.startswith(rest) and key != but):
+            self._open.discard(key)
+            if not await self.run.ledger.waits.close(self.run.id, self.run.attempt, self.prefix + key):
+                self.run.stop()
 
     async def _happened(self, entry: Entry) -> bool:
         assert self.run.ask_outcome is not None
