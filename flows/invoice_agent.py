@@ -26,7 +26,11 @@ from tasks.write_receipt import write_receipt
 
 @agent(flow_run_name="{path.name}")
 async def invoice_agent(path: Path) -> Receipt:
-    """Pay one invoice, or book one credit note. Asks for approval when the payment policy does not cover it."""
+    """Pay one invoice, or book one credit note. Asks for approval when the payment policy does not cover it.
+
+    Args:
+        path: The invoice's file, where the worker can read it.
+    """
     invoice = await read_invoice(path)
     await check_arithmetic(invoice)
     await register_invoice(invoice, str(flow_run.id))

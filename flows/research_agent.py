@@ -20,10 +20,16 @@ async def research_agent(
     model: str = "default",
     within: Bounds | None = None,
 ) -> Research:
-    """Find out what the goal asks for. With ``send_to`` the brief is written, and sent to that party, once approved.
+    """Find out what the goal asks for, and write a brief.
 
-    ``scope``, ``workspace`` and ``model`` name blocks. ``within``: what an agent that starts this one gives along: a
-    wider scope that this one stays inside of, and the workspace, which then counts instead of its own.
+    Args:
+        goal: What to find out, in words, with all that is needed to know it.
+        send_to: The party that is sent the brief once a person has approved it, such as readers. By default nobody.
+        scope: The block agent-scope/NAME that says what it may do.
+        workspace: The block workspace/NAME that says what its tools can reach.
+        model: The block model-endpoint/NAME that says which language model it asks.
+        within: What an agent that starts this one gives along, and people leave out: a wider scope that this one stays
+            inside of, and the workspace, which then counts instead of its own.
     """
     if within is not None:
         workspace = within.workspace

@@ -59,6 +59,11 @@ class Agent(NamedTuple):
     tags: list[str]
     schema: dict[str, Any]
 
+    @property
+    def said(self) -> str:
+        """What it is, also where nobody has described it."""
+        return self.description or f"The agent {self.name}."
+
 
 class Call(ToStart):
     """A start whose signal is nothing but the parameters: it is delivered when the run is to be started."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +15,11 @@ import pytest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from prefect.utilities.callables import parameter_schema
 
+from flows.invoice_agent import invoice_agent
+from flows.invoice_sweep import invoice_sweep
+from flows.research_agent import research_agent
 from standby import Policy
 from standby.errors import LedgerUnavailable
 from standby.gateway import protocols
@@ -85,6 +91,27 @@ async def test_an_agent_starts_inspects_and_answers_a_run(gate: Gate, mode: str)
     assert [(one.actor, one.door) for one in decisions] == [("root", "mcp")]
     assert [one.source for one in await gate.ledger.signals.all()] == ["mcp:root"]
     assert len(await gate.ledger.starts.all()) == 1
+
+
+def test_a_stranger_is_told_what_each_tool_and_parameter_is() -> None:
+    """Also where Python leaves out docstrings."""
+    look = (
+        "import json; from standby.gateway.mcp.door import _tool; from standby.gateway.mcp.tools import TOOLS; "
+        "print(json.dumps([_tool(*one).model_dump(mode='json') for one in TOOLS.items()]))"
+    )
+    found = subprocess.run([sys.executable, "-OO", "-c", look], capture_output=True, text=True, check=True)
+    told = json.loads(found.stdout)
+    assert [tool["name"] for tool in told] == list(TOOLS)
+    for tool in told:
+        assert len(tool["description"] or "") > 30, tool["name"]
+        for name, field in tool["input_schema"]["properties"].items():
+            assert len(field.get("description") or "") > 20, f"{tool['name']}.{name}"
+
+
+def test_the_parameters_of_the_agents_that_come_with_the_project_are_described() -> None:
+    for flow in (research_agent, invoice_agent, invoice_sweep):
+        for name, field in parameter_schema(flow.fn).properties.items():
+            assert field.get("description"), f"{flow.name}: {name}"
 
 
 async def test_waits_are_resources(door: Gate) -> None:

@@ -70,5 +70,4 @@ def card(base_url: str, agents: Sequence[Agent] | None) -> AgentCard:
 
 
 def _skill(agent: Agent) -> AgentSkill:
-    description = agent.description or f"The agent {agent.name}."
-    return AgentSkill(id=agent.name, name=agent.name.partition("/")[0], description=description, tags=agent.tags)
+    return AgentSkill(id=agent.name, name=agent.name.partition("/")[0], description=agent.said, tags=agent.tags)

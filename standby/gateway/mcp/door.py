@@ -179,7 +179,7 @@ def _caller(context: ServerRequestContext[Any, Any]) -> Caller:
 def _tool(name: str, tool: tools.Tool) -> types.Tool:
     return types.Tool(
         name=name,
-        description=tool.does.__doc__,
+        description=tool.says,
         input_schema=tool.takes.model_json_schema(),
         annotations=types.ToolAnnotations(read_only_hint=not tool.changes),
     )

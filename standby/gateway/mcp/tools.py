@@ -24,36 +24,39 @@ class Nothing(BaseModel):
 
 
 class Start(Nothing):
-    agent: Name = Field(description="flow/deployment, as list_agents names it.")
-    parameters: dict[str, JsonValue] = Field(default={}, description="Its parameters.")
+    agent: Name = Field(description="The agent's name, flow/deployment, as list_agents gives it.")
+    parameters: dict[str, JsonValue] = Field(
+        default={}, description="The agent's parameters by name, as the JSON Schema that list_agents gives asks for."
+    )
     request_id: Name | None = Field(
-        default=None, description="The same one again starts nothing: send it when you may have to try again."
+        default=None,
+        description="A name of your own for this start. The same one again starts nothing and gives the first run: "
+        "send it when you may have to try again.",
     )
 
 
 class Some(Nothing):
-    limit: int = Field(default=50, ge=1, le=100, description="How many, at most.")
+    limit: int = Field(default=50, ge=1, le=100, description="How many to list, at most.")
 
 
 class OfRun(Nothing):
-    id: Name = Field(description="A run's id.")
+    id: Name = Field(description="The id that start_run or list_runs gave, or the run's id in Prefect.")
 
 
 class Answer(Nothing):
-    wait_id: Name = Field(description="The wait's id.")
-    answer: JsonValue = Field(description="What its form asks for.")
+    wait_id: Name = Field(description="The wait's id: wait_id in inspect_run, id in list_waits.")
+    answer: JsonValue = Field(description="A value that fits the wait's form, which is a JSON Schema.")
     opening: int | None = Field(
         None, ge=1, le=2**31 - 1,
-        description="The wait's opening, as list_waits shows it: needed for the same answer to what is asked anew.",
+        description="Which opening of the wait is answered, as list_waits shows it; by default the one that is open. "
+        "Needed to give the same answer once more when the question was asked anew.",
     )  # fmt: skip
 
 
 async def list_agents(agents: Agents, caller: Caller, _: Nothing) -> dict[str, Any]:
     """The agents that can be started, with the JSON Schema of their parameters."""
     return {
-        "agents": [
-            {"name": one.name, "description": one.description, "parameters": one.schema} for one in await agents.all()
-        ]
+        "agents": [{"name": one.name, "description": one.said, "parameters": one.schema} for one in await agents.all()]
     }
 
 
@@ -111,23 +114,49 @@ async def answer_wait(agents: Agents, caller: Caller, given: Answer) -> dict[str
 
 
 class Tool(NamedTuple):
+    """``says``: what a model that knows nothing of this project is told; ``python -OO`` leaves out docstrings."""
+
     takes: type[BaseModel]
     does: Callable[[Agents, Caller, Any], Awaitable[dict[str, Any]]]
     changes: bool
+    says: str
 
 
 TOOLS = {
     tool.does.__name__: tool
     for tool in (
-        Tool(Nothing, list_agents, changes=False),
-        Tool(Start, start_run, changes=True),
-        Tool(Some, list_runs, changes=False),
-        Tool(OfRun, inspect_run, changes=False),
-        Tool(OfRun, cancel_run, changes=True),
-        Tool(Some, list_waits, changes=False),
-        Tool(Answer, answer_wait, changes=True),
+        Tool(
+            Nothing, list_agents, changes=False,
+            says="The agents that you can start: for each its name, what it does, and the JSON Schema of the "
+            "parameters that it takes.",
+        ),
+        Tool(
+            Start, start_run, changes=True,
+            says="Start a run of an agent. Returns at once, with the run's id; the run goes on by itself, for minutes "
+            "or for days. inspect_run tells how far it is, what it asks, and its result.",
+        ),
+        Tool(Some, list_runs, changes=False, says="The runs that you may see, the newest first, with their states."),
+        Tool(
+            OfRun, inspect_run, changes=False,
+            says="All about one run: its state, steps, waits, decisions and result. `asks` has what it asks now, each "
+            "with the form of the answer as JSON Schema, and why it is not you who may answer.",
+        ),
+        Tool(
+            OfRun, cancel_run, changes=True,
+            says="Cancel a run that has not ended. What it has done already stays done.",
+        ),
+        Tool(
+            Some, list_waits, changes=False,
+            says="What runs wait for now, the oldest first: each with its id, the question, the evidence to decide on, "
+            "and the form of the answer.",
+        ),
+        Tool(
+            Answer, answer_wait, changes=True,
+            says="Answer what a run waits for. It counts as a decision under the name of your key, it cannot be taken "
+            "back, and the run goes on with it: read the evidence first.",
+        ),
     )
-}
+}  # fmt: skip
 
 
 async def waits(agents: Agents, caller: Caller, limit: int) -> list[dict[str, Any]]:
