@@ -156,7 +156,8 @@ async def _answers(
         inside.before_new()
     await run.before_new_work(place.key)
     for_all = asked or run.asked
-    rows = [await wait.today(f"{place.key}/{name}" if name else place.key, for_all) for name, wait in waits.items()]
+    by_key = {_key(place, name): wait for name, wait in waits.items()}
+    rows = [await wait.today(key, for_all) for key, wait in by_key.items()]
     hold = run.hold_for(asked)
     if len(rows) == 1:
         need = Need.ONE  # of one, any and all are the same
@@ -175,7 +176,7 @@ async def _answers(
     count = 0
     while True:
         if check_prefect and not group.ready:
-            await take_response(run, group, list(waits.values()))
+            await take_response(run, group, by_key)
             group = await run.ledger.waits.group(run.id, place.key)
         if group.ready:
             await run.wake()
@@ -199,11 +200,18 @@ async def _answers(
         run.paused_seconds += monotonic() - began
 
 
+def _key(place: Place, name: str) -> str:
+    """The key of the wait of this name in a group: a group of one has its own."""
+    return f"{place.key}/{name}" if name else place.key
+
+
 async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, Wait[Any]]) -> dict[str, Any] | None:
     """The typed answers of a settled group, stored as its checkpoint; None if one did not fit and is open again, or was
     counted anew."""
     stored: dict[str, dict[str, str]] = {}
-    for (name, wait), row in zip(waits.items(), group.waits, strict=True):
+    rows = {row.key: row for row in group.waits}
+    for name, wait in waits.items():
+        row = rows[_key(place, name)]
         if row.state != WaitState.SETTLED:
             continue
         stored[name] = {"outcome": row.outcome, "reason": row.reason}

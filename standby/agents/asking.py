@@ -334,11 +334,12 @@ async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: 
             within=within,
             otherwise=NOTHING if within is None else NO_RESULT,
         )
-    place = thread.place(f"{thread.turn}.results")
-    entry = thread.entry(f"{thread.turn}.results")
-    answers = await thinking.parked(lambda: wait_at(place, waits))
-    if entry is None or entry.state != CheckpointState.RECORDED:  # else they were counted with the journal
-        thread.spent += Spent(tool_calls=sum(int(name) not in thinking.deferred for name in answers))
+    answers: dict[str, Any] = {}
+    number = 1
+    while left := {name: wait for name, wait in waits.items() if name not in answers}:
+        rest = f"{thread.turn}.results" if number == 1 else f"{thread.turn}.results.{number}"
+        answers |= await _delivered(thinking, rest, left)
+        number += 1
     return {
         ids[name]: ToolFailed("Nobody delivered its result in time.")
         if answer == NO_RESULT
@@ -347,3 +348,28 @@ async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: 
         else answer
         for name, answer in answers.items()
     }
+
+
+async def _delivered(thinking: Thinking, rest: str, left: dict[str, Wait[Any]]) -> dict[str, Any]:
+    """The results of these calls, by their numbers, that are waited for at this place: of all of them, if no
+    earlier attempt has waited there. One may have waited for others: other calls were allowed, or other tools there.
+    """
+    thread = thinking.thread
+    place, entry = thread.place(rest), thread.entry(rest)
+    if entry is not None and entry.state == CheckpointState.RECORDED:  # these were counted with the journal
+        told = json.loads(await thread.run.text_of(entry))
+        anything: dict[str, Wait[Any]] = {name: Signal("of a call that is not made any more") for name in told}
+        answers = await thinking.parked(
+            lambda: wait_at(place, anything | {name: left[name] for name in told if name in left})
+        )
+        return {name: answer for name, answer in answers.items() if name in left}
+    here = left
+    if entry is not None:
+        rows = (await thread.run.ledger.waits.group(thread.run.id, place.key)).waits
+        here = {name: left[name] for row in rows if (name := row.key.removeprefix(f"{place.key}/")) in left}
+    if not here:
+        await thread.close_one(rest)
+        return {}
+    answers = await thinking.parked(lambda: wait_at(place, here))
+    thread.spent += Spent(tool_calls=sum(int(name) not in thinking.deferred for name in answers))
+    return answers

@@ -147,7 +147,7 @@ class Thread:
             granted = more_of(what.split(".")[1], await self.run.text_of(entry))
             if granted is not None:
                 self.grant(granted)
-        elif what == "results":
+        elif what.partition(".")[0] == "results":
             self.spent += Spent(tool_calls=len(await self._delivered(turn, entry)))
         elif what.startswith("tried.") or what.partition(".")[0].isdigit():
             calls.append(await self.run.text_of(entry))
@@ -164,10 +164,9 @@ class Thread:
         outcome = await self.outcome(self.call_key(ordinal, tool))
         if outcome is not None:
             return outcome.result is not Result.UNAPPROVED
-        results = self._entries.get(f"{self.turn}.results")
-        if results is None or results.state != CheckpointState.RECORDED:
-            return False
-        return str(ordinal) in json.loads(await self.run.text_of(results))
+        results = [entry for rest, entry in self._entries.items() if _is_results(rest, self.turn)]
+        texts = [await self.run.text_of(one) for one in results if one.state == CheckpointState.RECORDED]
+        return any(str(ordinal) in json.loads(text) for text in texts)
 
     async def spend(self, rest: str, spent: Spent) -> None:
         """Before the journal has it: what a request or call has cost, for those with whom it counts together."""
@@ -237,9 +236,15 @@ class Thread:
         """Close the questions of an earlier attempt whose keys begin so, ``but`` this one: this attempt has gone on
         without them, and nothing comes of an answer."""
         for key in sorted(key for key in self._open if key.startswith(rest) and key != but):
-            self._open.discard(key)
-            if not await self.run.ledger.waits.close(self.run.id, self.run.attempt, self.prefix + key):
-                self.run.stop()
+            await self.close_one(key)
+
+    async def close_one(self, rest: str) -> None:
+        """Close the question of an earlier attempt that has this key, if one has left it open."""
+        if rest not in self._open:
+            return
+        self._open.discard(rest)
+        if not await self.run.ledger.waits.close(self.run.id, self.run.attempt, self.prefix + rest):
+            self.run.stop()
 
     async def _happened(self, entry: Entry) -> bool:
         assert self.run.ask_outcome is not None
@@ -280,6 +285,11 @@ class Thread:
         last = self.messages[-1]
         assert isinstance(last, ModelResponse)
         return last
+
+
+def _is_results(rest: str, turn: int) -> bool:
+    """Whether the key is of what others deliver for this turn: ``3.results``, ``3.results.2``."""
+    return "/" not in rest and rest.split(".")[:2] == [str(turn), "results"]
 
 
 def alone(cost: Counted) -> Spent:

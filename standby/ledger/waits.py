@@ -83,6 +83,7 @@ class Waits:
     ) -> Group | None:
         """Open the group ``key``, or find it as an earlier attempt left it. None when fenced.
 
+        Of one that is found, the waits that are not among ``rows`` are closed: nobody takes in what they are answered.
         A wait for a signal takes the oldest one there is for it (``take_kept``), in the same transaction.
         """
         async with self._db.transaction() as connection:
@@ -121,6 +122,7 @@ class Waits:
                     await _reopen(connection, run_id, key)
                 earlier = {wait.id: wait.policy for wait in found}
                 await _ask_in_todays_form(connection, run_id, rows)
+                await _close(connection, [wait.id for wait in found if wait.key not in {row.key for row in rows}])
                 found = await _group(connection, run_id, key)
                 for wait in found:
                     if wait.state == WaitState.OPEN and wait.policy != earlier[wait.id]:
@@ -190,12 +192,7 @@ class Waits:
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
                 return False
-            await connection.execute(
-                update(waits)
-                .where(waits.c.run_id == run_id, waits.c.group_key == key)
-                .where(unindexed(waits.c.state) == WaitState.OPEN)
-                .values(state=WaitState.CLOSED, settled_at=clock.utcnow())
-            )
+            await _close(connection, [wait.id for wait in await _group(connection, run_id, key)])
             return True
 
     async def refuse(
@@ -382,6 +379,16 @@ async def _wait(connection: AsyncConnection, wait_id: str) -> Row[Any]:
 
 async def _group(connection: AsyncConnection, run_id: str, key: str) -> list[Row[Any]]:
     return list((await connection.execute(_group_query(run_id, key))).all())
+
+
+async def _close(connection: AsyncConnection, ids: list[str]) -> None:
+    """Close what of these is open."""
+    if ids:
+        await connection.execute(
+            update(waits)
+            .where(waits.c.id.in_(ids), unindexed(waits.c.state) == WaitState.OPEN)
+            .values(state=WaitState.CLOSED, settled_at=clock.utcnow())
+        )
 
 
 async def _ask_in_todays_form(connection: AsyncConnection, run_id: str, rows: list[WaitRow]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -24,15 +24,17 @@ from standby.waits import Wait, unknown_fields
 _anything: Codec[Any] = Codec(lambda: Any)
 
 
-async def take_response(run: AgentRun, group: Group, waits: list[Wait[Any]]) -> None:
-    """Settle the group with what came through Prefect's form or ``/resume``, if anything did.
+async def take_response(run: AgentRun, group: Group, waits: Mapping[str, Wait[Any]]) -> None:
+    """Settle the group with what came through Prefect's form or ``/resume``, if anything did. ``waits``: by their keys.
 
     Untrusted: it is checked with the wait's type, and what does not fit leaves the wait open and is written down.
     """
     async with prefect_for(run.id) as client:
         for wait in group.waits:
+            if (declared := waits.get(wait.key)) is None:
+                continue  # of an earlier attempt, and closed
             async for found in responses(client, wait):
-                settled = [await _take(run, client, wait, waits[wait.member], response) for response in found]
+                settled = [await _take(run, client, wait, declared, response) for response in found]
                 if any(settled):
                     break  # each question more takes a hundredth of a second, and the agent waits for it
 
