@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 
 from pydantic import BaseModel, Field
 from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ToolReturnPart
 from pydantic_ai.models import Model
 
 from standby.agents import ask_human
@@ -37,6 +39,7 @@ class Research(BaseModel):
     """How the research ended. ``brief``: None if it was ``stopped`` before: by which limit, and ``why``.
 
     ``model``: who wrote it; a name that begins with ``scripted`` is no language model. ``spent``: in words.
+    ``note``: that the brief was not sent to whom it was for, and why.
     """
 
     brief: Brief | None
@@ -44,6 +47,7 @@ class Research(BaseModel):
     why: str
     model: str
     spent: str
+    note: str = ""
 
 
 def researcher(model: Model, workspace: str) -> Agent[None, Brief]:
@@ -58,12 +62,27 @@ def researcher(model: Model, workspace: str) -> Agent[None, Brief]:
     )
 
 
-def research_task(goal: str, today: date, send_to: str | None) -> str:
-    """What the agent is asked. ``send_to``: the party that is to be sent the brief."""
-    deliver = (
-        f"\n\nWhen you are done write the brief to briefs/{today.isoformat()}.md and send it to the party "
-        f"{send_to!r}, both in one turn."
-        if send_to
-        else ""
-    )
+def research_task(goal: str, today: date, send_to: str | None, unreached: str | None = None) -> str:
+    """What the agent is asked. ``send_to``: the party that is to be sent the brief; ``unreached``: why it cannot be."""
+    write = f"\n\nWhen you are done write the brief to briefs/{today.isoformat()}.md"
+    if not send_to:
+        deliver = ""
+    elif unreached:
+        deliver = f"{write}. It is for the party {send_to!r}, which has no channel: do not send it."
+    else:
+        deliver = f"{write} and send it to the party {send_to!r}, both in one turn."
     return f"Today is {today:%A}, {today.isoformat()}.\n\nThe goal: {goal}{deliver}"
+
+
+def note_on(send_to: str | None, messages: Sequence[ModelMessage], unreached: str | None) -> str:
+    """What to know where nothing was sent to the party that the brief is for; else empty."""
+    if not send_to or any(
+        isinstance(part, ToolReturnPart)
+        and (part.tool_name, part.outcome) == ("send_message", "success")
+        and isinstance(part.content, dict)
+        and part.content.get("to") == send_to
+        for message in messages
+        for part in message.parts
+    ):
+        return ""
+    return unreached or f"Not sent to {send_to!r}: the run's transcript says what became of it."

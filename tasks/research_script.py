@@ -21,22 +21,22 @@ NOTE = "*Put together by a script. No language model is configured; the block mo
 TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
 
-def research_script(goal: str, today: date, send_to: str | None) -> Model:
-    """The model that goes through the script for this goal."""
+def research_script(goal: str, today: date, send_to: str | None, unreached: str | None = None) -> Model:
+    """The model that goes through the script for this goal. ``unreached``: why the brief cannot be sent."""
 
     def deliver(messages: list[ModelMessage], _: AgentInfo) -> list[Call] | Final:
         brief = _brief(goal, messages)
         if not send_to:
             return Final(brief)
         title, text = str(brief["title"]), str(brief["text"])
-        return [
-            Call("write_file", {"path": f"briefs/{today.isoformat()}.md", "text": f"# {title}\n\n{text}\n"}),
-            Call("send_message", {"to": send_to, "subject": title, "body": text}),
-        ]
+        write = Call("write_file", {"path": f"briefs/{today.isoformat()}.md", "text": f"# {title}\n\n{text}\n"})
+        return [write] if unreached else [write, Call("send_message", {"to": send_to, "subject": title, "body": text})]
 
     def finish(messages: list[ModelMessage], _: AgentInfo) -> Final:
         brief = _brief(goal, messages)
         done = [f"- {tool}: {said}" for tool, said in _results(messages) if tool in ("write_file", "send_message")]
+        if unreached:
+            done.append(f"- {unreached}")
         return Final({**brief, "text": "\n".join([str(brief["text"]), "", "What became of it:", "", *done])})
 
     look = [Call("search_documents", {"query": goal}), Call("query_database", {"sql": TABLES})]

@@ -16,6 +16,17 @@ LONGEST_SUBJECT = 200
 LONGEST_BODY = 20_000
 
 
+async def why_unreached(party: str) -> str | None:
+    """Why nobody could send the party a message now; None where it has a channel of its own."""
+    known = await load_or_default(NotificationChannels, CHANNELS_NAME)
+    if known.own(party):
+        return None
+    return (
+        f"Not sent to {party!r}: this party has no channel in the block notification-channels/{CHANNELS_NAME}. "
+        "Name one there."
+    )
+
+
 class Sent(BaseModel):
     """A message that was taken. ``through``: the notification blocks, ``type/name``."""
 

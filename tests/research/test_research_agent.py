@@ -17,6 +17,7 @@ from blocks.workspace import Workspace
 from flows.research_agent import research_agent
 from standby.agents import AgentScope, Budget, HostIn, Permission, Rule
 from standby.errors import UsageError
+from standby.notices import NotificationChannels
 from standby.states import RunState
 from tasks.research_scope import Bounds, research_scope
 from tasks.research_script import NAME, NOTE
@@ -54,6 +55,39 @@ async def test_without_a_model_a_script_goes_the_whole_way_and_says_what_it_is(
     assert body in written.read_text()
     assert (done.model, done.stopped, done.brief.sources) == (NAME, None, ["ferries.md"])
     assert done.brief.text.startswith(NOTE), "nobody takes it for a model's"
+    assert done.note == ""
+
+
+async def test_nobody_is_asked_to_send_a_brief_to_a_party_that_no_channel_reaches(
+    desk: Desk, blocks: Blocks, sent: Sent, tmp_path: Path
+) -> None:
+    """As it is out of the box: the brief is written once it is approved, and the result says that it was not sent."""
+    blocks[NotificationChannels, "default"] = NotificationChannels()
+    run = await desk.start(research_agent, goal="When does the ferry to Oslo sail?", send_to="readers")
+    [wait] = await run.open_waits()
+    assert "write_file" in evidence(wait)
+    assert "send_message" not in evidence(wait)
+    await run.answer({"approved": True})
+    done = await run.result()
+    [written] = (tmp_path / "reports" / "briefs").iterdir()
+    assert "The ferry to Oslo sails on Tuesday." in written.read_text()
+    assert "Not sent to 'readers': this party has no channel in the block notification-channels/default" in done.note
+    assert done.note in done.brief.text
+    assert sent == []
+
+
+async def test_a_model_is_not_told_to_send_what_cannot_be_sent(
+    desk: Desk, blocks: Blocks, chat: ChatServer, sent: Sent
+) -> None:
+    blocks[NotificationChannels, "default"] = NotificationChannels()
+    chat.script = [final(), final()]
+    done = await desk.run(research_agent, goal="ferry", send_to="readers")
+    assert "do not send it" in str(chat.asked[0].body["messages"])
+    assert done.note.startswith("Not sent")
+    blocks[NotificationChannels, "default"] = NotificationChannels(channels={"readers": ["courier/readers"]})
+    done = await desk.run(research_agent, goal="ferry", send_to="readers")
+    assert "send it to the party 'readers'" in str(chat.asked[1].body["messages"])
+    assert done.note.startswith("Not sent"), "the model did not"
 
 
 async def test_what_is_refused_is_not_done_and_the_model_is_told_why(
@@ -65,6 +99,7 @@ async def test_what_is_refused_is_not_done_and_the_model_is_told_why(
     assert sent == []
     assert len(list((tmp_path / "reports" / "briefs").iterdir())) == 1
     assert "send_message: A person refused this call. not this week" in done.brief.text
+    assert done.note.startswith("Not sent to 'readers'")
 
 
 async def test_what_a_person_changes_is_what_is_sent(desk: Desk, blocks: Blocks, sent: Sent) -> None:
