@@ -8,6 +8,9 @@ from pydantic_ai import Agent
 from standby import agent
 from standby.agents import AgentScope, Asking, current_scope, run_agent, scope_named, waits
 from standby.agents.block import AgentScope as Block
+from standby.agents.parts import of_scope
+from standby.errors import UsageError
+from standby.policy import Policy
 from tests.agents.conftest import Script, allow, ask, call
 from tests.agents.test_scope_changes import Orders
 from tests.fundamentals.conftest import Desk
@@ -72,6 +75,26 @@ async def test_an_agent_that_another_run_has_started_has_no_more_than_that_ones_
     assert orders.script.told()[0][2] == "denied"
 
 
+@pytest.mark.parametrize("gone", [False, True], ids=["other approvers", "no block"])
+async def test_a_child_stops_where_what_it_may_do_now_cannot_be_told(desk: Desk, gone: bool) -> None:
+    asking = [Asking(policy=Policy(approvers=(name,))) for name in ("ivy", "fay")]
+    with desk.prefect.model_copy():
+        await Block(tools=list(allow("order").tools), asking=asking[0]).asave("desk", overwrite=True)
+        handed_on = await scope_named("desk")()
+    orders = Orders(handed_on.narrowed(allow("order")))
+    run = await desk.start(orders.flow)
+    await run.paused()
+    with desk.prefect.model_copy():
+        if gone:
+            await Block.adelete("desk")
+        else:
+            await Block(tools=list(allow("order").tools), asking=asking[1]).asave("desk", overwrite=True)
+    await desk.signal("go", "now")
+    with pytest.raises(ValueError if gone else UsageError, match="agent-scope" if gone else "no approver in common"):
+        await run.result()
+    assert orders.acted == ["looked up desk"]
+
+
 async def purse_of_another(desk: Desk) -> str:
     """What an agent of another run has handed on; it has ended since."""
     purses: list[str | None] = []
@@ -90,3 +113,10 @@ async def purse_of_another(desk: Desk) -> str:
     await desk.run(starting)
     assert purses[0] is not None
     return purses[0]
+
+
+def test_which_document_a_scope_was_read_from_is_no_change_of_it() -> None:
+    """What a run has noted of its scope before documents were named stays the same."""
+    before, named = (allow("order", block=one).narrowed(allow("order", block=one)) for one in (None, "team"))
+    assert of_scope(named) == of_scope(before)
+    assert of_scope(before) != of_scope(allow("order").narrowed(ask("order")))
