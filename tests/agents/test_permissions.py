@@ -105,7 +105,8 @@ def test_a_scope_is_data(wide: AgentScope, other: AgentScope) -> None:
     ("condition", "fits", "does_not"),
     [
         (AtMost(argument="x", limit=Decimal(500)), [0, 500, 499.99, "500", "12.50"],
-         [501, -1, True, "500.01", "1e2", "٥", "NaN", float("nan"), float("inf"), None, [1], "0x1", " 5", ""]),
+         [501, -1, True, "500.01", "1e2", "٥", "NaN", float("nan"), float("inf"), None, [1], "0x1", " 5", "",
+          "010", "00.5"]),
         (OneOf(argument="x", values=("a", 1)), ["a", 1], ["A", True, 1.0, "1", None, ["a"]]),
         (HostIn(argument="x", hosts=("example.org", "*.example.com", "example.net:8443")),
          ["https://example.org", "https://EXAMPLE.org/a?b#c", "https://a.b.example.com:443/", "https://example.net:8443"],
@@ -138,7 +139,7 @@ def test_conditions(condition: Any, fits: list[Any], does_not: list[Any]) -> Non
          "/etc/", "/", "/ETC/passwd"], ["/data", "/etcetera"]),
         (Below(argument="x", folder="data/out"), ["data/out", "./data/out/", "data", ".", "data/out/a"],
          ["data/other"]),
-        (AtMost(argument="x", limit=Decimal(5)), [1, 1.0, "1", True, "1e0", None, "x", [1]], [6, "6"]),
+        (AtMost(argument="x", limit=Decimal(5)), [1, 1.0, "1", True, "1e0", "010", None, "x", [1]], [6, "6"]),
         (OneOf(argument="x", values=(1,)), [1, "1", 1.0, True, "1.0", "01", " 1", "+1", "1e0", "1_", "0x1", "\u0661",
          "\u00b9", "true", "Yes", "on", "inf", None, [1], {"x": 1}], [2, 0, False, "2", "no", "x", ""]),
         (OneOf(argument="x", values=("1",)), ["1", 1, 1.0, True, "1.0", "01", None, ["1"]], [2, False, "2", "x", "A1"]),
