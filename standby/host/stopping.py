@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -64,8 +65,9 @@ def _end_here(code: int) -> None:
     os._exit(code)
 
 
-def grace() -> float:
-    told = os.environ.get("STANDBY_HOST_GRACE")
+def grace(environment: Mapping[str, str] = os.environ) -> float:
+    """Seconds. Raises ``UsageError`` for what is no number."""
+    told = environment.get("STANDBY_HOST_GRACE")
     try:
         return max(0.0, float(told)) if told else GRACE_SECONDS
     except ValueError:

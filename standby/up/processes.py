@@ -26,7 +26,8 @@ class Child:
 
     ``report`` is told in a sentence when it is started again, ``on_start`` is called each time it has started.
     ``drains``: it is told to end by the end of its standard input, which comes too when this process is killed, and
-    may take its time. Others are told by a signal, with all they have started, and have ``STOP_SECONDS``.
+    may take its time. Others are told by a signal, with all they have started, and have ``stop_seconds`` until they are
+    killed (None: ``STOP_SECONDS``).
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Child:
         report: Callable[[str], None],
         on_start: Callable[[], None],
         drains: bool = False,
+        stop_seconds: float | None = None,
     ) -> None:
         self.name, self.argv, self.env, self.log_file = name, argv, env, log_file
         self._report, self._on_start, self._drains = report, on_start, drains
+        self._stop_seconds = stop_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
@@ -105,7 +108,7 @@ class Child:
         elif self._process is not None and self._process.returncode is None:
             signal_group(self._process.pid, signal.SIGTERM)
             try:
-                async with asyncio.timeout(STOP_SECONDS):
+                async with asyncio.timeout(STOP_SECONDS if self._stop_seconds is None else self._stop_seconds):
                     await self._process.wait()
             except TimeoutError:
                 signal_group(self._process.pid, signal.SIGKILL)
@@ -131,15 +134,16 @@ def command(text: str) -> list[str]:
     return argv
 
 
-def stop_leftover(process: str) -> bool:
-    """Stop what an earlier ``standby up`` that was killed left running. False when it is gone already."""
+def stop_leftover(process: str, seconds: float) -> bool:
+    """Stop what an earlier ``standby up`` that was killed left running, and kill it when it has not ended after
+    ``seconds``. False when it is gone already."""
     pid, _, started = process.partition("/")
     if not started or holder.started(int(pid)) != started:
         return False
     signal_group(int(pid), signal.SIGTERM)
     with contextlib.suppress(psutil.NoSuchProcess):
         try:
-            psutil.Process(int(pid)).wait(STOP_SECONDS)
+            psutil.Process(int(pid)).wait(seconds)
         except psutil.TimeoutExpired:
             signal_group(int(pid), signal.SIGKILL)
     return True

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -23,16 +23,20 @@ from standby import settings
 from standby.connect import open_prefect
 from standby.errors import UsageError
 from standby.host.place import attempt_command, fork_server_place
+from standby.host.stopping import grace
 from standby.ledger import Ledger
 from standby.states import ENDED
 from standby.up.block_types import register_block_types
 from standby.up.board import Board
 from standby.up.config import Config, read_config
-from standby.up.processes import Child, command, signal_group, stop_leftover
+from standby.up.processes import STOP_SECONDS, Child, command, signal_group, stop_leftover
 
 HOST = "127.0.0.1"
 ANSWERS_SECONDS = 180.0
 """How long the Prefect server may take to answer after it was started; the gateway, too."""
+
+HOST_GRACE = "5"
+"""``STANDBY_HOST_GRACE`` of the host, unless it is set: who presses Ctrl-C wants to see an end."""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -48,6 +52,7 @@ async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: st
     if demo and config.demo is None:
         raise UsageError("This project has no demo: name a module as `demo` in [tool.standby] of pyproject.toml.")
     async with AsyncExitStack() as cleanup:
+        stop_seconds(os.environ)  # said before anything is started
         cleanup.enter_context(_only_one(settings.home()))
         _require_free(port, "--port")
         _require_free(gateway_port, "--gateway-port")
@@ -81,6 +86,12 @@ class Stack:
         self.gateway_url = f"http://{HOST}:{gateway_port}"
 
 
+def stop_seconds(environment: Mapping[str, str]) -> float:
+    """How long the host has to end after SIGTERM: its grace, and then as long as every child. Raises ``UsageError`` for
+    a grace that is no number."""
+    return grace({"STANDBY_HOST_GRACE": HOST_GRACE, **environment}) + STOP_SECONDS
+
+
 async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_port: int) -> Stack:
     home = settings.home()
     logs = home / "logs"
@@ -104,8 +115,11 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         (home / "up.json.new").write_text(json.dumps(about, indent=2))
         (home / "up.json.new").rename(home / "up.json")
 
-    async def start(name: str, text: str) -> Child:
-        one = Child(name, command(text), env, logs / f"{name}.log", report=console.print, on_start=write_down)
+    async def start(name: str, text: str, stop_seconds: float | None = None) -> Child:
+        one = Child(
+            name, command(text), env, logs / f"{name}.log",
+            report=console.print, on_start=write_down, stop_seconds=stop_seconds,
+        )  # fmt: skip
         children.append(one)
         cleanup.push_async_callback(one.stop)
         await one.start()
@@ -133,7 +147,7 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         deploy = command("python -m prefect --no-prompt deploy --all")
         await _to_the_end("deploying", deploy, env, logs / "deploying.log")
     await _quick_attempts(stack.api_url, config.pool)
-    await start("worker", f"python -m standby host --pool {config.pool} --name standby")
+    await start("worker", f"python -m standby host --pool {config.pool} --name standby", stop_seconds(env))
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
     await _answers("gateway", gateway, children, f"{stack.gateway_url}/health")
     return stack
@@ -249,7 +263,7 @@ def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str
         "DO_NOT_TRACK": "1",
         # Deadlines are the keeper's. Prefect's own scan of all paused runs is slowed down.
         "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "300",
-        "STANDBY_HOST_GRACE": "5",  # less than a child has to end
+        "STANDBY_HOST_GRACE": HOST_GRACE,
         "STANDBY_GATEWAY_URL": f"http://{HOST}:{gateway_port}",
         "PYTHONUNBUFFERED": "1",
     }
@@ -291,7 +305,7 @@ class _only_one:
                 f"{about.get('api_url', 'still starting')}). Stop it first, or set STANDBY_HOME to another folder."
             ) from error
         for process in settings.running().get("children", []):
-            stop_leftover(process)
+            stop_leftover(process, stop_seconds(os.environ))
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -20,7 +20,7 @@ import pytest
 from standby.errors import UsageError
 from standby.host.guest import Phase
 from standby.host.health import Health, require_free
-from standby.up import processes
+from standby.up import processes, stack
 from tests.host.conftest import AGENTS
 from tests.support.ports import reserved_port
 from tests.support.server import PrefectServer, prefect_env
@@ -110,6 +110,29 @@ async def test_what_drains_takes_its_time_and_what_it_has_started_is_left_alone(
     await wait_until(lambda: child.tail() == "begun")
     await child.stop()
     assert child.tail() == "begun\ndrained 0"
+
+
+async def test_the_host_of_standby_up_has_its_grace_and_then_the_time_that_every_child_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its grace is no promise if it is killed within it."""
+    assert stack.stop_seconds({}) == 5 + processes.STOP_SECONDS
+    assert stack.stop_seconds({"STANDBY_HOST_GRACE": "60"}) == 60 + processes.STOP_SECONDS
+    with pytest.raises(UsageError, match="STANDBY_HOST_GRACE is a number of seconds, not 'long'"):
+        stack.stop_seconds({"STANDBY_HOST_GRACE": "long"})
+    monkeypatch.setattr(processes, "STOP_SECONDS", 0.01)
+    script = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), print('drained'), "
+        "sys.exit())); print('begun', flush=True); signal.pause()"
+    )
+    child = processes.Child(
+        "worker", [sys.executable, "-c", script], dict(os.environ), tmp_path / "log",
+        report=lambda _: None, on_start=lambda: None, stop_seconds=WITHIN,
+    )  # fmt: skip
+    await child.start()
+    await wait_until(lambda: child.tail() == "begun")
+    await child.stop()
+    assert child.tail() == "begun\ndrained"
 
 
 def test_a_port_that_is_taken_is_named_at_the_start(tmp_path: Path) -> None:
