@@ -32,6 +32,10 @@ class Hosting(Protocol):
     address: str
     claimed: Claim | None
 
+    @property
+    def cold_address(self) -> str | None:
+        """The same when nothing of the run is in memory any more; None: it is woken through Prefect then."""
+
     def begins(self, run: AgentRun) -> None:
         """The attempt has the run."""
 
@@ -55,7 +59,7 @@ class Hosting(Protocol):
         """While the run waits in Prefect's own pause. Left when it is the run's turn to go on."""
 
     async def enters(self) -> None:
-        """Return when it is the run's turn to go on."""
+        """Return when it is the run's turn to go on: in the host, and in Prefect's queue where that says it."""
 
     async def shown(self) -> State[Any] | Woken | None:
         """Return when Prefect shows the run as it is: the state it is suspended in there; or why it is called first."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import (
@@ -18,6 +19,7 @@ from prefect.exceptions import (
     ParameterBindError,
     ParameterTypeError,
     Pause,
+    PrefectHTTPStatusError,
     SignatureMismatchError,
 )
 from prefect.states import Crashed, Failed
@@ -30,7 +32,7 @@ from standby.host.engine import HostedEngine
 from standby.hosting import Woken, current_hosting
 from standby.ledger.runs import Claim
 from standby.ledger.waits import Group
-from standby.parking import is_paused_by_somebody, show_suspended
+from standby.parking import is_paused_by_somebody, show_suspended, wake
 from standby.projection import UNREAD
 from standby.runs import AgentRun
 from standby.stops import Fenced
@@ -80,6 +82,8 @@ class Guest:
         self._engine: HostedEngine | None = None
         self._client: RunClient | None = None
         self._woken = asyncio.Event()
+        self._given = asyncio.Event()  # by Prefect's queue
+        self.queued = False  # it waits for that
         self._why = Woken.SETTLED
         self._called: Woken | None = None  # while it was not parked, or about to go
         self.leaving = False
@@ -188,13 +192,42 @@ class Guest:
             self.leave()  # as all that pause when the host ends
         try:
             yield
-            await self.enters()
+            # By Prefect's queue it is not asked: what pauses in its process goes on so under a stock worker, too.
+            self.phase = Phase.WAKING
+            await self.host.slots.enter(self.id)
         finally:
             self.phase = Phase.RUNNING
 
+    @property
+    def cold_address(self) -> str | None:
+        return self.host.cold_address(self.id)
+
     async def enters(self) -> None:
         self.phase = Phase.WAKING
+        if self.host.bound and not self._given.is_set():
+            await self._is_given()
         await self.host.slots.enter(self.id)
+
+    async def _is_given(self) -> None:
+        """Have Prefect schedule the run, and return when its queue gives it."""
+        self.queued = True
+        try:
+            # This attempt has the run, whatever Prefect still shows it as.
+            schedule = partial(wake, self.host.plain, self.id, presumed_dead=True)
+            if await self.host.following.later(self.id, schedule) is None:
+                return  # it was deleted there: nobody would ever give it
+            await self._given.wait()
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            log.warning("Run %s cannot be scheduled now, and the keeper has it scheduled: %s", self.name, error)
+            await self._given.wait()
+        finally:
+            self.queued = False
+
+    def given(self) -> None:
+        """Prefect's queue says that it may go on."""
+        if self.phase in (Phase.WARM, Phase.WAKING):
+            self._given.set()
+        self.nudge(Woken.RESUMED)
 
     def lingers_on(self) -> None:
         self._rests()
@@ -204,6 +237,8 @@ class Guest:
         self.phase = Phase.WARM
         self.host.slots.leave(self.id)
         called, self._called = self._called, None
+        if called is not Woken.RESUMED:
+            self._given.clear()
         if called is not None:
             self.nudge(called)
 

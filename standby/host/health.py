@@ -97,12 +97,13 @@ def _not_there(port: int, error: OSError) -> UsageError:
 def report(host: Host) -> dict[str, Any]:
     """How the host stands. ``lag_seconds``: how far Prefect is behind the ledger, ``behind``: by how many changes."""
     phases = Counter(guest.phase for guest in host.guests.values())
+    queued = sum(guest.queued for guest in host.guests.values())
     return {
         "well": host.open and host.leased and not host.following.is_late,
         "running": phases[Phase.RUNNING] + phases[Phase.BEGINNING],
         "warm": phases[Phase.WARM],
         "paused": phases[Phase.PAUSED],
-        "waiting_for_a_turn": host.slots.waiting + len(host.intake.wanted),
+        "waiting_for_a_turn": host.slots.waiting + len(host.intake.wanted) + queued,
         "behind": host.following.behind,
         "lag_seconds": round(host.following.lag, 3),
         "address": host.address,

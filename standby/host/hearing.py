@@ -17,9 +17,14 @@ log = logging.getLogger("standby.host")
 
 NAMES = (
     "Scheduled", "Resuming", "AwaitingRetry", "Late",
-    "Cancelling", "Cancelled", "Suspended", "Paused", "Completed", "Failed",
+    "Cancelling", "Cancelled", "Suspended", "Paused", "Completed", "Failed", "Crashed", "TimedOut",
 )  # fmt: skip
 """The states that are heard of. Runs in others, or under other names, the safety poll finds."""
+
+OF_THE_POOL = tuple(
+    f"prefect.work-{what}.{told}" for what in ("pool", "queue") for told in ("updated", "paused", "ready", "not-ready")
+)
+"""What is heard of the pool and its queues: paused or not any more, and with another limit."""
 
 RECONNECT_SECONDS = (0.2, 10.0)
 """How long the first try to connect again waits, and the longest one; doubled in between."""
@@ -27,11 +32,13 @@ RECONNECT_SECONDS = (0.2, 10.0)
 Heard = Callable[[str, State[Any]], None]
 
 
-async def hear(api_url: str, pool_id: UUID, heard: Heard, connected: Callable[[], None]) -> None:
-    """Call ``heard`` with a run's id and its new state, for ever, and ``connected`` whenever something may have been
-    missed. Prefect tells of a state before it is so."""
+async def hear(
+    api_url: str, pool_id: UUID, heard: Heard, changed: Callable[[], None], connected: Callable[[], None]
+) -> None:
+    """Call ``heard`` with a run's id and its new state, for ever, ``changed`` when the pool or a queue of it has, and
+    ``connected`` whenever something may have been missed. Prefect tells of all of it before it is so."""
     wanted = EventFilter(
-        event=EventNameFilter(name=[f"prefect.flow-run.{name}" for name in NAMES]),
+        event=EventNameFilter(name=[*(f"prefect.flow-run.{name}" for name in NAMES), *OF_THE_POOL]),
         any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),
     )
     pause = RECONNECT_SECONDS[0]
@@ -41,7 +48,9 @@ async def hear(api_url: str, pool_id: UUID, heard: Heard, connected: Callable[[]
                 pause = RECONNECT_SECONDS[0]
                 connected()
                 async for event in events:
-                    if (state := _state_of(event)) is not None:
+                    if event.event in OF_THE_POOL:
+                        changed()
+                    elif (state := _state_of(event)) is not None:
                         heard(event.resource.id.removeprefix("prefect.flow-run."), state)
         except Exception as error:  # Prefect's, websockets' and the network's own
             log.warning("Prefect's events are not heard for now: %s: %s", type(error).__name__, error)

@@ -82,6 +82,7 @@ class Host:
         self.address = ""
         self.deployments: set[str] = set()
         self.open = False
+        self.bound = False  # Prefect's queue says who goes on (``bounds``)
         self._ledger_url, self._deployments, self._open_client, self._keep = (
             ledger_url,
             deployments,
@@ -131,11 +132,12 @@ class Host:
 
     async def take_back(self) -> None:
         """At the start: what this machine's dead processes have left, and cold runs that no host listens for."""
-        self.deployments = await self._deployments()
+        served = await self._deployments()
+        self.deployments = set() if self.bound else served
         for host, _ in await self.ledger.hosted.warm_holders():
             if holder.is_dead(host):  # by its lease alone only the keeper tells, which sees the clock
                 await self.ledger.hosted.abandon(host)
-        for run in await self.ledger.hosted.orphans(self.deployments):
+        for run in await self.ledger.hosted.orphans(served):
             if holder.is_dead(run.holder):
                 await self.ledger.runs.rescue(run.id, run.attempt, run.holder)
         await self.ledger.hosted.adopt(self.deployments, self.address)
@@ -172,7 +174,11 @@ class Host:
         if len(self.intake.wanted) >= MANY:
             return True
         waking = [guest for guest in self.guests.values() if guest.phase is Phase.WAKING]
-        return sum(1 for guest in waking if not self.slots.awaits(guest.id)) >= MANY
+        return sum(1 for guest in waking if not (guest.queued or self.slots.awaits(guest.id))) >= MANY
+
+    def cold_address(self, run_id: str) -> str | None:
+        """Where this host hears that a cold run is to go on; None where Prefect's queue says who does."""
+        return None if self.bound else f"{self.address}#{run_id}"
 
     # What it hears.
 
@@ -193,7 +199,7 @@ class Host:
         ):
             self.ends.end_soon(run_id, state)
             return True
-        if guest is None:
+        if guest is None or (self.bound and state.type is StateType.SCHEDULED):
             return state.type is not StateType.SCHEDULED
         if state.type is StateType.SCHEDULED:
             guest.nudge(Woken.RESUMED)
@@ -218,15 +224,19 @@ class Host:
                     guest.nudge(Woken.SETTLED)
                 elif run_id not in self.intake.beginning:
                     log.warning("Run %s is said to be warm in this host, and is not here.", run_id)
-                    await self.ledger.hosted.abandon_one(run_id, self.holder, f"{self.address}#{run_id}")
+                    await self.ledger.hosted.abandon_one(run_id, self.holder, self.cold_address(run_id))
             self.intake.want(await self.ledger.hosted.to_take_up(self.deployments))
         except LedgerUnavailable as error:
             log.warning("%s", error)
 
     async def refresh(self) -> None:
         """New deployments of the pool, what other hosts have left, and whatever was not heard."""
-        self.deployments = await self._deployments() - self.intake.apart
-        await self.ledger.hosted.adopt(self.deployments, self.address)
+        if self.bound:
+            self.deployments = set()
+            await self.ledger.hosted.disown(self.address)
+        else:
+            self.deployments = await self._deployments() - self.intake.apart
+            await self.ledger.hosted.adopt(self.deployments, self.address)
         await self._compare()
         self.compare_with_prefect_soon()
 
@@ -274,7 +284,7 @@ class Host:
                 # The answer to its park was lost, and its attempt has ended.
                 if run_id not in self.guests and run_id not in self.intake.beginning:
                     log.warning("Run %s is said to be warm in this host, and is not here.", run_id)
-                    await self.ledger.hosted.abandon_one(run_id, self.holder, f"{self.address}#{run_id}")
+                    await self.ledger.hosted.abandon_one(run_id, self.holder, self.cold_address(run_id))
         except LedgerUnavailable as error:
             log.warning("%s", error)
 
@@ -284,7 +294,8 @@ class Host:
         """Begin an attempt here; its slot is taken."""
         guest = Guest(self, flow_run, flow, claimed)
         self.intake.apart.discard(str(flow_run.deployment_id))
-        self.deployments.add(str(flow_run.deployment_id))  # it may be newer than the last look
+        if not self.bound:
+            self.deployments.add(str(flow_run.deployment_id))  # it may be newer than the last look
         self.guests[guest.id] = guest
         guest.task = asyncio.get_running_loop().create_task(
             guest.attend(), name=f"agent run {guest.name} ({guest.id})", context=self._context.copy()

@@ -18,7 +18,7 @@ from standby.host.ends import is_over
 from standby.keeper import CONFIRM_AFTER
 from standby.ledger.batches import Batches
 from standby.ledger.runs import Claim
-from standby.parking import is_retry
+from standby.parking import is_retry, wake
 from standby.projection import runs_of
 from standby.states import ENDED, RunState
 
@@ -102,6 +102,11 @@ class Intake:
         taken: tuple[Claim, Any] | None = None
         begun = within = False
         try:
+            if self._host.bound:  # since it was heard of
+                row = await self._host.ledger.runs.get(run_id)
+                if row is not None and row.state == RunState.READY and row.holder is None:
+                    await wake(self._host.plain, run_id)
+                return
             await self._host.slots.enter(run_id)
             within = True
             if not self._host.open:

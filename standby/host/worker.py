@@ -23,13 +23,14 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
-from prefect.states import Crashed, Failed, Pending, Scheduled
+from prefect.states import Crashed, Failed, Pending
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
 
 from standby import settings
 from standby.errors import LedgerUnavailable, UsageError
+from standby.host.bounds import is_bound
 from standby.host.configuration import HostConfiguration, HostVariables
 from standby.projection import BATCH, UNREAD
 
@@ -61,6 +62,7 @@ class HostWorker(ProcessWorker):
         self._turns: set[str] = set()  # names under which new runs wait for a slot, or have one kept for them
         self._apart: set[str] = set()  # runs that have a process of their own
         self._later: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()  # the pool has, it is said
         self._stop = asyncio.Event()
         self._hearing: asyncio.Task[None] | None = None
 
@@ -146,6 +148,7 @@ class HostWorker(ProcessWorker):
             limit=self.agents_at_once,
         )
         host.intake.seek = self._seek_run
+        host.bound = await is_bound(self.client, self.work_pool)
         return host
 
     async def _deployments(self) -> set[str]:
@@ -179,7 +182,7 @@ class HostWorker(ProcessWorker):
 
         while True:
             self._hearing = asyncio.create_task(
-                hear(str(self.client.api_url), self.work_pool.id, self._heard, self._connected)
+                hear(str(self.client.api_url), self.work_pool.id, self._heard, self._changed.set, self._connected)
             )
             try:
                 await asyncio.wait([self._hearing])
@@ -190,21 +193,44 @@ class HostWorker(ProcessWorker):
 
     async def _sync(self, host: Host) -> None:
         while True:
-            await asyncio.sleep(self.heartbeat_interval_seconds)
-            try:
-                heard = self.work_pool.id
-                await self._sync_and_initialize()
-                if self.work_pool.id != heard and self._hearing is not None:
-                    self._hearing.cancel()
-                await host.refresh()
-            except (*UNREAD, OSError) as error:
-                log.warning("The work pool cannot be seen for now: %s", error)
+            pauses: tuple[float, ...] = ()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.heartbeat_interval_seconds):
+                    await self._changed.wait()
+                    pauses = AGAIN_SECONDS
+            self._changed.clear()
+            for pause in pauses or (0.0,):
+                await asyncio.sleep(pause)
+                try:
+                    if await self._see_pool(host) or not pauses:
+                        await host.refresh()
+                except (*UNREAD, OSError) as error:
+                    log.warning("The work pool cannot be seen for now: %s", error)
+
+    async def _see_pool(self, host: Host) -> bool:
+        """Whether Prefect's queue says from now on who goes on, or does not any more."""
+        before = self.work_pool
+        await self._sync_and_initialize()
+        if self.work_pool.id != before.id and self._hearing is not None:
+            self._hearing.cancel()
+        bound = await is_bound(self.client, self.work_pool)
+        if changed := bound is not host.bound:
+            how = (
+                "as Prefect's queue says: the pool, or a queue of it, is paused or has a limit" if bound else "at once"
+            )
+            log.info("Woken runs of %s go on %s.", self._work_pool_name, how)
+        if bound or host.bound:
+            self._look_soon()  # it may have become wider
+        host.bound = bound
+        return changed
 
     # What is scheduled.
 
     def _heard(self, run_id: str, state: State[Any]) -> None:
         assert self.host is not None
-        if not self.host.hear_of_state(run_id, state) and state.type is StateType.SCHEDULED:
+        done = self.host.hear_of_state(run_id, state)
+        # Whoever does not run any more has left a slot of the pool to the next in its queue.
+        if self.host.bound or (not done and state.type is StateType.SCHEDULED):
             self._seek_run(run_id)
 
     def _seek_run(self, run_id: str) -> None:
@@ -227,6 +253,7 @@ class HostWorker(ProcessWorker):
 
     async def _poll(self) -> None:
         while True:
+            sought = frozenset(self._sought)
             for pause in AGAIN_SECONDS:
                 await asyncio.sleep(pause)
                 try:
@@ -235,7 +262,7 @@ class HostWorker(ProcessWorker):
                     log.warning("Scheduled runs cannot be seen for now: %s", error)
                 if not self._sought:
                     break
-            self._sought.clear()
+            self._sought -= sought
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._seek.wait()
@@ -249,7 +276,7 @@ class HostWorker(ProcessWorker):
             flow_run, run_id = entry.flow_run, str(entry.flow_run.id)
             self._sought.discard(run_id)
             if run_id in host.guests:
-                host.hear_of_state(run_id, Scheduled(name=flow_run.state_name))  # the server has left out the state
+                host.guests[run_id].given()
                 continue
             if flow_run.id in self._submitting_flow_run_ids:
                 continue

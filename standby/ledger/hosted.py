@@ -111,8 +111,8 @@ class Hosted:
             .values(hold=Hold.SUSPEND, holder=None, wake_address=None, attempt=runs.c.attempt + 1)
         )
 
-    async def abandon_one(self, run_id: str, holder: str, address: str) -> bool:
-        """This run is not in the memory of its host, which lives: it is cold, and comes back to it."""
+    async def abandon_one(self, run_id: str, holder: str, address: str | None) -> bool:
+        """This run is not in the memory of its host, which lives: it is cold, and comes back to it at ``address``."""
         return bool(
             await self._db.write(
                 update(runs)

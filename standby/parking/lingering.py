@@ -84,7 +84,7 @@ async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> t
                 state = await hosting.shown()
                 if isinstance(state, Woken):
                     woken = state
-                elif await run.ledger.hosted.evict(run.id, run.attempt, hosting.address):
+                elif await run.ledger.hosted.evict(run.id, run.attempt, hosting.cold_address):
                     raise run.must_stop(Pause(state=state))
                 else:
                     woken = Woken.SETTLED  # it is READY

@@ -41,7 +41,7 @@ async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
     async with prefect_for(run.id) as client:
         tell_log(group)
         state = await show_suspended(client, run, group, run.attempt)
-        address = run.hosting.address if run.hosting is not None else None
+        address = run.hosting.cold_address if run.hosting is not None else None
         parked = await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND, address)
         if parked is None:
             run.stop()

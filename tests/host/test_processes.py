@@ -165,7 +165,10 @@ async def test_the_health_endpoint_says_how_a_host_stands() -> None:
     following = SimpleNamespace(is_late=False, behind=3, lag=1.23456)
     host: Any = SimpleNamespace(
         open=True, leased=True, following=following, address="127.0.0.1:7",
-        guests={str(phase): SimpleNamespace(phase=phase) for phase in Phase if phase not in (Phase.WAKING, Phase.OVER)},
+        guests={
+            str(phase): SimpleNamespace(phase=phase, queued=False)
+            for phase in Phase if phase not in (Phase.WAKING, Phase.OVER)
+        },
         slots=SimpleNamespace(waiting=1), intake=SimpleNamespace(wanted={"a": None, "b": None}),
     )  # fmt: skip
     async with Health(host, "127.0.0.1", 0) as health, httpx.AsyncClient() as client:
