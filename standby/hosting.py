@@ -70,6 +70,9 @@ class Hosting(Protocol):
     def goes_on(self) -> None:
         """The run goes on: Prefect is to follow."""
 
+    def lost(self) -> None:
+        """The run is another's, and its attempt was cancelled for that: it has to end."""
+
     def bill(self, key: str, *, let_go: bool) -> None:
         """The run does not linger any more for the group ``key``; ``let_go``: it waits on."""
 

@@ -424,5 +424,7 @@ class AgentRun:
             self.fenced = True
             if self._task is not None:
                 self._task.cancel("fenced")
+            if self.hosting is not None:
+                self.hosting.lost()
 
         self._loop.call_soon_threadsafe(cancel)

@@ -47,8 +47,8 @@ LOOKS = (0.01, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 FORSAKEN = (
-    "Run %s (%s) goes on though it was cancelled: its code catches asyncio.CancelledError. The host goes on, or ends, "
-    "without it: it has no place here any more, and none of its steps acts. What it does itself it does until the "
+    "Run %s (%s) goes on though it was cancelled%s: its code catches asyncio.CancelledError. The host goes on, or "
+    "ends, without it: it has no place here any more, and none of its steps acts. What it does itself it does until the "
     "host's process ends: let its code end when it is cancelled, and start the host again."
 )
 
@@ -77,6 +77,7 @@ class Guest:
         self.run: AgentRun | None = None
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False  # in Prefect
+        self.is_lost = False  # the run is another's, who has taken it over
         self.shown_states: set[UUID | None] = set()  # that this attempt has set in Prefect itself
         self._flow_run: FlowRun | None = flow_run
         self._engine: HostedEngine | None = None
@@ -336,6 +337,10 @@ class Guest:
         if self.task is not None:
             self.task.cancel("cancelled in Prefect")
 
+    def lost(self) -> None:
+        self.is_lost = True
+        self.host.start(self.stopped())
+
     def leave_soon(self) -> None:
         """The host ends: the attempt goes no further than its next checkpoint."""
         self.leaving = True
@@ -354,7 +359,8 @@ class Guest:
             return
         await asyncio.wait([self.task], timeout=settings.STOPPED_WITHIN.total_seconds())
         if not self.task.done() and not self.forsaken:
-            log.error(FORSAKEN, self.name, self.id)
+            why = ", for it is another's by now" if self.is_lost else ""
+            log.error(FORSAKEN, self.name, self.id, why)
             self.host.forsake(self)
 
     def _not_begun(self, error: BaseException) -> None:

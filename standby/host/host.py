@@ -280,6 +280,7 @@ class Host:
                 if row is None or row.holder != self.holder:
                     log.info("Run %s is another's now; it is forgotten here.", guest.name)
                     guest.leave()
+                    guest.lost()
             for run_id in mine:
                 # The answer to its park was lost, and its attempt has ended.
                 if run_id not in self.guests and run_id not in self.intake.beginning:
@@ -305,7 +306,7 @@ class Host:
 
     def forsake(self, guest: Guest) -> None:
         """It goes on though it was cancelled. Where its run is to go on, it does when this process is dead."""
-        if guest.cancelled:
+        if guest.cancelled or guest.is_lost:
             self._over(guest)
         guest.forsaken = True
 

@@ -110,6 +110,32 @@ async def test_an_agent_that_does_not_end_when_it_is_cancelled_is_forsaken(
     assert [run.deeds("acted on") for run, _ in runs] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_an_agent_whose_run_is_anothers_and_that_does_not_end_keeps_no_slot(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The host forsakes it as it does one that was cancelled, and says which it is."""
+    monkeypatch.setattr(settings, "STOPPED_WITHIN", timedelta(seconds=0.2))
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.2))
+    run = await start(inn, "swallower")
+    await wait_until(lambda: run.deeds("came"), shows=run.shown)
+    task, row = run.guest.task, await run.row()
+    assert task is not None
+    claim = await inn.ledger.runs.claim(
+        run.id, flow=row.flow, name=row.name, deployment_id=row.deployment_id, holder="elsewhere/1/1",
+        lease=timedelta(hours=1), presumed_dead=row.holder,
+    )  # fmt: skip
+    assert claim.attempt == 2
+    other = await inn.start("visitor")
+    await wait_until(lambda: other.deeds("came"), shows=other.shown)
+    assert run.id not in inn.host.guests
+    assert f"({run.id}) goes on though it was cancelled, for it is another's by now" in caplog.text
+    assert (await run.row()).holder == "elsewhere/1/1"
+    outside.gate(outside._place(), "go").touch()
+    await asyncio.gather(task, return_exceptions=True)
+    assert run.deeds("acted on") == 0
+
+
 async def test_the_process_of_a_host_ends_whatever_acts_in_it(
     inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
