@@ -48,8 +48,8 @@ LOOKS = (0.01, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 FORSAKEN = (
     "Run %s (%s) goes on though it was cancelled%s: its code catches asyncio.CancelledError. The host goes on, or "
-    "ends, without it: it has no place here any more, and none of its steps acts. What it does itself it does until the "
-    "host's process ends: let its code end when it is cancelled, and start the host again."
+    "ends, without it: it has no place here any more, and none of its steps acts. What it does itself it does until "
+    "the host's process ends: let its code end when it is cancelled, and start the host again."
 )
 
 

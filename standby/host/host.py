@@ -83,7 +83,7 @@ class Host:
         self.deployments: set[str] = set()
         self.open = False
         self.bound = False  # Prefect's queue says who goes on (``bounds``)
-        self._ledger_url, self._deployments, self._open_client, self._keep = (
+        self.ledger_url, self._deployments, self._open_client, self._keep = (
             ledger_url,
             deployments,
             open_client,
@@ -108,7 +108,7 @@ class Host:
             self._lease = lease = HostLease(self.address, self.holder, lost=self.compare_soon)
             await lease.renew(self.ledger)
             stack.push_async_callback(lease.give_up, self.ledger)
-            stack.enter_context(pulse.keeping(self._ledger_url, lease))
+            stack.enter_context(pulse.keeping(self.ledger_url, lease))
             self.open = True
             await self.take_back()
             await stack.enter_async_context(self.ledger.notifications.to(self.hear))

@@ -20,6 +20,7 @@ from standby.ledger.batches import Batches
 from standby.ledger.runs import Claim
 from standby.parking import is_retry, wake
 from standby.projection import runs_of
+from standby.pulse import pulse
 from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ log = logging.getLogger("standby.host")
 
 AT_ONCE = 16
 """How many cold runs are on their way from the ledger to their first line at the same time."""
+
+
+class _Taken:
+    """A run that is claimed and has no attempt yet: its code may take longer to load than a lease lasts."""
+
+    lingering = False
+
+    def __init__(self, run_id: str, claim: Claim) -> None:
+        self.id, self.attempt, self.sure_at = run_id, claim.attempt, claim.asked_at
+
+    def fence(self) -> None:
+        """Nothing acts for it yet, and its attempt will see that it is another's."""
 
 
 class Intake:
@@ -116,13 +129,14 @@ class Intake:
             )
             if taken is None:
                 return
-            flow_run = await self._reads.do(run_id)
-            if flow_run is None:
-                log.warning("Run %s is not on the Prefect server.", run_id)
-                return
-            if is_over(flow_run.state):
-                return
-            placement = await self._host.placing.of(flow_run)
+            with pulse.holding(self._host.ledger_url, _Taken(run_id, taken[0])):
+                flow_run = await self._reads.do(run_id)
+                if flow_run is None:
+                    log.warning("Run %s is not on the Prefect server.", run_id)
+                    return
+                if is_over(flow_run.state):
+                    return
+                placement = await self._host.placing.of(flow_run)
             if placement.flow is None:
                 log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
                 await self._does_without(str(flow_run.deployment_id))

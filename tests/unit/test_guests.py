@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prefect.client.schemas.responses import SetStateStatus
 
-from standby import clock
+from standby import clock, settings
 from standby.checkpoints import CheckpointStore
 from standby.host.guest import Guest, Phase
 from standby.host.host import Host
@@ -116,6 +117,27 @@ async def test_a_run_that_the_ledger_and_prefect_give_at_once_is_begun_once(ledg
     assert "deployment" not in host.deployments, "it has a process of its own, so its runs are not adopted"
     assert (host.slots.taken, sought) == (0, [RUN])
     assert host.intake.enters(RUN)
+
+
+async def test_a_host_keeps_the_lease_of_what_it_takes_up_while_its_code_is_loaded(
+    ledger: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run whose code takes longer to load than a lease lasts is taken over meanwhile."""
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.05))
+    await ready(ledger)
+    placing: Any = host.placing
+    taking = asyncio.create_task(host.intake.take_up(RUN))
+    await wait_until(lambda: placing.asked)
+    first = await ledger.runs.get(RUN)
+    assert first is not None
+
+    async def renewed() -> bool:
+        row = await ledger.runs.get(RUN)
+        return row is not None and row.lease_expires_at > first.lease_expires_at
+
+    await wait_until(renewed)
+    placing.loaded.set()
+    await taking
 
 
 async def test_what_the_ledger_has_warm_here_and_is_not_here_is_taken_up(ledger: Ledger, host: Host) -> None:
