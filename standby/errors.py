@@ -19,6 +19,7 @@
     │   └── StepFailed                         stands in, on a replay, for an error whose class is gone
     ├── JournalMismatch                        the code asks for other steps than the journal holds
     ├── AgentExited                            an agent's code would have ended the process it shares
+    ├── CodeNotLoaded                          the code of a deployment is not there, or raises
     ├── RunStopped                             an attempt by hand has ended before its run has
     └── UsageError (RuntimeError)              Standby is used in a way that cannot be made durable
 
@@ -181,6 +182,17 @@ class JournalMismatch(StandbyError):
 
 class UsageError(StandbyError, RuntimeError):
     """A use that cannot be made durable; the message says what to write instead."""
+
+
+class CodeNotLoaded(StandbyError):
+    """The code of a deployment cannot be loaded. ``raised``: what its own code raised, None where there is none."""
+
+    def __init__(self, deployment: str, entrypoint: str, reason: str, raised: BaseException | None = None) -> None:
+        super().__init__(
+            f"Deployment {deployment!r} cannot be loaded from {entrypoint}: {reason}. Correct the file, or the "
+            "entrypoint and deploy it again; until then its run is tried again ever more slowly."
+        )
+        self.raised = raised
 
 
 class AgentExited(StandbyError):

@@ -80,6 +80,7 @@ class Guest:
         self.is_lost = False  # the run is another's, who has taken it over
         self.shown_states: set[UUID | None] = set()  # that this attempt has set in Prefect itself
         self._flow_run: FlowRun | None = flow_run
+        self._deployment_id = flow_run.deployment_id
         self._engine: HostedEngine | None = None
         self._client: RunClient | None = None
         self._woken = asyncio.Event()
@@ -115,9 +116,12 @@ class Guest:
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:  # also a hook's sys.exit(), which would end the host
-            log.exception("Run %s could not be executed: %s", self.name, error)
-            if self.run is None and self.claimed is None:
-                self._not_begun(error)
+            if self.run is None and isinstance(error, ParameterBindError | ParameterTypeError | SignatureMismatchError):
+                self._refuse(error)
+            else:
+                log.exception("Run %s could not be executed: %s", self.name, error)
+                if self.run is None and self.claimed is None:
+                    self._show(Crashed(message=f"The run could not be begun: {type(error).__name__}: {error}"))
         finally:
             self.phase = Phase.OVER
 
@@ -363,12 +367,14 @@ class Guest:
             log.error(FORSAKEN, self.name, self.id, why)
             self.host.forsake(self)
 
-    def _not_begun(self, error: BaseException) -> None:
-        """It has not come to the agent: parameters that this code does not take are refused, anything else is as if a
-        process had died at its start."""
-        refused = isinstance(error, ParameterBindError | ParameterTypeError | SignatureMismatchError)
-        message = f"The run could not be begun: {type(error).__name__}: {error}"
-        state: State[Any] = Failed(message=message) if refused else Crashed(message=message)
+    def _refuse(self, error: BaseException) -> None:
+        """Its parameters are not those that this code takes; anything else is as if a process had died at its start."""
+        message = self.host.placing.unfit(self.name, self._deployment_id, error)
+        log.error("%s", message)
+        if self.claimed is None:  # else it is given back, and refused when Prefect gives it
+            self._show(Failed(message=message))
+
+    def _show(self, state: State[Any]) -> None:
         self.host.following.later(self.id, lambda: propose_state(self.host.plain, state, flow_run_id=UUID(self.id)))
 
     async def call_hooks_of(self, state: State[Any]) -> None:

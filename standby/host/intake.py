@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 
 from standby import clock, holder, settings
-from standby.errors import LedgerUnavailable
+from standby.errors import CodeNotLoaded, LedgerUnavailable, UsageError
 from standby.host.ends import is_over
 from standby.keeper import CONFIRM_AFTER
 from standby.ledger.batches import Batches
@@ -149,6 +149,8 @@ class Intake:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
+        except (UsageError, CodeNotLoaded) as error:  # it is told when Prefect gives the run
+            log.info("Run %s could not be taken up here: %s", run_id, error)
         except Exception:
             log.exception("Run %s could not be taken up here.", run_id)
         finally:

@@ -23,11 +23,11 @@ from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import MissingFlowError, ObjectNotFound, ScriptError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.asyncutils import run_sync_in_worker_thread
 
-from standby.errors import UsageError
+from standby.errors import CodeNotLoaded, UsageError
 from standby.flows import is_agent
 from standby.host.configuration import HostConfiguration, Isolation
 
@@ -59,8 +59,8 @@ class Placing:
     async def of(self, flow_run: FlowRun) -> Placement:
         """Where an attempt of this run goes.
 
-        Raises ``UsageError`` when its deployment is gone, or says ``isolation: shared`` and that cannot be, and what
-        loading its code raises.
+        Raises ``UsageError`` when its deployment is gone, or says ``isolation: shared`` and that cannot be, and
+        ``CodeNotLoaded``.
         """
         assert flow_run.deployment_id is not None
         try:
@@ -89,6 +89,16 @@ class Placing:
                 f"Deployment {deployment.name!r} says isolation: shared, but {why}. Take that away, or the isolation."
             )
         return Placement(None, why) if why else placement
+
+    def unfit(self, run: str, deployment_id: UUID | None, error: BaseException) -> str:
+        """That the parameters of this run are not those which its code takes, in a sentence."""
+        _, found = self._deployments.get(deployment_id, (0.0, None)) if deployment_id is not None else (0.0, None)
+        known = found is not None and found.done() and not found.cancelled() and found.exception() is None
+        name = found.result().name if found is not None and known else str(deployment_id)
+        return (
+            f"Run {run} of deployment {name!r} cannot be begun, for its parameters do not fit: {error} "
+            "Start another with those that the agent takes, or correct the agent and retry it."
+        )
 
     def forget_deployments(self) -> None:
         """Ask for each again when it is next needed."""
@@ -154,6 +164,8 @@ class Placing:
             load = partial(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
             try:
                 flow = await run_sync_in_worker_thread(load)
+            except (ScriptError, MissingFlowError) as error:
+                raise _not_loaded(deployment, Path(entrypoint.rpartition(":")[0]), error) from error
             except (SystemExit, KeyboardInterrupt) as error:  # which would end the host
                 raise UsageError(f"{deployment.entrypoint} raises {error!r} when it is loaded. Correct it.") from error
         return Placement(flow) if is_agent(flow) else Placement(None, "it is no agent")
@@ -169,6 +181,21 @@ class Placing:
             path = Path(file).resolve()
             if path.is_relative_to(self._folder) and not path.is_relative_to(installed):
                 del sys.modules[name]
+
+
+def _not_loaded(deployment: DeploymentResponse, file: Path, error: ScriptError | MissingFlowError) -> CodeNotLoaded:
+    where = deployment.entrypoint or ""
+    if isinstance(error, MissingFlowError):
+        return CodeNotLoaded(deployment.name, where, str(error).strip().rstrip("."))
+    raised = error.user_exc
+    if not file.exists():
+        return CodeNotLoaded(deployment.name, where, f"there is no file {file}")
+    trace = raised.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != str(file):
+        trace = trace.tb_next  # what has loaded it is of no interest; a file that cannot be parsed has no frame
+    return CodeNotLoaded(
+        deployment.name, where, f"{type(raised).__name__}: {raised}", raised.with_traceback(trace) if trace else None
+    )
 
 
 def _isolation(said: Any) -> Isolation:

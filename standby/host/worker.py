@@ -29,7 +29,7 @@ from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
 
 from standby import settings
-from standby.errors import LedgerUnavailable, UsageError
+from standby.errors import CodeNotLoaded, LedgerUnavailable, UsageError
 from standby.host.bounds import is_bound
 from standby.host.configuration import HostConfiguration, HostVariables
 from standby.projection import BATCH, UNREAD
@@ -336,6 +336,9 @@ class HostWorker(ProcessWorker):
         except (httpx.HTTPError, PrefectHTTPStatusError, LedgerUnavailable, Pause) as error:
             log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
             self._look_later()
+        except (UsageError, CodeNotLoaded) as error:
+            log.error("Run %s (%s) cannot be begun: %s", flow_run.name, flow_run.id, error, exc_info=_raised(error))
+            await self._not_begun(flow_run, error)
         except Exception as error:
             log.exception("Run %s cannot be begun.", flow_run.name)
             await self._not_begun(flow_run, error)
@@ -376,6 +379,15 @@ class HostWorker(ProcessWorker):
         """What cannot be is refused; anything else is as if a process had died at its start, and is tried again."""
         self.get_flow_run_logger(flow_run).error("The run could not be begun: %s", error)
         refused = isinstance(error, UsageError)
-        message = str(error) if refused else f"The run could not be begun: {type(error).__name__}: {error}"
+        message = (
+            str(error)
+            if isinstance(error, UsageError | CodeNotLoaded)
+            else f"The run could not be begun: {type(error).__name__}: {error}"
+        )
         with suppress(Abort, Pause, httpx.HTTPError, PrefectHTTPStatusError):
             await propose_state(self.client, (Failed if refused else Crashed)(message=message), flow_run_id=flow_run.id)
+
+
+def _raised(error: Exception) -> BaseException | None:
+    """What the user's own code has raised, to be shown with its traceback."""
+    return error.raised if isinstance(error, CodeNotLoaded) else None

@@ -13,6 +13,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from standby.states import RunState
 from tests.host.conftest import AGENTS, Inn, Run
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:unclosed (<socket\.|transport <_SelectorSocketTransport):ResourceWarning"),
@@ -126,11 +127,57 @@ async def test_an_unknown_isolation_is_refused(inn: Inn) -> None:
         await placement(inn, job_variables={"isolation": "none"})
 
 
-async def test_parameters_that_the_agent_does_not_take_are_refused(inn: Inn) -> None:
+@pytest.mark.parametrize(
+    ("entrypoint", "reason", "where"),
+    [
+        ("nowhere.py:visitor", "there is no file", None),
+        ("guests.py:nobody", "'nobody' not found", None),
+        ("broken.py:visitor", "No module named 'nobody_has_this_module'", "broken.py"),
+    ],
+)
+async def test_what_cannot_be_loaded_is_said_in_one_sentence(
+    inn: Inn, caplog: pytest.LogCaptureFixture, entrypoint: str, reason: str, where: str | None
+) -> None:
+    """In the log and in the run's state: which deployment, why, and what to do. It is tried again, for the code may be
+    mended, and runs that wait for that are not failed. What the user's own code raised has its traceback."""
+    deployment = await inn.deploy("visitor", entrypoint=entrypoint)
+    name = (await inn.client.read_deployment(deployment)).name
+    made = await inn.client.create_flow_run_from_deployment(deployment)
+    state = await Run(inn, str(made.id)).is_shown(StateType.CRASHED)
+    for said in (f"Deployment {name!r} cannot be loaded", entrypoint, reason, "is tried again"):
+        assert said in (state.message or "")
+    [line] = [record for record in caplog.records if record.name == "standby.host" and name in record.getMessage()][:1]
+    assert state.message in line.getMessage()
+    trace = line.exc_info[2] if line.exc_info else None
+    assert (Path(trace.tb_frame.f_code.co_filename).name if trace else None) == where
+
+
+async def test_a_run_whose_deployment_was_deleted_is_refused_in_one_sentence(
+    inn: Inn, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = await inn.deploy("visitor")
+    run = await inn.start("visitor")
+    await run.is_warm()
+    assert inn.host.warmth.make_room(1) == 1
+    await wait_until(lambda: run.id not in inn.host.guests)
+    await inn.client.delete_deployment(deployment)
+    inn.host.placing.forget_deployments()
+    await run.signal("round-0", 1)
+    state = await run.is_shown(StateType.FAILED)
+    assert f"The deployment {deployment} of this run was deleted in Prefect" in (state.message or "")
+    assert "start another run" in (state.message or "")
+    assert not [record for record in caplog.records if record.name == "standby.host" and record.exc_info]
+
+
+async def test_parameters_that_the_agent_does_not_take_are_refused(inn: Inn, caplog: pytest.LogCaptureFixture) -> None:
     """As when the code has changed since: trying once more would not help."""
     deployment = await inn.deploy("visitor", enforce_parameter_schema=False)
     made = await inn.client.create_flow_run_from_deployment(deployment, parameters={"customer": "c"})
     run = Run(inn, str(made.id))
     state = await run.is_shown(StateType.FAILED, StateType.CRASHED)
     assert state.type is StateType.FAILED
-    assert "customer" in (state.message or "")
+    name = (await inn.client.read_deployment(deployment)).name
+    for said in ("customer", f"deployment {name!r}", "retry it"):
+        assert said in (state.message or "")
+    assert state.message in caplog.messages
+    assert not [record for record in caplog.records if record.name == "standby.host" and record.exc_info]

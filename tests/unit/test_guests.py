@@ -259,7 +259,9 @@ def run_in(ledger: Ledger) -> AgentRun:
 
 
 def guest_of(host: Host) -> Guest:
-    return Guest(host, SimpleNamespace(id=RUN, name="a run", state=_state("Pending")), SimpleNamespace())  # type: ignore[arg-type]
+    return Guest(
+        host, SimpleNamespace(id=RUN, name="a run", state=_state("Pending"), deployment_id=None), SimpleNamespace()
+    )  # type: ignore[arg-type]
 
 
 def _state(name: str) -> Any:
