@@ -32,6 +32,10 @@ AT_ONCE = 16
 """How many cold runs are on their way from the ledger to their first line at the same time."""
 
 
+SAID = 1_000
+"""Of so many runs it is remembered that it was said whose they are."""
+
+
 class _Taken:
     """A run that is claimed and has no attempt yet: its code may take longer to load than a lease lasts."""
 
@@ -53,6 +57,7 @@ class Intake:
         self.wanted: OrderedDict[str, None] = OrderedDict()  # cold runs to take up, in the order they were heard of
         self.apart: set[str] = set()  # deployments whose runs have processes of their own
         self._asked_again: set[str] = set()  # of ``beginning``, those that the other origin gave, too
+        self._said: OrderedDict[str, str] = OrderedDict()  # whose runs are, of which it was said
         self._something = asyncio.Event()
         self._taking = asyncio.Semaphore(AT_ONCE)
         self._reads: Batches[str, FlowRun | None] = Batches(self._read)
@@ -106,7 +111,19 @@ class Intake:
         if RunState(row.state) in ENDED:
             being_told = not row.confirmed and not clock.is_over(row.ended_at, CONFIRM_AFTER)
             return being_told and not is_retry(flow_run.state_name)
-        return bool(row.alive) and row.holder != self._host.holder and not holder.is_dead(row.holder)
+        others = bool(row.alive) and row.holder != self._host.holder and not holder.is_dead(row.holder)
+        if others:
+            self._say_whose(flow_run, row.holder)
+        return others
+
+    def _say_whose(self, flow_run: FlowRun, whose: str) -> None:
+        """Once for each run and holder: it is looked at every few seconds."""
+        run_id = str(flow_run.id)
+        if self._said.pop(run_id, None) != whose:
+            log.info("Run %s (%s) is another's, who lives: %s.", flow_run.name, run_id, whose)
+        self._said[run_id] = whose
+        if len(self._said) > SAID:
+            self._said.popitem(last=False)
 
     async def take_up(self, run_id: str) -> None:
         """Claim a cold run in the ledger and begin an attempt here."""

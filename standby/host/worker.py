@@ -317,7 +317,6 @@ class HostWorker(ProcessWorker):
         begun = False
         try:
             if await host.intake.is_anothers(flow_run):
-                log.info("Run %s is another's, who lives.", flow_run.name)
                 self._look_later()
                 return
             placement = await host.placing.of(flow_run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -59,7 +60,10 @@ async def is_held(inn: Inn, run: Run, **values: Any) -> None:
 
 
 @pytest.mark.parametrize("at", ["warm", "work"])
-async def test_what_another_living_host_has_is_left_to_it_until_it_is_dead(inn: Inn, looks: list[str], at: str) -> None:
+async def test_what_another_living_host_has_is_left_to_it_until_it_is_dead(
+    inn: Inn, looks: list[str], caplog: pytest.LogCaptureFixture, at: str
+) -> None:
+    caplog.set_level(logging.INFO, "standby.host")
     run = await cold(inn)
     if at == "warm":
         assert await inn.ledger.leases.take(f"{LEASES}127.0.0.1:1/x", ELSEWHERE, timedelta(minutes=1))
@@ -71,6 +75,10 @@ async def test_what_another_living_host_has_is_left_to_it_until_it_is_dead(inn: 
     await wait_until(lambda: len(looks) >= 3, shows=run.shown)
     assert (await run.prefect()).type is StateType.SCHEDULED, await run.shown()
     assert (await run.row()).holder == ELSEWHERE
+    said = [line for line in caplog.messages if "another's, who lives" in line]
+    assert len(said) == 1, "once for each run and holder"
+    assert run.id in said[0]
+    assert ELSEWHERE in said[0]
     if at == "warm":
         await inn.ledger.leases.give_up(f"{LEASES}127.0.0.1:1/x", ELSEWHERE)
     else:
