@@ -7,13 +7,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import httpx
 from prefect.client.schemas.objects import State, StateType
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Running
 
 from standby.errors import LedgerUnavailable, UsageError
 from standby.parking import cancelled_before, stands_since
+from standby.projection import UNREAD
 from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Ends:
             try:
                 if await cancelled_before(self._host.plain, UUID(run_id)):
                     self.cancel_soon(run_id)
-            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            except UNREAD as error:
                 log.warning("Whether run %s was cancelled as it woke cannot be seen: %s", run_id, error)
 
         self._host.start(look())
@@ -72,7 +72,7 @@ class Ends:
         async def look() -> None:
             try:
                 state = (await self._host.plain.read_flow_run(UUID(run_id))).state
-            except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
+            except UNREAD as error:
                 log.warning("How run %s was ended in Prefect is seen by the keeper: %s", run_id, error)
                 return
             await self._end(run_id, state if is_over(state) else None)
@@ -125,7 +125,7 @@ class Ends:
             if ended is RunState.CANCELLED:
                 # After all that was on its way to Prefect: also where that has shown the run as Running once more.
                 self._host.following.later(run_id, lambda: self._show_cancelled(run_id))
-        except (LedgerUnavailable, UsageError, httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
+        except (LedgerUnavailable, UsageError, *UNREAD) as error:
             log.warning("The end of run %s in Prefect is followed by the keeper: %s", run_id, error)
 
     async def _show_cancelled(self, run_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -177,6 +178,24 @@ async def test_a_cancel_that_running_has_overtaken_is_shown_in_the_end(ledger: L
     host.ends.cancel_soon(RUN)
     await wait_until(lambda: prefect.state.name == "Cancelled")
     assert prefect.sent == ["Cancelled"]
+
+
+async def test_a_page_instead_of_an_answer_is_no_error_of_whoever_looks_how_a_run_ended(
+    ledger: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What has seen nothing says so, and the keeper follows."""
+
+    async def page(_: Any) -> Any:
+        raise json.JSONDecodeError("Expecting value", "<html>", 0)
+
+    await claim(ledger, RUN)
+    monkeypatch.setattr(host.plain, "read_flow_run", page)
+    monkeypatch.setattr(host.plain, "read_flow_run_states", page)
+    host.ends.heed_cancel(RUN)
+    host.ends.look_soon(RUN)
+    host.ends.end_soon(RUN, _state("Cancelled"))
+    await asyncio.gather(*host._tasks)
+    assert len([line for line in caplog.messages if RUN in line and "Expecting value" in line]) == 3
 
 
 async def test_a_call_is_heard_in_every_phase(host: Host) -> None:
