@@ -169,6 +169,17 @@ async def test_a_run_whose_deployment_was_deleted_is_refused_in_one_sentence(
     assert not [record for record in caplog.records if record.name == "standby.host" and record.exc_info]
 
 
+async def test_a_run_whose_deployment_is_deleted_while_it_is_warm_goes_on(inn: Inn) -> None:
+    """As one at work does: it has its code, and needs no deployment to go on."""
+    deployment = await inn.deploy("visitor")
+    run = await inn.start("visitor")
+    await run.is_warm()
+    await inn.client.delete_deployment(deployment)
+    inn.host.placing.forget_deployments()
+    await run.signal("round-0", 1)
+    assert await run.result() == 1
+
+
 async def test_parameters_that_the_agent_does_not_take_are_refused(inn: Inn, caplog: pytest.LogCaptureFixture) -> None:
     """As when the code has changed since: trying once more would not help."""
     deployment = await inn.deploy("visitor", enforce_parameter_schema=False)

@@ -101,6 +101,14 @@ async def test_in_a_paused_pool_nothing_goes_on_whichever_door_woke_it(inn: Inn,
     assert (by_signal.deeds("came"), by_prefect.deeds("came")) == (1, 1)
 
 
+async def test_a_warm_run_whose_deployment_was_deleted_goes_on_with_a_slot(inn: Inn) -> None:
+    run = await waiting(inn, "warm")
+    await pool_is(inn, limit=1)
+    await inn.client.delete_deployment(await inn.deploy("visitor"))
+    await run.signal("round-0", 3)
+    assert await run.result() == 3
+
+
 async def test_a_queue_with_a_limit_binds_as_the_pool_does(inn: Inn) -> None:
     run = await waiting(inn, "warm")
     [queue] = await inn.client.read_work_queues(work_pool_name=inn.pool)
