@@ -170,7 +170,11 @@ class HostWorker(ProcessWorker):
 
     async def _once(self, host: Host) -> None:
         await self.get_and_submit_flow_runs()
-        while self._turns or self._submitting_flow_run_ids or any(guest.busy for guest in host.guests.values()):
+
+        def at_work() -> bool:  # who stands in Prefect's queue is at its rest there
+            return any(guest.busy and not guest.queued for guest in host.guests.values())
+
+        while self._turns or self._submitting_flow_run_ids or at_work():
             if self._turns and self._seek.is_set():
                 self._seek.clear()
                 await self.get_and_submit_flow_runs()
@@ -328,7 +332,7 @@ class HostWorker(ProcessWorker):
                 if host.open:
                     host.begin(flow_run, placement.flow)
                     begun = True
-                    if flow_run.state_name == "Resuming":
+                    if flow_run.state_name in ("Resuming", "Late"):  # which it becomes in a queue that gives nothing
                         host.ends.heed_cancel(str(flow_run.id))
                 else:
                     await host.returns.give_up(str(flow_run.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID
 
@@ -118,6 +119,17 @@ async def test_a_queue_with_a_limit_binds_as_the_pool_does(inn: Inn) -> None:
     await is_queued(run)
     await inn.client.update_work_queue(queue.id, concurrency_limit=1)
     assert await run.result() == 3
+
+
+async def test_a_host_that_runs_once_leaves_who_waits_for_a_slot(inn: Inn) -> None:
+    """It asks for what is scheduled once, so that nothing would ever give it the slot."""
+    run = await waiting(inn, "warm")
+    await pool_is(inn, paused=True)
+    await run.signal("round-0", 3)
+    await is_queued(run)
+    await wait_until(lambda: run.guest.queued)
+    async with asyncio.timeout(20):
+        await inn.worker._once(inn.host)
 
 
 async def test_who_waits_for_a_slot_can_be_cancelled_and_left(inn: Inn) -> None:
