@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, TypeVar
 
 from standby import clock, settings
@@ -82,7 +83,6 @@ class AgentRun:
         self.ask_outcome: Callable[[str, int, Codec[Any]], Awaitable[str | None]] | None = None  # set by ``agent``
         self._at = {entry.position: entry.key for entry in journal if entry.position is not None}
         self._unmet_branches: set[str] = {entry.key for entry in journal if entry.position is None}
-        self._branches_met = asyncio.Event()
         self._at_cut_off = 0  # branches that stand where they were cut off
         self._meet("")
         self._used: set[str] = set()
@@ -109,6 +109,10 @@ class AgentRun:
         self.waking: dict[str, Callable[[], Awaitable[None]]] = {}  # called after it has waited in its process
         self._woken_at = 0.0  # how long it had waited when these were called last
         self._waking = False
+
+    @cached_property
+    def _branches_met(self) -> asyncio.Event:
+        return asyncio.Event()  # few need it, and it takes a kilobyte of each run that is parked warm
 
     async def leave(self) -> None:
         """The attempt parks or ends: do what is to be done then. What fails there must not fail the run."""

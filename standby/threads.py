@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -37,7 +37,10 @@ class Threads:
     def __init__(self) -> None:
         self._acting: dict[Future[Any], bool] = {}
         self._loop = asyncio.get_running_loop()
-        self._one_ends = asyncio.Event()
+
+    @cached_property
+    def _one_ends(self) -> asyncio.Event:
+        return asyncio.Event()  # few need it, and each run has these
 
     async def call(self, fn: Callable[[], R], *, given_up: bool = False) -> R:
         """Call it in a thread. ``given_up``: who called waits for it no longer than it likes."""

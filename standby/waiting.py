@@ -188,7 +188,9 @@ async def _answers(
         began = monotonic()
         await run.leave()
         if hold is Hold.WARM and run.hosting is not None:
-            check_prefect, group = await linger(run, run.hosting, place.key, group)
+            lingers = linger(run, run.hosting, place.key, group)
+            del group  # the rows are a sixth of what a run that is parked warm holds, and their evidence may be long
+            check_prefect, group = await lingers
         elif hold is not Hold.PAUSE:
             await suspend(run, place.key, group)
         else:

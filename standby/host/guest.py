@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -84,7 +84,6 @@ class Guest:
         self._engine: HostedEngine | None = None
         self._client: RunClient | None = None
         self._woken = asyncio.Event()
-        self._given = asyncio.Event()  # by Prefect's queue
         self.queued = False  # it waits for that
         self._why = Woken.SETTLED
         self._called: Woken | None = None  # while it was not parked, or about to go
@@ -93,6 +92,11 @@ class Guest:
         self.forsaken = False  # it did not end, and the host goes on without it
         self._unfit: UsageError | None = None
         self._suspended: asyncio.Future[State[Any]] | None = None
+
+    @cached_property
+    def _given(self) -> asyncio.Event:
+        """By Prefect's queue."""
+        return asyncio.Event()
 
     async def attend(self) -> None:
         """The attempt, from its begin to its end. Never raises but when it is cancelled."""

@@ -42,6 +42,7 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tup
     run.lingering = True
     reach("wait.parked")
     hosting.parks(group)
+    del group
     try:
         if parked is RunState.READY:
             woken = Woken.SETTLED
