@@ -22,7 +22,7 @@ from standby import settings
 from standby.attaching import Ended, WasCancelled, attach, release_quietly
 from standby.branches import Branches
 from standby.checkpoints import CheckpointStore, load_store, shared_ledger
-from standby.errors import AgentExited, CheckpointUnreadable, LedgerUnavailable, UsageError
+from standby.errors import AgentExited, CheckpointNotWritten, CheckpointUnreadable, LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
@@ -168,8 +168,8 @@ async def _run(
         await show_cancelled(flow_run.id, str(cancelled))
         raise Abort(str(cancelled)) from cancelled
     except LedgerUnavailable as error:
-        # At its first start it fails, and is seen; later that would close its questions.
-        if deployed and (began or await has_run(flow_run.id)):
+        # At its first start it fails, and is seen; later that would close its questions, and one by hand be forgotten.
+        if began or await has_run(flow_run.id):
             raise Away(flow_run.id, error) from error
         raise
 
@@ -250,6 +250,10 @@ async def _attempt(
     except Exception as error:
         await run.ends()
         await run.leave()
+        if not run.deployed and isinstance(error, (CheckpointNotWritten, LedgerUnavailable)):
+            # Nobody could retry it in Prefect; the same command goes on with what has not failed.
+            await release_quietly(run)
+            raise Away(run.id, error) from error
         try:
             said = f"{type(error).__name__}: {error}"
             if not await run.ledger.runs.end(
@@ -260,7 +264,7 @@ async def _attempt(
             await wake_parents(run)
         except Exception as away:
             log.warning("That run %s failed could not be recorded: %s: %s", run.id, type(error).__name__, error)
-            if run.deployed and isinstance(away, LedgerUnavailable):
+            if isinstance(away, LedgerUnavailable):
                 # The run may be another attempt's by now: it must not fail for it.
                 raise Away(run.id, away) from error
         raise

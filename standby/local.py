@@ -27,15 +27,16 @@ from prefect.utilities.callables import get_call_parameters
 from standby import holder
 from standby.checkpoints import load_store, shared_ledger
 from standby.errors import RunStopped
-from standby.states import ENDED, RunState
+from standby.pulse import pulse
+from standby.states import RunState
 
 
 async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
     """Run the agent with these parameters here and return its result; it waits in Prefect's own pause.
 
-    If an earlier process that did the same was killed on the way, its run goes on from its checkpoints. Without
-    ``PREFECT_API_URL`` Prefect starts a temporary server; its data, and the ledger, are kept. Raises ``RunStopped``
-    when this attempt ends before the run does, as when Prefect cannot be reached any more.
+    If an earlier process that did the same was killed on the way, or stopped, its run goes on from its checkpoints.
+    Without ``PREFECT_API_URL`` Prefect starts a temporary server; its data, and the ledger, are kept. Raises
+    ``RunStopped`` when this attempt ends before the run does, as when the ledger or Prefect cannot be reached any more.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # Prefect gives its temporary server 20 seconds, which a slow machine needs for the imports alone.
@@ -56,7 +57,7 @@ async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
 
 
 async def _interrupted(agent: Flow[..., Any], parameters: dict[str, Any]) -> FlowRun | None:
-    """The latest run of this agent with these parameters whose process died, if there is one."""
+    """The latest run of this agent with these parameters that was left before its end, if there is one."""
     unfinished = [StateType.PAUSED, StateType.RUNNING, StateType.CRASHED]
     async with get_client() as client:
         candidates = await client.read_flow_runs(
@@ -72,8 +73,14 @@ async def _interrupted(agent: Flow[..., Any], parameters: dict[str, Any]) -> Flo
     async with shared_ledger(store.resolved_url()) as ledger:
         for flow_run in same:
             run = await ledger.runs.get(str(flow_run.id))
-            if run is None or RunState(run.state) in ENDED:
+            if run is None or run.state in (RunState.FAILED, RunState.CANCELLED):
                 continue
-            if run.holder is None or holder.is_dead(run.holder):
+            # One that has completed, and whose end Prefect has not heard of, has its result to give.
+            if run.state == RunState.COMPLETED or run.holder is None or _is_left(run.id, run.holder):
                 return flow_run
     return None
+
+
+def _is_left(run_id: str, held_by: str) -> bool:
+    """Whether nobody works on the run any more: its process is dead, or this one, which has stopped without a word."""
+    return holder.is_dead(held_by) or (held_by == holder.this_process() and not pulse.holds(run_id))

@@ -61,6 +61,11 @@ class Pulse:
         with self._among(self._held, ledger_url, run):
             yield
 
+    def holds(self, run_id: str) -> bool:
+        """Whether an attempt at this run is at work in this process."""
+        with self._lock:
+            return any(run.id == run_id for _, run in self._held.values())
+
     @contextmanager
     def keeping(self, ledger_url: str, lease: Kept) -> Iterator[None]:
         """Renew the lease, every ``RENEW_EVERY``, until the block ends."""
