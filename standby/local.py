@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Any
+from typing import Any, get_type_hints
 
 from prefect import Flow, get_client
 from prefect.client.schemas.filters import (
@@ -23,12 +24,14 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.utilities.callables import get_call_parameters
+from pydantic import ValidationError
 
 from standby import holder
 from standby.checkpoints import load_store, shared_ledger
-from standby.errors import RunStopped
+from standby.errors import NotStorable, RunStopped
 from standby.pulse import pulse
 from standby.states import RunState
+from standby.values import Codec
 
 
 async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
@@ -47,7 +50,7 @@ async def run_here(agent: Flow[..., Any], **parameters: Any) -> Any:
         async with get_client():  # one temporary server for all that follows
             # Prefect has the run with the values of those that are left out, too.
             all_of_them = get_call_parameters(agent.fn, (), parameters)
-            found = await _interrupted(agent, agent.serialize_parameters(all_of_them))
+            found = await _interrupted(agent, all_of_them)
             try:
                 if found is not None:
                     return await run_flow_async(agent, flow_run=found, parameters=parameters)
@@ -66,7 +69,8 @@ async def _interrupted(agent: Flow[..., Any], parameters: dict[str, Any]) -> Flo
             sort=FlowRunSort.START_TIME_DESC,
             limit=200,
         )
-        same = [run for run in candidates if run.deployment_id is None and run.parameters == parameters]
+        by_hand = [run for run in candidates if run.deployment_id is None]
+        same = [run for run in by_hand if same_parameters(agent, run.parameters, parameters)]
         if not same:
             return None
         store = await load_store(str(client.api_url))
@@ -79,6 +83,26 @@ async def _interrupted(agent: Flow[..., Any], parameters: dict[str, Any]) -> Flo
             if run.state == RunState.COMPLETED or run.holder is None or _is_left(run.id, run.holder):
                 return flow_run
     return None
+
+
+def same_parameters(agent: Flow[..., Any], known: dict[str, Any], given: dict[str, Any]) -> bool:
+    """Whether the parameters of a run, as Prefect has them, are those given here: as JSON, or as what the agent's
+    annotations make of both. A set has another order in each process."""
+    mine = agent.serialize_parameters(given)
+    return known.keys() == mine.keys() and all(_same(agent, name, known[name], mine[name]) for name in known)
+
+
+def _same(agent: Flow[..., Any], name: str, one: Any, other: Any) -> bool:
+    texts = [json.dumps(json.loads(json.dumps(value)), sort_keys=True) for value in (one, other)]
+    if texts[0] == texts[1]:
+        return True
+    codec: Codec[Any] = Codec(lambda: get_type_hints(agent.fn, include_extras=True).get(name, Any))
+    try:
+        codec.check(f"parameter {name!r}")
+        read = [codec.decode(text) for text in texts]
+    except (NotStorable, ValidationError):
+        return False
+    return bool(read[0] == read[1])
 
 
 def _is_left(run_id: str, held_by: str) -> bool:
