@@ -2,7 +2,7 @@
 
 A value is dumped by Pydantic's ``TypeAdapter`` of its annotation and read back by it before it is used, so a first
 run and a replay see the same value. What would be lost on the way (NaN, a lone surrogate, an object JSON cannot
-hold) is refused at once.
+hold), or come back as something else (one of two classes that JSON does not tell apart), is refused at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import ConfigDict, PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from standby.errors import NotStorable
+from standby.same import check_same, equality_tells
 
 T = TypeVar("T")
 
@@ -57,6 +58,10 @@ class Codec(Generic[T]):
         except TypeError:  # not hashable
             return _adapter(self.annotation)
 
+    @cached_property
+    def _equality_tells(self) -> bool:
+        return equality_tells(self._adapter.core_schema)
+
     def check(self, what: str) -> None:
         """Raise ``NotStorable`` naming ``what`` if no value of this annotation could be stored."""
         try:
@@ -71,6 +76,8 @@ class Codec(Generic[T]):
             plain = self._adapter.dump_python(value, mode="json", warnings="error")
             text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
             back = self.decode(text)
+            if self._equality_tells and (value == back) is True:
+                return text, back
             # A model whose validators change what they have made themselves would change it at each reading.
             if self._adapter.dump_python(back, mode="json") != plain:
                 raise ValueError("it would be read back as another value: see to it that its validators leave alone "
@@ -80,6 +87,7 @@ class Codec(Generic[T]):
                 raise ValueError("NaN or infinity would become null")
             if "{" in text:
                 self._check_keys(value)
+            check_same(value, back)
             return text, back
         except (PydanticSerializationError, ValidationError, ValueError, TypeError, RecursionError) as error:
             raise NotStorable(what, summary(error)) from error

@@ -1,0 +1,223 @@
+"""Whether a value that was read back is the one that was stored.
+
+An annotation that says less gets less back, and that is meant: plain JSON under ``Any`` or where text will do, an
+object of the class that was named for one of a subclass. All else must come back as what it was, with its type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
+
+Path = tuple[object, ...]
+
+_SECRETS = (SecretStr, SecretBytes, Secret)
+_MASK = "**********"
+"""What Pydantic writes for a secret."""
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+_PLAIN = frozenset({str, int, float, bool, type(None), list, dict})
+"""What JSON has."""
+
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes, Decimal, UUID, date, datetime, timedelta})
+"""What is the same if it is equal and of one type."""
+
+_NUMBERS = (int, float)
+
+_MISSING = object()
+
+_TRUSTED = frozenset({
+    "any", "none", "bool", "int", "float", "decimal", "str", "bytes", "date", "time", "datetime", "timedelta", "uuid",
+    "literal", "enum", "list", "tuple", "set", "frozenset", "dict", "nullable", "model", "model-fields", "model-field",
+    "typed-dict", "typed-dict-field", "default", "definitions", "definition-ref",
+})  # fmt: skip
+"""Parts of a schema whose values are the same, as far as their types say, if Python finds them equal."""
+
+_TRUSTED_EQUALITY = (BaseModel.__eq__, RootModel.__eq__, object.__eq__, str.__eq__, int.__eq__)
+
+
+def equality_tells(schema: Any) -> bool:
+    """Whether two values of this Pydantic core schema are the same if they are equal, so that nobody has to look into
+    them. With a union that is not so: two classes of one shape may be equal. Nor with validators, or classes that say
+    themselves what is equal."""
+    if isinstance(schema, list | tuple):
+        return all(map(equality_tells, schema))
+    if not isinstance(schema, dict):
+        return True
+    if "type" in schema and schema["type"] not in _TRUSTED:
+        return False
+    if "cls" in schema and getattr(schema["cls"], "__eq__", None) not in _TRUSTED_EQUALITY:
+        return False
+    return all(equality_tells(part) for key, part in schema.items() if key not in ("metadata", "config"))
+
+
+@lru_cache(maxsize=512)
+def _tells(model: type[BaseModel]) -> bool:
+    return equality_tells(model.__pydantic_core_schema__)
+
+
+def check_same(value: Any, back: Any, at: Path = ()) -> None:
+    """Raise ``ValueError`` if ``back`` is not what ``value`` was. It names the place and both types, not what is in
+    them."""
+    kind, found = type(value), type(back)
+    if kind is found and (kind in _SCALARS or (issubclass(kind, BaseModel) and _tells(kind))) and value == back:
+        return
+    if isinstance(value, _SECRETS):
+        _check(kind is found and value == back, "it is written as ***: give its field a serializer that writes it, or "
+               "return the name of where it is kept", value, back, at)  # fmt: skip
+    elif found in _PLAIN and not isinstance(value, found):
+        _check_plain(value, back, at)
+    elif isinstance(value, Mapping) and isinstance(back, Mapping):
+        _check_mapping(value, back, at)
+    elif isinstance(value, BaseModel) or (is_dataclass(value) and is_dataclass(back)):
+        _check(_is_of(kind, found), "the annotation does not tell them apart: give each a field of its own, such as a "
+               "Literal", value, back, at)  # fmt: skip
+        _check_fields(value, back, at)
+    elif isinstance(value, Set) and isinstance(back, Set):
+        for one in value - back:
+            _check(any(_is_same(one, other) for other in back), "one of them changes", value, back, at)
+        _check_elements(value, back, at)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        _check(_is_of(kind, found), "the annotation does not tell them apart", value, back, at)
+        _check(getattr(value, "maxlen", None) == getattr(back, "maxlen", None), "its maxlen is lost", value, back, at)
+        for number, (one, other) in enumerate(zip(value, back, strict=True)):
+            check_same(one, other, (*at, number))
+    elif isinstance(value, datetime) and isinstance(back, datetime):
+        _check(_same_moment(value, back), "it is another moment: whole minutes are kept of an offset", value, back, at)
+    else:
+        _check(_is_of(kind, found), "the annotation does not tell them apart", value, back, at)
+        _check(_are_equal(value, back, exactly=kind is found), "JSON has not all of it", value, back, at)
+
+
+def _check(same: bool, why: str, value: Any, back: Any, at: Path) -> None:
+    if not same:
+        kind, found = type(value).__qualname__, type(back).__qualname__
+        place = f"{'.'.join(map(str, at))}: " if at else ""
+        another = "another" if kind == found else f"a {found}"
+        raise ValueError(f"{place}a {kind} would be read back as {another} ({why})")
+
+
+def _is_same(value: Any, back: Any) -> bool:
+    try:
+        check_same(value, back)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_of(kind: type, found: type) -> bool:
+    """Whether an object of one class may stand for one of the other: of the same, or of one below it. A generic model
+    and one with its parameters are the same."""
+    return found in kind.__mro__ or _origin(found) in map(_origin, kind.__mro__)
+
+
+def _origin(kind: type) -> Any:
+    return (getattr(kind, "__pydantic_generic_metadata__", None) or {}).get("origin") or kind
+
+
+def _check_plain(value: Any, back: Any, at: Path) -> None:
+    """The annotation says less than the value was."""
+    if isinstance(back, _NUMBERS) and isinstance(value, _NUMBERS):
+        _check(value == back, "the number is rounded", value, back, at)
+    elif isinstance(back, dict) and isinstance(value, Mapping):
+        _check_mapping(value, back, at)
+    elif isinstance(back, list) and isinstance(value, Sequence | Set) and len(value) == len(back):
+        for number, (one, other) in enumerate(zip(value, back, strict=True)):
+            check_same(one, other, (*at, number))
+    else:
+        _check(
+            type(value) not in _PLAIN and back is not None, "the annotation makes something else of it", value, back, at
+        )
+        for part in _parts(value):
+            if isinstance(part, _SECRETS):
+                _check(_MASK not in str(back), "a secret in it is written as ***", value, back, at)
+            elif isinstance(part, str):
+                _check(not _HALF_PAIR.search(part), "half a surrogate pair in it is lost", value, back, at)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A value and all that is in it, also keys."""
+    left = [value]
+    while left:
+        part = left.pop()
+        yield part
+        if isinstance(part, BaseModel):
+            left += [*part.__dict__.values(), *(part.__pydantic_extra__ or {}).items()]
+        elif is_dataclass(part) and not isinstance(part, type):
+            left += [getattr(part, field.name, None) for field in fields(part)]
+        elif isinstance(part, Mapping):
+            left += [*part.keys(), *part.values()]
+        elif isinstance(part, Collection) and not isinstance(part, str | bytes | bytearray):
+            left += part
+
+
+def _check_mapping(value: Mapping[Any, Any], back: Mapping[Any, Any], at: Path) -> None:
+    _check(len(value) == len(back), "it loses keys", value, back, at)
+    keys = {key: key for key in back}
+    # In the same order where keys have become text; a TypedDict comes back in the order of its class.
+    for (key, one), other in zip(value.items(), keys, strict=True):
+        there = keys.get(key, other)
+        if not (type(there) is str and type(key) in (int, float, bool, type(None))):  # as text, as JSON has them
+            check_same(key, there, (*at, "a key"))
+        check_same(one, back[there], (*at, _name_of(key)))
+
+
+def _name_of(key: Any) -> str:
+    return str(key).encode("utf-8", "backslashreplace").decode()
+
+
+def _check_elements(value: Set[Any], back: Set[Any], at: Path) -> None:
+    _check(len(value) == len(back), "some of it is lost", value, back, at)
+    there = {one: one for one in back}
+    for one in value:
+        if one in there:
+            check_same(one, there[one], at)
+
+
+def _check_fields(value: Any, back: Any, at: Path) -> None:
+    exactly = type(value) is type(back)
+    for name, one, other in _fields_of(value, back):
+        check_same(one, other, (*at, name))
+    if not isinstance(back, BaseModel):
+        return
+    if exactly or (value.__pydantic_extra__ and back.__pydantic_extra__):
+        _check_mapping(value.__pydantic_extra__ or {}, back.__pydantic_extra__ or {}, at)
+    kept, known = value.__pydantic_private__ or {}, back.__pydantic_private__ or {}
+    for name in kept.keys() | known.keys() if exactly else known:
+        _check(_is_same(kept.get(name, _MISSING), known.get(name, _MISSING)), f"its private {name} is not stored",
+               value, back, at)  # fmt: skip
+
+
+def _fields_of(value: Any, back: Any) -> Iterator[tuple[str, Any, Any]]:
+    names = type(back).model_fields if isinstance(back, BaseModel) else [field.name for field in fields(back)]
+    for name in names:
+        yield name, getattr(value, name, _MISSING), getattr(back, name, _MISSING)
+
+
+def _same_moment(value: datetime, back: datetime) -> bool:
+    """Also for times that a zone has twice, which Python calls equal to none in another zone."""
+    offset, other = value.utcoffset(), back.utcoffset()
+    if offset is None or other is None:
+        return value == back
+    return value.replace(tzinfo=None) - back.replace(tzinfo=None) == offset - other
+
+
+def _are_equal(value: Any, back: Any, *, exactly: bool) -> bool:
+    """Equal as far as the type says; what has no equality of its own is."""
+    if isinstance(value, Enum):
+        return value is back or not exactly
+    own: Any = type(value).__eq__
+    if own is object.__eq__ or (not exactly and not isinstance(value, date)):
+        return True
+    equal = value == back
+    return not isinstance(equal, bool) or equal or (value != value and back != back)  # NaN
