@@ -162,7 +162,10 @@ class CheckpointUnreadable(StepError, ValueError):
 
 
 class StepFailed(StepError):
-    """The error of a step that the agent had caught, on a replay, when its own class can no longer be made."""
+    """The error of a step that the agent had caught, on a replay, when its own class can no longer be made.
+
+    Where a class above that one can, it is an error of that class, too, with the same message. ``kind``: its own class.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         self.kind = kind

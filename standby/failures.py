@@ -1,9 +1,9 @@
 """Errors of steps as JSON and back, so that a replay raises what the first run caught.
 
-Kept: the class, its arguments and its attributes, those that are plain values as what they were, others as text. The
-class is imported again by its name; where that fails, or it cannot be made, ``StepFailed`` stands in for it with the
-same message. Some classes keep what they know elsewhere: those of ``_WAYS`` are taken apart and made in a way of their
-own.
+Kept: the class, its arguments, notes and attributes, those that are plain values as what they were, others as text. The
+class is imported again by its name; where that fails, or it cannot be made, a ``StepFailed`` stands in for it with the
+same message, which is an error of the nearest class above it, too, that can be. Some classes keep what they know
+elsewhere: those of ``_WAYS`` are taken apart and made in a way of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -48,17 +49,36 @@ def _taken_apart(error: Exception) -> dict[str, Any]:
         if isinstance(error, base):
             data["way"] = way.apart(error)
             attributes = {name: value for name, value in attributes.items() if name not in way.attributes}
+    above = kind.__mro__[: kind.__mro__.index(Exception)]
     return data | {
+        "bases": [f"{base.__module__}:{base.__qualname__}" for base in above if issubclass(base, Exception)],
         "args": [_plain(argument) for argument in error.args],
         "attributes": {name: _plain(value) for name, value in attributes.items()},
+        "notes": [_text_of(note) for note in getattr(error, "__notes__", ())],
     }
 
 
 def _made(data: dict[str, Any]) -> Exception:
+    error = _made_as(data["type"], data)
+    for base in data.get("bases", ()):
+        if error is not None:
+            break
+        error = _made_as(base, data, stands_in=True)
+    if error is None:
+        error = StepFailed(data["type"], data["message"])
+    for note in data.get("notes", ()):
+        error.add_note(note)
+    return error
+
+
+def _made_as(name: str, data: dict[str, Any], *, stands_in: bool = False) -> Exception | None:
+    """The error, as one of the class of this name, or as one that stands in for it; None if that cannot be."""
     try:
-        kind = _imported(data["type"])
+        kind = _imported(name)
         if not issubclass(kind, Exception):
-            raise TypeError(f"{data['type']} is not an exception")
+            raise TypeError(f"{name} is not an exception")
+        if stands_in:
+            kind = _stand_in(data["type"], kind)
         args = tuple(map(_value, data["args"]))
         way = next((way for base, way in _WAYS.items() if issubclass(kind, base)), None)
         if "way" in data and way is not None:
@@ -67,13 +87,27 @@ def _made(data: dict[str, Any]) -> Exception:
             # Without __init__, which may want other things than what it passed on as arguments.
             error = kind.__new__(kind, *args)
             error.args = args
+        if stands_in:
+            error.kind, error.said = data["type"], data["message"]
         vars(error).update({name: _value(value) for name, value in data["attributes"].items()})
-        if way is not None or str(error) == data["message"]:
-            made: Exception = error
-            return made
+        made: Exception | None = error if way is not None or str(error) == data["message"] else None
     except Exception:
-        return StepFailed(data["type"], data["message"])
-    return StepFailed(data["type"], data["message"])
+        return None
+    return made
+
+
+@lru_cache(maxsize=128)
+def _stand_in(name: str, base: type[Exception]) -> type[StepFailed]:
+    """A class that is caught where ``base`` is, with the last part of the name."""
+
+    class StandIn(StepFailed, base):  # type: ignore[misc, valid-type]
+        __slots__ = ("said",)
+
+        def __str__(self) -> str:
+            return str(self.said)
+
+    StandIn.__name__ = StandIn.__qualname__ = name.rpartition(".")[2].rpartition(":")[2]
+    return StandIn
 
 
 def _said(error: Exception) -> str:
@@ -170,9 +204,20 @@ class _Way(NamedTuple):
 
 def _make_os_error(kind: Any, args: tuple[Any, ...], files: list[str | None]) -> Any:
     first, second = files
-    error = kind.__new__(kind, *args) if first is None else kind.__new__(kind, *args, first, None, second)
+    given = args if first is None else (*args, first, None, second)
+    error = kind.__new__(kind, *given)
+    # Which has set them already, unless the class has an __init__ of its own.
+    OSError.__init__(error, *given)
     if first is None:
         error.args = args
+    return error
+
+
+def _make_unicode_error(kind: Any, args: tuple[Any, ...], _: None) -> Any:
+    error = kind.__new__(kind, *args)
+    built_in = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    built_in.__init__(error, *args)
+    error.args = args
     return error
 
 
@@ -230,7 +275,7 @@ _WAYS: dict[type[Exception], _Way] = {
         lambda error: [None if name is None else _text_of(name) for name in (error.filename, error.filename2)],
         _make_os_error,
     ),
-    UnicodeError: _Way(lambda error: None, lambda kind, args, _: kind(*args)),
+    UnicodeError: _Way(lambda error: None, _make_unicode_error),
     httpx.HTTPStatusError: _Way(_apart_from_http, _make_http, ("request", "response", "_request")),
     ValidationError: _Way(_apart_from_validation, _make_validation),
     ExceptionGroup: _Way(lambda error: [error.message, [_taken_apart(one) for one in error.exceptions]], _make_group),

@@ -150,3 +150,94 @@ def test_an_error_that_cannot_say_what_is_wrong_is_kept_all_the_same() -> None:
             raise RuntimeError("no")
 
     assert "Mute, which cannot say" in str(revived(stored(Mute())))
+
+
+class OutOfReach(ConnectionError):
+    """Takes other things than what it passes on."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(113, f"{host} is out of reach")
+        self.host = host
+
+
+class Counted(ValueError):
+    """Whose text is made of what is no plain value."""
+
+    def __init__(self, rows: Any) -> None:
+        super().__init__("rows")
+        self.rows = rows
+
+    def __str__(self) -> str:
+        return f"{len(list(self.rows))} rows"
+
+
+def made_up(base: type[Exception], name: str = "NoSuchKey") -> Any:
+    """As botocore makes its errors: of no module."""
+    return type(name, (base,), {"__module__": "botocore.errorfactory"})
+
+
+def made_up_from(base: type[Exception], *args: Any) -> Exception:
+    error: Exception = made_up(base)(*args)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [
+        (made_up_from(ConnectionError, "no such key"), ConnectionError),
+        (made_up_from(OutOfStock, "tea", 2), OutOfStock),
+        (made_up_from(OutOfReach, "bank.example"), OutOfReach),
+        (made_up_from(made_up(KeyError, "Inner"), "gone"), KeyError),
+        (made_up_from(UnicodeDecodeError, "utf-8", b"\xff", 0, 1, "bad"), UnicodeDecodeError),
+        (made_up_from(json.JSONDecodeError, "no JSON", "{", 1), json.JSONDecodeError),
+        (Counted({1: "one", 2: "two"}.items()), Counted),
+    ],
+)
+def test_an_error_whose_class_is_gone_is_caught_as_its_nearest_base(error: Exception, base: type[Exception]) -> None:
+    """G1: the same except catches it on a replay."""
+    back = revived(stored(error))
+    assert isinstance(back, base)
+    assert isinstance(back, StepFailed)
+    assert (type(back).__name__, str(back), back.args) == (type(error).__name__, str(error), error.args)
+    assert vars(back).keys() - {"kind"} == vars(error).keys()
+    assert back.kind == f"{type(error).__module__}:{type(error).__qualname__}"
+
+
+def test_an_error_of_the_system_whose_class_is_gone_has_its_number_and_its_file(tmp_path: Path) -> None:
+    error = made_up(FileNotFoundError)(2, "none", str(tmp_path))
+    back = revived(stored(error))
+    assert isinstance(back, FileNotFoundError)
+    assert isinstance(back, StepFailed)
+    assert (back.errno, back.strerror, back.filename, str(back)) == (2, "none", str(tmp_path), str(error))
+    own = revived(stored(OutOfReach("bank.example")))
+    assert type(own) is OutOfReach
+    assert (own.errno, own.strerror, own.host) == (113, "bank.example is out of reach", "bank.example")
+
+
+def test_an_http_error_whose_class_is_gone_has_its_answer() -> None:
+    request = httpx.Request("POST", "http://bank.example/payments")
+    response = httpx.Response(409, request=request, json={"code": "duplicate"})
+    back = revived(stored(made_up(httpx.HTTPStatusError)("conflict", request=request, response=response)))
+    assert isinstance(back, httpx.HTTPStatusError)
+    assert isinstance(back, StepFailed)
+    assert (str(back), back.response.json()) == ("conflict", {"code": "duplicate"})
+
+
+def test_a_group_whose_class_is_gone_is_split_all_the_same() -> None:
+    back = revived(stored(made_up(ExceptionGroup)("two", [KeyError("a"), ValueError("b")])))
+    assert isinstance(back, ExceptionGroup)
+    assert isinstance(back, StepFailed)
+    assert [type(one) for one in back.exceptions] == [KeyError, ValueError]
+
+
+def test_an_error_that_an_older_version_stored_is_read() -> None:
+    text = json.loads(stored(made_up_from(ConnectionError, "no such key")))
+    del text["bases"]
+    assert type(revived(json.dumps(text))) is StepFailed
+
+
+def test_notes_are_kept() -> None:
+    for error in (ValueError("no"), made_up_from(ConnectionError, "no"), made_up_from(Exception, "no")):
+        error.add_note("while paying")
+        error.add_note("on Sunday")
+        assert revived(stored(error)).__notes__ == ["while paying", "on Sunday"]
