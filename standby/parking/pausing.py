@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ import psutil
 from prefect import pause_flow_run
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
+from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 from prefect.input.run_input import Keyset, RunInput, keyset_from_base_key
 from prefect.states import Cancelled, Running
@@ -123,13 +125,25 @@ async def _unpause(client: PrefectClient, run: AgentRun) -> None:
 async def _prefect_pause(client: PrefectClient, run: AgentRun, pause_key: str, with_form: bool) -> None:
     options: dict[str, Any] = {"wait_for_input": _SavedForm} if with_form else {}
     options |= {"timeout": FOREVER_SECONDS, "poll_interval": PAUSE_POLL_SECONDS, "key": pause_key}
-    try:
-        # In async code pause_flow_run is a coroutine, which its types do not tell.
-        await pause_flow_run(**options)
-    except RuntimeError as refused:
-        if not await is_revived(client, run, run.attempt):
-            raise run.must_stop(refused) from None
-        await pause_flow_run(**options)
+    async with _in_its_own_flow(client, run):
+        try:
+            # In async code pause_flow_run is a coroutine, which its types do not tell.
+            await pause_flow_run(**options)
+        except RuntimeError as refused:
+            if not await is_revived(client, run, run.attempt):
+                raise run.must_stop(refused) from None
+            await pause_flow_run(**options)
+
+
+@asynccontextmanager
+async def _in_its_own_flow(client: PrefectClient, run: AgentRun) -> AsyncIterator[None]:
+    """Prefect pauses the run of the innermost flow, which is another where the agent has called one that waits."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or str(context.flow_run.id) == run.id:
+        yield
+        return
+    with context.model_copy(update={"flow_run": await client.read_flow_run(UUID(run.id))}):
+        yield
 
 
 class _SavedForm(RunInput):

@@ -2,15 +2,17 @@
 
 import asyncio
 import random
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect import flow
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import Abort
 from prefect.states import Cancelling, Running
 
-from standby import Approval, Decision, UsageError, agent, step, wait_for
+from standby import Approval, Decision, Timer, UsageError, agent, step, wait_for
 from standby.ledger import notifications
 from standby.parking import pausing
 from standby.states import Door, Outcome, RunState, WaitState
@@ -50,6 +52,33 @@ async def test_a_wait_that_is_cut_off_by_the_agent_lets_it_do_nothing_more(desk:
     with pytest.raises(UsageError, match=r"'approval' was cut off.*within="):
         await run.result()
     assert done == []
+
+
+async def test_a_wait_in_a_flow_that_the_agent_calls_pauses_the_agents_run(desk: Desk):
+    """Whose the wait is: it is answered, or its time comes, for this run."""
+    done = []
+
+    @step
+    async def ask() -> str:
+        done.append("ask")
+        return "May I?"
+
+    @flow
+    async def asking() -> bool:
+        decision = await wait_for(Approval(await ask()))
+        await wait_for(Timer(timedelta(milliseconds=10)))
+        return decision.approved
+
+    @agent
+    async def asking_elsewhere() -> bool:
+        return await asking()
+
+    run = await desk.start(asking_elsewhere)
+    await run.paused()
+    assert (await run.answer({"approved": True})).won
+    assert await run.result() is True
+    assert done == ["ask"]
+    assert (await desk.client.read_flow_run(UUID(run.id))).state.is_completed()  # type: ignore[union-attr]
 
 
 async def test_an_answer_at_any_instant_finds_the_run(desk: Desk):
