@@ -194,3 +194,38 @@ async def test_a_step_without_probe_that_acts_once_goes_alone(desk: Desk):
     with pytest.raises(UsageError, match="Give it a probe"):
         await desk.run(buyer)
     assert acted == []
+
+
+async def test_which_branch_was_first_is_sure_once_a_step_has_recorded_it(desk: Desk, interruption: Interruption):
+    """A replay has all at once, so that another one is first; what is in the journal counts."""
+    fast_was_first = asyncio.Event()
+    first_done: list[str] = []
+
+    @step
+    async def offer(shop: str) -> int:
+        if shop == "slow":
+            await fast_was_first.wait()
+        return len(shop)
+
+    @step(visible=False)
+    async def first_of(shop: str) -> str:
+        return shop
+
+    async def ask(shop: str) -> str:
+        await offer.with_options(key=f"offer-{shop}")(shop)
+        return shop
+
+    @agent
+    async def order() -> str:
+        offers = {shop: asyncio.create_task(ask(shop)) for shop in ("slow", "fast")}
+        done = await next(asyncio.as_completed(offers.values()))
+        first_done.append(done)
+        shop = await first_of(done)
+        fast_was_first.set()
+        await asyncio.gather(*offers.values())
+        interruption()
+        return await offers[shop]
+
+    run = await desk.interrupted(order)
+    assert await run.again() == "fast"
+    assert first_done == ["fast", "slow"]
