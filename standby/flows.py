@@ -185,7 +185,14 @@ async def _stay_cancelled(run_id: UUID, began_in: str | None, store: CheckpointS
 
 def _stop_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
     """The stop signal that a branch of the agent has met: a TaskGroup raises it among what the others raised."""
-    found, _ = group.split((Fenced, Left, Away, Pause))
+    return _met(group, Fenced, Left, Away, Pause)
+
+
+def _met(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """The error if it is of these kinds, or the first of them in a group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, kinds) else None
+    found, _ = error.split(kinds)
     while found is not None:
         [first, *_] = found.exceptions
         if not isinstance(first, BaseExceptionGroup):
@@ -250,10 +257,10 @@ async def _attempt(
     except Exception as error:
         await run.ends()
         await run.leave()
-        if not run.deployed and isinstance(error, (CheckpointNotWritten, LedgerUnavailable)):
+        if not run.deployed and (away := _met(error, CheckpointNotWritten, LedgerUnavailable)) is not None:
             # Nobody could retry it in Prefect; the same command goes on with what has not failed.
             await release_quietly(run)
-            raise Away(run.id, error) from error
+            raise Away(run.id, away) from error
         try:
             said = f"{type(error).__name__}: {error}"
             if not await run.ledger.runs.end(
@@ -262,11 +269,11 @@ async def _attempt(
                 raise Fenced(run.id, run.attempt) from error
             reach("run.failed")
             await wake_parents(run)
-        except Exception as away:
+        except Exception as why:
             log.warning("That run %s failed could not be recorded: %s: %s", run.id, type(error).__name__, error)
-            if isinstance(away, LedgerUnavailable):
+            if isinstance(why, LedgerUnavailable):
                 # The run may be another attempt's by now: it must not fail for it.
-                raise Away(run.id, away) from error
+                raise Away(run.id, why) from error
         raise
     except BaseException:
         await release_quietly(run)

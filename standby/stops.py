@@ -39,7 +39,7 @@ class Away(Abort):
     """Stop signal: the ledger cannot be reached. The run stays as it stands there, and when the ledger is back another
     attempt takes it up from its last checkpoint."""
 
-    def __init__(self, run_id: object, error: Exception) -> None:
+    def __init__(self, run_id: object, error: BaseException) -> None:
         super().__init__(f"Run {run_id} stops here and goes on from its last checkpoint when it can: {error}")
 
 

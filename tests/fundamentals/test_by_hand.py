@@ -90,7 +90,10 @@ async def test_a_ledger_that_is_away_for_a_while_loses_no_run(desk: Desk, lock: 
     assert (run.flow, run.state) == ("pay-by-hand", "completed")
 
 
-async def test_a_ledger_that_is_back_when_the_attempt_ends_loses_no_run(desk: Desk, lock: Lock, by_hand: Any) -> None:
+@pytest.mark.parametrize("in_group", [False, True])
+async def test_a_ledger_that_is_back_when_the_attempt_ends_loses_no_run(
+    desk: Desk, lock: Lock, by_hand: Any, in_group: bool
+) -> None:
     """What was not written down in time does not fail a run that nobody could retry."""
     charged = []
 
@@ -107,17 +110,21 @@ async def test_a_ledger_that_is_back_when_the_attempt_ends_loses_no_run(desk: De
         return "reported"
 
     @agent
-    async def pay_late_by_hand() -> str:
+    async def pay_late_by_hand(in_group: bool) -> str:
         await charge()
         try:
-            return await report()
+            if not in_group:
+                return await report()
+            async with asyncio.TaskGroup() as group:
+                reporting = group.create_task(report.with_options(key="report")())
+            return reporting.result()
         finally:
             lock.let_go()
 
     reported: list[str] = []
     with pytest.raises(RunStopped, match="'report'"):
-        await by_hand(pay_late_by_hand)
-    assert await by_hand(pay_late_by_hand) == "reported"
+        await by_hand(pay_late_by_hand, in_group=in_group)
+    assert await by_hand(pay_late_by_hand, in_group=in_group) == "reported"
     assert charged == ["charge"]
 
 
