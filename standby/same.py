@@ -103,8 +103,8 @@ def _check(same: bool, why: str, value: Any, back: Any, at: Path) -> None:
     if not same:
         kind, found = type(value).__qualname__, type(back).__qualname__
         place = f"{'.'.join(map(str, at))}: " if at else ""
-        another = "another" if kind == found else f"a {found}"
-        raise ValueError(f"{place}a {kind} would be read back as {another} ({why})")
+        another = "another one" if kind == found else found
+        raise ValueError(f"{place}{kind} would be read back as {another} ({why})")
 
 
 def _is_same(value: Any, back: Any) -> bool:
