@@ -13,12 +13,10 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
-
-Path = tuple[object, ...]
 
 _SECRETS = (SecretStr, SecretBytes, Secret)
 _MASK = "**********"
@@ -46,6 +44,42 @@ _TRUSTED = frozenset({
 _TRUSTED_EQUALITY = (BaseModel.__eq__, RootModel.__eq__, object.__eq__, str.__eq__, int.__eq__)
 
 
+class At(NamedTuple):
+    """Where in a value somebody looks, and the classes that the unions of its annotation name."""
+
+    named: frozenset[type]
+    path: tuple[object, ...] = ()
+
+    def below(self, name: object) -> At:
+        return At(self.named, (*self.path, name))
+
+
+def named_by(schema: Any) -> frozenset[type]:
+    """The classes that the unions of this Pydantic core schema name: it is for them to say which one it was."""
+    parts = list(_schemas(schema))
+    by_ref = {part["ref"]: part for part in parts if "ref" in part}
+    named = set()
+    for part in parts:
+        for choice in part.get("choices", ()) if part.get("type") == "union" else ():
+            one = choice[0] if isinstance(choice, tuple) else choice
+            while one is not None and "cls" not in one:
+                one = by_ref.get(one["schema_ref"]) if "schema_ref" in one else one.get("schema")
+            if one is not None:
+                named.add(one["cls"])
+    return frozenset(named)
+
+
+def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
+    left = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            yield part
+            left += [below for key, below in part.items() if key not in ("metadata", "config")]
+        elif isinstance(part, list | tuple):
+            left += part
+
+
 def equality_tells(schema: Any) -> bool:
     """Whether two values of this Pydantic core schema are the same if they are equal, so that nobody has to look into
     them. With a union that is not so: two classes of one shape may be equal. Nor with validators, or classes that say
@@ -66,7 +100,7 @@ def _tells(model: type[BaseModel]) -> bool:
     return equality_tells(model.__pydantic_core_schema__)
 
 
-def check_same(value: Any, back: Any, at: Path = ()) -> None:
+def check_same(value: Any, back: Any, at: At) -> None:
     """Raise ``ValueError`` if ``back`` is not what ``value`` was. It names the place and both types, not what is in
     them."""
     kind, found = type(value), type(back)
@@ -80,44 +114,46 @@ def check_same(value: Any, back: Any, at: Path = ()) -> None:
     elif isinstance(value, Mapping) and isinstance(back, Mapping):
         _check_mapping(value, back, at)
     elif isinstance(value, BaseModel) or (is_dataclass(value) and is_dataclass(back)):
-        _check(_is_of(kind, found), "the annotation does not tell them apart: give each a field of its own, such as a "
-               "Literal", value, back, at)  # fmt: skip
+        _check(_is_of(kind, found, at), "the annotation does not tell them apart: give each a field of its own, such "
+               "as a Literal", value, back, at)  # fmt: skip
         _check_fields(value, back, at)
     elif isinstance(value, Set) and isinstance(back, Set):
         for one in value - back:
-            _check(any(_is_same(one, other) for other in back), "one of them changes", value, back, at)
+            _check(any(_is_same(one, other, at) for other in back), "one of them changes", value, back, at)
         _check_elements(value, back, at)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        _check(_is_of(kind, found), "the annotation does not tell them apart", value, back, at)
+        _check(_is_of(kind, found, at), "the annotation does not tell them apart", value, back, at)
         _check(getattr(value, "maxlen", None) == getattr(back, "maxlen", None), "its maxlen is lost", value, back, at)
         for number, (one, other) in enumerate(zip(value, back, strict=True)):
-            check_same(one, other, (*at, number))
+            check_same(one, other, at.below(number))
     elif isinstance(value, datetime) and isinstance(back, datetime):
         _check(_same_moment(value, back), "it is another moment: whole minutes are kept of an offset", value, back, at)
     else:
-        _check(_is_of(kind, found), "the annotation does not tell them apart", value, back, at)
+        _check(_is_of(kind, found, at), "the annotation does not tell them apart", value, back, at)
         _check(_are_equal(value, back, exactly=kind is found), "JSON has not all of it", value, back, at)
 
 
-def _check(same: bool, why: str, value: Any, back: Any, at: Path) -> None:
+def _check(same: bool, why: str, value: Any, back: Any, at: At) -> None:
     if not same:
         kind, found = type(value).__qualname__, type(back).__qualname__
-        place = f"{'.'.join(map(str, at))}: " if at else ""
+        place = f"{'.'.join(map(str, at.path))}: " if at.path else ""
         another = "another one" if kind == found else found
         raise ValueError(f"{place}{kind} would be read back as {another} ({why})")
 
 
-def _is_same(value: Any, back: Any) -> bool:
+def _is_same(value: Any, back: Any, at: At) -> bool:
     try:
-        check_same(value, back)
+        check_same(value, back, at)
     except ValueError:
         return False
     return True
 
 
-def _is_of(kind: type, found: type) -> bool:
-    """Whether an object of one class may stand for one of the other: of the same, or of one below it. A generic model
-    and one with its parameters are the same."""
+def _is_of(kind: type, found: type, at: At) -> bool:
+    """Whether an object of one class may stand for one of the other: of the same, or of one below it that no
+    union names. A generic model and one with its parameters are the same."""
+    if kind is not found and kind in at.named:
+        return False
     return found in kind.__mro__ or _origin(found) in map(_origin, kind.__mro__)
 
 
@@ -125,7 +161,7 @@ def _origin(kind: type) -> Any:
     return (getattr(kind, "__pydantic_generic_metadata__", None) or {}).get("origin") or kind
 
 
-def _check_plain(value: Any, back: Any, at: Path) -> None:
+def _check_plain(value: Any, back: Any, at: At) -> None:
     """The annotation says less than the value was."""
     if isinstance(back, _NUMBERS) and isinstance(value, _NUMBERS):
         _check(value == back, "the number is rounded", value, back, at)
@@ -133,7 +169,7 @@ def _check_plain(value: Any, back: Any, at: Path) -> None:
         _check_mapping(value, back, at)
     elif isinstance(back, list) and isinstance(value, Sequence | Set) and len(value) == len(back):
         for number, (one, other) in enumerate(zip(value, back, strict=True)):
-            check_same(one, other, (*at, number))
+            check_same(one, other, at.below(number))
     else:
         _check(
             type(value) not in _PLAIN and back is not None, "the annotation makes something else of it", value, back, at
@@ -161,22 +197,22 @@ def _parts(value: Any) -> Iterator[Any]:
             left += part
 
 
-def _check_mapping(value: Mapping[Any, Any], back: Mapping[Any, Any], at: Path) -> None:
+def _check_mapping(value: Mapping[Any, Any], back: Mapping[Any, Any], at: At) -> None:
     _check(len(value) == len(back), "it loses keys", value, back, at)
     keys = {key: key for key in back}
     # In the same order where keys have become text; a TypedDict comes back in the order of its class.
     for (key, one), other in zip(value.items(), keys, strict=True):
         there = keys.get(key, other)
         if not (type(there) is str and type(key) in (int, float, bool, type(None))):  # as text, as JSON has them
-            check_same(key, there, (*at, "a key"))
-        check_same(one, back[there], (*at, _name_of(key)))
+            check_same(key, there, at.below("a key"))
+        check_same(one, back[there], at.below(_name_of(key)))
 
 
 def _name_of(key: Any) -> str:
     return str(key).encode("utf-8", "backslashreplace").decode()
 
 
-def _check_elements(value: Set[Any], back: Set[Any], at: Path) -> None:
+def _check_elements(value: Set[Any], back: Set[Any], at: At) -> None:
     _check(len(value) == len(back), "some of it is lost", value, back, at)
     there = {one: one for one in back}
     for one in value:
@@ -184,17 +220,17 @@ def _check_elements(value: Set[Any], back: Set[Any], at: Path) -> None:
             check_same(one, there[one], at)
 
 
-def _check_fields(value: Any, back: Any, at: Path) -> None:
+def _check_fields(value: Any, back: Any, at: At) -> None:
     exactly = type(value) is type(back)
     for name, one, other in _fields_of(value, back):
-        check_same(one, other, (*at, name))
+        check_same(one, other, at.below(name))
     if not isinstance(back, BaseModel):
         return
     if exactly or (value.__pydantic_extra__ and back.__pydantic_extra__):
         _check_mapping(value.__pydantic_extra__ or {}, back.__pydantic_extra__ or {}, at)
     kept, known = value.__pydantic_private__ or {}, back.__pydantic_private__ or {}
     for name in kept.keys() | known.keys() if exactly else known:
-        _check(_is_same(kept.get(name, _MISSING), known.get(name, _MISSING)), f"its private {name} is not stored",
+        _check(_is_same(kept.get(name, _MISSING), known.get(name, _MISSING), at), f"its private {name} is not stored",
                value, back, at)  # fmt: skip
 
 

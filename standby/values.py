@@ -17,7 +17,7 @@ from pydantic import ConfigDict, PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from standby.errors import NotStorable
-from standby.same import check_same, equality_tells
+from standby.same import At, check_same, equality_tells, named_by
 
 T = TypeVar("T")
 
@@ -62,6 +62,10 @@ class Codec(Generic[T]):
     def _equality_tells(self) -> bool:
         return equality_tells(self._adapter.core_schema)
 
+    @cached_property
+    def _at(self) -> At:
+        return At(named_by(self._adapter.core_schema))
+
     def check(self, what: str) -> None:
         """Raise ``NotStorable`` naming ``what`` if no value of this annotation could be stored."""
         try:
@@ -87,7 +91,7 @@ class Codec(Generic[T]):
                 raise ValueError("NaN or infinity would become null")
             if "{" in text:
                 self._check_keys(value)
-            check_same(value, back)
+            check_same(value, back, self._at)
             return text, back
         except (PydanticSerializationError, ValidationError, ValueError, TypeError, RecursionError) as error:
             raise NotStorable(what, summary(error)) from error

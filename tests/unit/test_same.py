@@ -59,6 +59,10 @@ class Puppy(Dog):
     weeks: int = 1
 
 
+class Stray(Dog):
+    """With the fields of any dog."""
+
+
 class Told(BaseModel):
     kind: Literal["told"]
     name: str
@@ -233,6 +237,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
     [
         (Approved | Rejected, lambda: Rejected("no")),
         (Cat | Dog, lambda: Dog(name="rex")),
+        (Dog | Stray, lambda: Stray(name="rex")),
+        (dict[str, list[Dog | Stray]], lambda: {"a": [Stray(name="rex")]}),
         (list[Cat | Dog], lambda: [Cat(name="tom"), Dog(name="rex")]),
         (ById, lambda: ById(id=1, animal=Dog(name="rex"))),
         (dict[str, Point | Size], lambda: {"a": Size(1, 2)}),
@@ -331,6 +337,8 @@ def test_what_is_right_is_kept(annotation: Any, make: Callable[[], Any]) -> None
         (str | date, lambda: date(2026, 1, 1), "2026-01-01"),
         (Sequence[int], lambda: (1, 2), [1, 2]),
         (Dog, lambda: Puppy(name="x", weeks=3), Dog(name="x")),
+        (Dog | None, lambda: Stray(name="x"), Dog(name="x")),
+        (tuple[Dog | None, Stray], lambda: (Stray(name="x"), Stray(name="y")), (Dog(name="x"), Stray(name="y"))),
         (list[Dog | Told], lambda: [Puppy(name="x")], [Dog(name="x")]),
         (Approved, lambda: type("Later", (Approved,), {})("yes"), Approved("yes")),
         (AnyUrl, lambda: HttpUrl("http://a.example"), AnyUrl("http://a.example")),
