@@ -6,6 +6,7 @@ import asyncio
 from contextvars import ContextVar
 from typing import Any
 
+from standby.parts import current_part
 from standby.places import Place
 
 
@@ -20,6 +21,7 @@ class Failure:
         self.place, self.text, self.of_wait = place, text, of_wait
         self.over = False  # recorded
         self._task = asyncio.current_task()
+        self._part = current_part.get()
         _behind.set(frozenset({self, *(failure for failure in _behind.get() if not failure.over)}))
 
     @property
@@ -34,8 +36,8 @@ class Failure:
         if self._task is None or not self._task.done():
             return False
         if self._task.cancelled():
-            # What a racing branch was at when it lost may not come up again before it loses again.
-            return self.text is not None or self.place.position is not None
+            # A part that was itself cut off, as a tool beside one that has to ask, is gone through again.
+            return self.text is not None or self._part is None or self._part.is_around(current_part.get())
         # With an error that nobody has asked the task for, it may yet be what ends the run.
         return not self._task._log_traceback
 

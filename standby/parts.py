@@ -54,6 +54,10 @@ class Part:
         """Whether this part, or one that it is in, has a time limit that its steps know nothing of."""
         return self.cut_off_after is not None or (self.around is not None and self.around.may_be_cut_off)
 
+    def is_around(self, inside: Part | None) -> bool:
+        """Whether ``inside`` is this part, or one in it."""
+        return inside is self or (inside is not None and self.is_around(inside.around))
+
     def check(self) -> None:
         """Raise ``Barred`` if this part, or one that it is in, goes no further."""
         if self.barred is not None:

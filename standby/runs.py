@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, TypeVar
@@ -48,6 +49,8 @@ R = TypeVar("R")
 CUT_OFF = '"cut off"'
 """What stands in the journal for a step that a cancellation cut off, and that the agent did without."""
 
+_CUT_OFF_DIGEST = digest_of(CUT_OFF)
+
 WRITTEN_AGAIN_AFTER = (0.1, 0.5, 2.0)
 """Seconds until a checkpoint is written again that could not be: one connection that broke is no reason to stop."""
 
@@ -82,7 +85,7 @@ class AgentRun:
         self.journal = {entry.key: entry for entry in journal}
         self.ask_outcome: Callable[[str, int, Codec[Any]], Awaitable[str | None]] | None = None  # set by ``agent``
         self._at = {entry.position: entry.key for entry in journal if entry.position is not None}
-        self._unmet_branches: set[str] = {entry.key for entry in journal if entry.position is None}
+        self._unmet_branches = {entry.key for entry in journal if entry.position is None and not _may_stay_away(entry)}
         self._at_cut_off = 0  # branches that stand where they were cut off
         self._meet("")
         self._used: set[str] = set()
@@ -113,6 +116,11 @@ class AgentRun:
     @cached_property
     def _branches_met(self) -> asyncio.Event:
         return asyncio.Event()  # few need it, and it takes a kilobyte of each run that is parked warm
+
+    @cached_property
+    def _own_met(self) -> asyncio.Event:
+        """The agent's own task has come by all that it has done before."""
+        return asyncio.Event()
 
     async def leave(self) -> None:
         """The attempt parks or ends: do what is to be done then. What fails there must not fail the run."""
@@ -207,6 +215,8 @@ class AgentRun:
                 raise self._mismatch(f"{key!r} has moved into a racing branch")
             return Place(key, None)
         position, self._next = self._next, self._next + 1
+        if not self._own_left:
+            self._own_met.set()
         recorded = self._at.get(position)
         if recorded is not None and recorded != key:
             raise self._mismatch(f"the journal has {recorded!r} as step {position + 1}, the code asks for {key!r}")
@@ -239,6 +249,11 @@ class AgentRun:
         """The entries whose keys begin with ``prefix`` and that nobody has asked for yet."""
         return [entry for key, entry in self.journal.items() if key.startswith(prefix) and key not in self._used]
 
+    @property
+    def _own_left(self) -> bool:
+        """Whether the agent's own task has yet to come by something that it has done before."""
+        return bool(self._at) and self._next <= max(self._at)
+
     def _meet(self, key: str) -> None:
         self._unmet_branches.discard(key)
         if not self._unmet_branches:
@@ -267,6 +282,13 @@ class AgentRun:
                 if not (stood or self._at_cut_off):
                     raise self._mismatch(f"the code comes to {key!r} and has not asked for {unmet}") from None
                 log.warning("Run %s comes to %r when what was cut off is so again, and %s met.", self.id, key, unmet)
+        if self._own_left and not self.in_own_task:
+            # The agent has gone on without this before: what took it that way may cut this branch off.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(settings.OWN_GRACE.total_seconds()):
+                    await self._own_met.wait()
+            if self.over:
+                raise Over(self.id)
 
     async def be_sure(self) -> None:
         """An attempt that may have lost its lease meanwhile, because its process or its machine was frozen, asks before
@@ -340,7 +362,7 @@ class AgentRun:
         """At the end of the run: every checkpoint must have been asked for."""
         if self._stopped_by is not None:
             raise self._stopped_by
-        unmet = [key for key in self.journal if key not in self._used]
+        unmet = [key for key, entry in self.journal.items() if key not in self._used and not _may_stay_away(entry)]
         if unmet:
             raise self._mismatch(f"the code ends without asking for {unmet}")
 
@@ -432,3 +454,9 @@ class AgentRun:
                 self.hosting.lost()
 
         self._loop.call_soon_threadsafe(cancel)
+
+
+def _may_stay_away(entry: Entry) -> bool:
+    """A branch that lost a race may lose it earlier on a replay, before it comes to where it was cut off."""
+    cut_off = entry.state == CheckpointState.FAILED and entry.digest == _CUT_OFF_DIGEST
+    return cut_off and entry.position is None

@@ -35,6 +35,9 @@ START_GRACE = timedelta(seconds=30)
 BRANCH_GRACE = timedelta(seconds=10)
 """How long a replay waits for its racing branches to come by their recorded steps before it is a mismatch."""
 
+OWN_GRACE = timedelta(seconds=1)
+"""How long a replay holds back what is new in a branch until the agent's own task has come by all it did before."""
+
 CUT_OFF_GRACE = timedelta(minutes=1)
 """How long a run stands at a step that was cut off before its log says so."""
 

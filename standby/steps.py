@@ -152,6 +152,16 @@ class Step(Generic[P, R]):
             if error == CUT_OFF:
                 await run.be_cut_off(place.key)
             raise revived(error)
+        call = _Call(run, place, args, kwargs, intended=entry is not None)
+        try:
+            return await self._anew(call, entry)
+        except asyncio.CancelledError:
+            run.failed(place, None)  # also where it had not begun to act: it stands there, too
+            raise
+
+    async def _anew(self, call: _Call, entry: Entry | None) -> R:
+        """What is not in the journal yet. ``entry``: the intent of an earlier attempt."""
+        run, place = call.run, call.place
         inside = current_part.get()
         if inside is not None and inside.may_be_cut_off and self.options.effect is Effect.ONCE:
             raise UsageError(
@@ -177,12 +187,11 @@ class Step(Generic[P, R]):
                 if inside is not None:
                     inside.after_settled()
                 return known
-            entry = None  # a person said that it did not happen
+            call.intended = False  # a person said that it did not happen
         if inside is not None and settles:
-            return await self._found_by_probe(_Call(run, place, args, kwargs, intended=True), inside)
+            return await self._found_by_probe(call, inside)
         self.codec.check(f"step {place.key!r}")
         reach("step.before")
-        call = _Call(run, place, args, kwargs, intended=entry is not None)
         token = _current.set(call)
         try:
             if self.options.visible:
@@ -190,9 +199,6 @@ class Step(Generic[P, R]):
             else:
                 await self._quietly(call)
         except CheckpointNotWritten:
-            raise
-        except asyncio.CancelledError:
-            run.failed(place, None)
             raise
         except Exception as error:
             if call.recording is None:

@@ -116,7 +116,7 @@ async def test_a_branch_that_goes_on_in_the_moment_in_which_its_time_is_over_is_
     monkeypatch.setattr(settings, "BRANCH_GRACE", timedelta(0))
     run = AgentRun.__new__(AgentRun)
     run.id, run.fenced, run.host_ends, run.over, run._stopped_by, run._failures = "run", False, False, False, None, []
-    run._unmet_branches, run._at_cut_off = {"instead"}, 1
+    run._unmet_branches, run._at_cut_off, run._at = {"instead"}, 1, {}
 
     class Met(asyncio.Event):
         async def wait(self) -> Literal[True]:
