@@ -14,11 +14,19 @@ class Failure:
     """A step that raised (``text`` is the error as JSON), or was cut off by a cancellation (None); or a wait whose
     answers, ``text``, are an error.
 
-    Made in the task that had called it, and known to all tasks that this one begins from here on.
+    Made in the task that had called it, and known to all tasks that this one begins from here on. ``recording``: of
+    the value of a step that was cut off, which goes on.
     """
 
-    def __init__(self, place: Place, text: str | None, *, of_wait: bool = False) -> None:
-        self.place, self.text, self.of_wait = place, text, of_wait
+    def __init__(
+        self,
+        place: Place,
+        text: str | None,
+        *,
+        of_wait: bool = False,
+        recording: asyncio.Future[None] | None = None,
+    ) -> None:
+        self.place, self.text, self.of_wait, self.recording = place, text, of_wait, recording
         self.over = False  # recorded
         self._task = asyncio.current_task()
         self._part = current_part.get()

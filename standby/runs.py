@@ -319,12 +319,13 @@ class AgentRun:
         finally:
             self._at_cut_off -= 1
 
-    def failed(self, place: Place, text: str | None) -> None:
+    def failed(self, place: Place, text: str | None, recording: asyncio.Future[None] | None = None) -> None:
         """A step raised (``text`` is the error as JSON), or was cut off (None): recorded if the agent goes on.
 
-        An error that ends the run is not recorded: a retry of the run then tries the step again.
+        An error that ends the run is not recorded: a retry of the run then tries the step again. ``recording``: of its
+        value, if that goes on all the same.
         """
-        self._failures.append(Failure(place, text))
+        self._failures.append(Failure(place, text, recording=recording))
 
     def wait_failed(self, place: Place, text: str) -> None:
         """A wait's answers, ``text``, are an error: recorded if the agent goes on. After one that ends the run, a retry
@@ -351,8 +352,9 @@ class AgentRun:
                 if failure.of_wait:
                     await self._consume_failed(failure.place, failure.text or "")
                 else:
+                    if failure.recording is not None:
+                        await asyncio.shield(failure.recording)  # of the value, which the agent goes on without
                     value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
-                    # If its value was written while it was cut off, that stays; the next attempt goes on from there.
                     failed = CheckpointState.FAILED
                     await self._write(failure.place, failed, value=value, spill=spill, digest=digest)
                 failure.over = True
@@ -431,12 +433,11 @@ class AgentRun:
             self.stop()
 
     async def _has_written(self, place: Place, state: CheckpointState, digest: str | None) -> bool:
-        """Whether this attempt, which has the run, wrote it before: by a try whose answer was lost, or just before the
-        step was cut off."""
+        """Whether this attempt, which has the run, wrote it before, by a try whose answer was lost."""
         there, row = await self.ledger.checkpoints.find(self.id, place.key), await self.ledger.runs.get(self.id)
         if there is None or row is None or not (there.attempt == row.attempt == self.attempt):
             return False
-        return state is CheckpointState.FAILED or (there.state, there.digest) == (state, digest)
+        return (there.state, there.digest) == (state, digest)
 
     def stop(self) -> None:
         """A fenced write was refused: raise ``Fenced``."""

@@ -156,7 +156,7 @@ class Step(Generic[P, R]):
         try:
             return await self._anew(call, entry)
         except asyncio.CancelledError:
-            run.failed(place, None)  # also where it had not begun to act: it stands there, too
+            run.failed(place, None, call.recording)  # also where it had not begun to act: it stands there, too
             raise
 
     async def _anew(self, call: _Call, entry: Entry | None) -> R:

@@ -86,12 +86,17 @@ class _Statements:
             "attempt": statement.excluded.attempt,
             "written_at": statement.excluded.written_at,
         }
-        # Only an intent may be overwritten: what was recorded stays.
+        # What was recorded stays, but for a value that the agent of this very attempt was cut off from.
+        went_without = and_(
+            checkpoints.c.state == CheckpointState.RECORDED,
+            checkpoints.c.attempt == statement.excluded.attempt,
+            statement.excluded.state == CheckpointState.FAILED,
+        )
         self.record = database.prepared(
             statement.on_conflict_do_update(
                 index_elements=["run_id", "key"],
                 set_=recorded,
-                where=checkpoints.c.state == CheckpointState.INTENDED,
+                where=or_(checkpoints.c.state == CheckpointState.INTENDED, went_without),
             )
         )
         alive = select(runs.c.id).where(*_its_attempt, _alive).with_for_update(read=True, key_share=False)
@@ -128,8 +133,12 @@ class Checkpoints:
         spill: str | None = None,
         digest: str | None = None,
     ) -> bool:
-        """Record a step's intent or value, if the attempt still has the run, and that has not ended; a value also if it
-        has failed. False when it is not so, or when the key is recorded already."""
+        """Record a step's intent, value or failure, if the attempt still has the run, and that has not ended; a value
+        also if it has failed. False when it is not so, or when the key is recorded already.
+
+        A failure also replaces a value that the same attempt wrote, in the moment in which it was cut off: the agent
+        went on without it.
+        """
         return bool(
             await self._db.write(
                 self._sql.record,

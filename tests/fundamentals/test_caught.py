@@ -72,7 +72,7 @@ async def test_a_caught_error_is_part_of_the_path_wherever_the_work_goes_on(
 
 @pytest.mark.parametrize("desk_url", ["sqlite_url", "postgres_url"], indirect=True)
 async def test_a_branch_that_is_cancelled_while_its_value_is_written_fences_nobody(desk: Desk) -> None:
-    """The value stays, whatever the agent knows of it, and the attempt goes on."""
+    """The agent goes on without the value, and the attempt goes on."""
     later = [0.0, 0.0, 0.002, 0.004, 0.006, 0.008]
 
     @step

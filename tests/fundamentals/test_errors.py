@@ -276,3 +276,41 @@ async def test_a_step_cut_off_as_the_run_ends_is_tried_again(desk: Desk):
         await run.result()
     assert await run.journal() == {}
     assert await run.again() == "from the shop"
+
+
+@pytest.mark.parametrize("desk_url", ["sqlite_url", "postgres_url"], indirect=True)
+@pytest.mark.parametrize("limit", [None, 60], ids=["", "with a timeout of its own"])
+async def test_a_step_that_is_cut_off_just_when_its_value_was_written_was_cut_off(
+    desk: Desk, interruption: Interruption, monkeypatch: pytest.MonkeyPatch, limit: float | None
+):
+    """The agent did without the value: so says the journal, though it was there for a moment."""
+    write = Checkpoints.write
+
+    async def slowly(self: Checkpoints, run_id: str, attempt: int, key: str, *rest: Any, **more: Any) -> bool:
+        written = await write(self, run_id, attempt, key, *rest, **more)
+        if key == "fetch":
+            await asyncio.sleep(0.6)  # the commit is done, and its acknowledgement is late
+        return written
+
+    @step(visible=False, timeout_seconds=limit)
+    async def fetch() -> str:
+        return "from the shop"
+
+    @step
+    async def stock() -> str:
+        return "from stock"
+
+    @agent
+    async def shop() -> str:
+        try:
+            async with asyncio.timeout(0.3):
+                found = await fetch()
+        except TimeoutError:
+            found = await stock()
+        interruption()
+        return found
+
+    monkeypatch.setattr(Checkpoints, "write", slowly)
+    run = await desk.interrupted(shop)
+    assert await run.journal() == {"fetch": "failed", "stock": "recorded"}
+    assert await run.again() == "from stock"

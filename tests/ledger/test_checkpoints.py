@@ -7,7 +7,7 @@ from standby.states import CheckpointKind, CheckpointState, Need, RunState
 
 from .acts import approval, claim, open_group, take_over
 
-INTENDED, RECORDED = CheckpointState.INTENDED, CheckpointState.RECORDED
+INTENDED, RECORDED, FAILED = CheckpointState.INTENDED, CheckpointState.RECORDED, CheckpointState.FAILED
 
 
 async def test_a_recorded_value_is_read_back_as_it_was(ledger: Ledger) -> None:
@@ -39,6 +39,21 @@ async def test_what_is_recorded_is_never_overwritten(ledger: Ledger, state: Chec
     assert not await ledger.checkpoints.write("run", attempt, "pay", 0, state, value="3", digest="f")
     [entry] = await ledger.checkpoints.journal("run")
     assert (entry.state, entry.value, entry.digest) == (RECORDED, "1", "d")
+
+
+async def test_only_the_attempt_that_wrote_a_value_can_say_that_it_went_on_without_it(ledger: Ledger) -> None:
+    """It was cut off in that very moment. What an earlier attempt wrote, this one has come by."""
+    await claim(ledger)
+    await ledger.checkpoints.write("run", 1, "pay", 0, RECORDED, value="1", digest="d")
+    await ledger.checkpoints.write("run", 1, "book", 1, RECORDED, value="2", digest="e")
+    assert await ledger.checkpoints.write("run", 1, "pay", 0, FAILED, value='"cut off"', digest="f")
+    attempt = await take_over(ledger)
+    for key, digest in ("pay", "f"), ("book", "e"):
+        assert not await ledger.checkpoints.write("run", attempt, key, 0, FAILED, value="3", digest="g")
+        entry = await ledger.checkpoints.find("run", key)
+        assert entry is not None
+        assert (entry.state, entry.digest, entry.attempt) == (FAILED if key == "pay" else RECORDED, digest, 1)
+    assert not await ledger.checkpoints.write("run", 1, "pay", 0, RECORDED, value="1", digest="d")
 
 
 async def test_a_journal_is_that_of_its_run(ledger: Ledger) -> None:
