@@ -32,6 +32,7 @@ from standby.parts import Part, current_part
 from standby.places import Place, check_key
 from standby.runs import CUT_OFF, AgentRun, current_run
 from standby.states import CheckpointState, Effect
+from standby.threads import for_a_future
 from standby.values import Codec, summary
 
 P = ParamSpec("P")
@@ -315,10 +316,10 @@ class Step(Generic[P, R]):
         if _is_async(self.fn):
             return await self.fn(*args, **kwargs)
         run = current_run.get()
+        act = for_a_future(partial(self.fn, *args, **kwargs), f"Step {self.options.name!r}")
         if run is None:
-            return await asyncio.to_thread(self.fn, *args, **kwargs)
-        given_up = self.options.timeout_seconds is not None
-        return await run.threads.call(partial(self.fn, *args, **kwargs), given_up=given_up)
+            return await asyncio.to_thread(act)
+        return await run.threads.call(act, given_up=self.options.timeout_seconds is not None)
 
     def _decode(self, run: AgentRun, key: str, text: str) -> R:
         try:

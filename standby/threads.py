@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -24,6 +24,21 @@ MOST = 64
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MOST, thread_name_prefix="standby-step")
+
+
+def for_a_future(fn: Callable[[], R], what: str) -> Callable[[], R]:
+    """The function as a coroutine is one: no future holds ``StopIteration``, who awaits it would wait for ever.
+
+    ``what``: the function's name in the ``RuntimeError`` that it raises instead.
+    """
+
+    def call() -> R:
+        try:
+            return fn()
+        except StopIteration as error:
+            raise RuntimeError(f"{what} raised StopIteration: give next() a default, or catch it.") from error
+
+    return call
 
 
 def in_thread(fn: Callable[[], R]) -> Future[R]:
@@ -71,12 +86,13 @@ def in_own_thread(fn: Callable[..., R], *args: Any, **kwargs: Any) -> Future[R]:
     For what changes nothing: if the process ends, it is cut off.
     """
     future: Future[R] = Future()
+    act = for_a_future(partial(fn, *args, **kwargs), getattr(fn, "__qualname__", repr(fn)))
 
     def call() -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            result = fn(*args, **kwargs)
+            result = act()
         except BaseException as error:
             future.set_exception(error)
         else:

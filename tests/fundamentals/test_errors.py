@@ -314,3 +314,20 @@ async def test_a_step_that_is_cut_off_just_when_its_value_was_written_was_cut_of
     run = await desk.interrupted(shop)
     assert await run.journal() == {"fetch": "failed", "stock": "recorded"}
     assert await run.again() == "from stock"
+
+
+@pytest.mark.parametrize("in_agent", [True, False])
+async def test_a_sync_step_that_raises_stop_iteration_fails_as_an_async_one(desk: Desk, in_agent: bool):
+    """A future cannot hold it: what waits for the thread would wait for ever."""
+
+    @step
+    def first_over(limit: int) -> int:
+        return next(number for number in (1, 2) if number > limit)
+
+    @agent
+    async def search() -> int:
+        return await first_over(100)
+
+    with pytest.raises(RuntimeError, match="Step 'first_over' raised StopIteration") as raised:
+        await asyncio.wait_for(desk.run(search) if in_agent else first_over(100), 10)
+    assert isinstance(raised.value.__cause__, StopIteration)

@@ -1,5 +1,6 @@
 """The small things the rest stands on: clock, states, holders, crash points, and what is refused at decoration."""
 
+import asyncio
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 from standby import UsageError, agent, clock, faults, holder, idempotency_key, now, random, settings, step, uuid
 from standby.states import ENDED, RUN_EDGES, WAIT_EDGES, RunState, WaitState
 from standby.testing import crash
+from standby.threads import in_own_thread
 
 # Clock.
 
@@ -230,3 +232,13 @@ def test_the_ledger_is_where_the_process_is_told(monkeypatch: pytest.MonkeyPatch
     assert settings.default_ledger_url() == f"sqlite:///{tmp_path}/ledger.db"
     monkeypatch.setenv("STANDBY_LEDGER_URL", "postgresql://host/ledger")
     assert settings.told_ledger_url() == "postgresql://host/ledger"
+
+
+async def test_a_source_in_a_thread_that_raises_stop_iteration_fails() -> None:
+    """No future can hold it: who waits for the source would wait for ever."""
+
+    def first_row() -> str:
+        return next(iter(()))
+
+    with pytest.raises(RuntimeError, match="first_row raised StopIteration: give next"):
+        await asyncio.wait_for(asyncio.wrap_future(in_own_thread(first_row)), 10)
