@@ -107,6 +107,11 @@ class Step(Generic[P, R]):
                 f"Step {options.name!r} acts once and has a timeout, but is not async: its thread could not be stopped "
                 "and might act after all. Write it async, or let what it calls time out."
             )
+        if options.retries < 0:
+            raise UsageError(
+                f"Step {options.name!r} has retries={options.retries}, with which it would never be tried. They count "
+                "the tries after the first: 0 for none."
+            )
         if options.effect is Effect.ONCE and options.retries and options.probe is None:
             raise UsageError(
                 f"Step {options.name!r} acts once and has retries: a failed try may have acted. Give it a probe= "
@@ -381,9 +386,9 @@ def step(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     ``retries`` (0), ``retry_delay_seconds`` (0), ``timeout_seconds`` (none): for exceptions, not for crashes.
     ``retry_on``: the exceptions that are worth another try, by default all.
 
-    Raises ``UsageError`` for a function without a return annotation, and for a ``once`` step with retries and no
-    probe. A call raises ``NotStorable``, ``CheckpointNotWritten``, ``CheckpointDamaged``, ``CheckpointUnreadable``,
-    ``JournalMismatch``, or what the function raises.
+    Raises ``UsageError`` for a function without a return annotation, for fewer than no retries, and for a ``once`` step
+    with retries and no probe. A call raises ``NotStorable``, ``CheckpointNotWritten``, ``CheckpointDamaged``,
+    ``CheckpointUnreadable``, ``JournalMismatch``, or what the function raises.
     """
 
     def mark(function: Callable[..., Any]) -> Step[..., Any]:

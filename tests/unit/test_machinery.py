@@ -154,6 +154,8 @@ async def probe() -> int | None: ...
     [
         ({"probe": probe}, "only effect='once' uses"),
         ({"effect": "once", "retries": 2}, "a failed try may have acted"),
+        ({"retries": -1}, "has retries=-1.* would never be tried"),
+        ({"retries": -1, "visible": False}, "has retries=-1.* would never be tried"),
     ],
 )
 def test_a_step_that_cannot_keep_its_promise_is_refused(options: dict[str, Any], says: str) -> None:
