@@ -221,7 +221,8 @@ class Step(Generic[P, R]):
         """What an earlier attempt has done, where no more than that is to be known."""
         token = _current.set(call)
         try:
-            found = None if self.options.probe is None else await self.options.probe(*call.args, **call.kwargs)
+            probe = self.options.probe
+            found = None if probe is None else await self._failing(probe(*call.args, **call.kwargs))
         finally:
             _current.reset(token)
         if found is None:
@@ -297,7 +298,7 @@ class Step(Generic[P, R]):
             return
         if self.options.effect is Effect.ONCE:
             if call.intended and self.options.probe is not None:
-                value = await self.options.probe(*call.args, **call.kwargs)
+                value = await self._failing(self.options.probe(*call.args, **call.kwargs))
                 found = value is not None
             elif not call.intended:
                 await call.run.intend(call.place)
@@ -306,7 +307,7 @@ class Step(Generic[P, R]):
         if not found:
             await call.run.be_sure()
             reach("step.acting")
-            value = await self._invoke(call.args, call.kwargs)
+            value = await self._failing(self._invoke(call.args, call.kwargs))
             reach("step.acted")
         text, call.value = self.codec.encode(value, f"step {call.place.key!r}")
         call.plain = self.codec.plain(text)
@@ -316,6 +317,21 @@ class Step(Generic[P, R]):
             call.recording = asyncio.ensure_future(call.run.record(call.place, text))
             await asyncio.shield(call.recording)
         reach("step.recorded")
+
+    async def _failing(self, acting: Awaitable[Any]) -> Any:
+        """A ``CancelledError`` is a cut from outside, which comes again on a replay, or else the step's own error."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancels = task.cancelling()
+        try:
+            return await acting
+        except asyncio.CancelledError as error:
+            if task.cancelling() > cancels:
+                raise
+            raise RuntimeError(
+                f"Step {self.options.name!r} raised CancelledError, and was not itself cut off: something that it "
+                "awaits was cancelled. Catch that there."
+            ) from error
 
     async def _invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _is_async(self.fn):

@@ -331,3 +331,37 @@ async def test_a_sync_step_that_raises_stop_iteration_fails_as_an_async_one(desk
     with pytest.raises(RuntimeError, match="Step 'first_over' raised StopIteration") as raised:
         await asyncio.wait_for(desk.run(search) if in_agent else first_over(100), 10)
     assert isinstance(raised.value.__cause__, StopIteration)
+
+
+@pytest.mark.parametrize("visible", [True, False])
+async def test_a_step_that_something_it_awaits_is_cancelled_for_has_failed(
+    desk: Desk, interruption: Interruption, visible: bool
+):
+    """Nobody has cut it off, and nobody would on a replay."""
+    tries = []
+
+    @step(visible=visible, retries=1)
+    async def fetch() -> str:
+        tries.append(1)
+        asking = asyncio.create_task(asyncio.Event().wait())
+        asyncio.get_running_loop().call_soon(asking.cancel)
+        await asking
+        return "from the shop"
+
+    @step
+    async def stock() -> str:
+        return "from stock"
+
+    @agent
+    async def shop() -> str:
+        try:
+            found = await fetch()
+        except RuntimeError as error:
+            found = f"{await stock()}: {error}"
+        interruption()
+        return found
+
+    run = await desk.interrupted(shop)
+    assert await run.journal() == {"fetch": "failed", "stock": "recorded"}
+    assert "from stock: Step 'fetch' raised CancelledError, and was not itself cut off" in await run.again()
+    assert len(tries) == 2
