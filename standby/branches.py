@@ -11,12 +11,54 @@ import contextvars
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
+from itertools import count
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from standby.errors import AgentExited
 
 _current: ContextVar[Branches | None] = ContextVar("standby_branches", default=None)
+
+
+class Begun(NamedTuple):
+    """By which task another was begun, and when (``moment``)."""
+
+    by: asyncio.Task[Any] | None
+    at: int
+
+
+_moments = count()
+_begun: WeakKeyDictionary[asyncio.Task[Any], Begun] = WeakKeyDictionary()
+
+
+def moment() -> int:
+    """A number that is higher than those of all moments before."""
+    return next(_moments)
+
+
+def living_ancestor(task: asyncio.Task[Any]) -> asyncio.Task[Any] | None:
+    """The task that has begun this one, or its like where that is done, too: to whom its end comes. None also where
+    nobody has looked yet how one of them ended."""
+    ancestor: asyncio.Task[Any] | None = task
+    while ancestor is not None and ancestor.done():
+        if ancestor._log_traceback:
+            return None
+        begun = _begun.get(ancestor)
+        ancestor = None if begun is None else begun.by
+    return ancestor
+
+
+def is_of(ancestor: asyncio.Task[Any], since: int) -> bool:
+    """Whether who acts here is that task, or comes of one that it has begun since that moment."""
+    at: int | None = None
+    task = asyncio.current_task()
+    while task is not ancestor:
+        begun = None if task is None else _begun.get(task)
+        if begun is None:
+            return False
+        task, at = begun
+    return at is None or at > since
 
 
 class Branches:
@@ -78,6 +120,7 @@ class _Factory:
         if branches is None:
             return self._before(loop, coro, **options)
         task = self._before(loop, _Guarded(coro, branches.exits), **options)
+        _begun[task] = Begun(asyncio.current_task(loop), next(_moments))
         branches.tasks.add(task)
         task.add_done_callback(branches.tasks.discard)
         return task

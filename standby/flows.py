@@ -263,6 +263,7 @@ async def _attempt(
             raise Away(run.id, away) from error
         try:
             said = f"{type(error).__name__}: {error}"
+            await run.take_back_failures(error)
             if not await run.ledger.runs.end(
                 run.id, run.attempt, RunState.FAILED, error=said, after=run.began_in, by=run.failed_wait
             ):

@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from standby import clock, settings
-from standby.caught import Failure
+from standby.caught import Failures
 from standby.checkpoints import CheckpointStore
 from standby.errors import (
     CheckpointDamaged,
@@ -93,7 +93,7 @@ class AgentRun:
         for entry in journal:
             self._ask_with(entry.key)
         self.sure_at = sure_at
-        self._failures: list[Failure] = []
+        self.failures = Failures()
         self._recording = asyncio.Lock()  # of failures: who comes second waits until they are
         self._occurrences: Counter[str] = Counter()
         self._next = 0
@@ -156,7 +156,7 @@ class AgentRun:
         """What has keys below ``prefix`` is gone through again in this attempt, from ``journal``, as it is by now."""
         for key in [key for key in self._used if key.startswith(prefix)]:
             self._used.discard(key)
-        self._failures = [failure for failure in self._failures if not failure.place.key.startswith(prefix)]
+        self.failures.forget(prefix)
         for entry in journal:
             if entry.key.startswith(prefix):
                 self.journal[entry.key] = entry
@@ -187,6 +187,7 @@ class AgentRun:
         """
         if self._stopped_by is not None:
             raise self._stopped_by
+        self.failures.go_on()
         inside = current_part.get()
         in_own_task = self.in_own_task and inside is None
         if inside is not None:
@@ -305,7 +306,7 @@ class AgentRun:
             self.stop()
         self.sure_at = now
 
-    async def be_cut_off(self, key: str) -> None:
+    async def be_cut_off(self, key: str) -> NoReturn:
         """Stand where an earlier attempt was cut off, until this one is cut off there, too."""
         log.info("Step %s was cut off, and will be again: it is not tried.", key)
         self._at_cut_off += 1
@@ -315,31 +316,19 @@ class AgentRun:
                 "Run %s stands at step %r, which was cut off before and has not been again. If the code has changed so "
                 "that it never is, the run cannot go on: cancel it, or bring the old code back.", self.id, key,
             )  # fmt: skip
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.Event().wait()
         finally:
             self._at_cut_off -= 1
-
-    def failed(self, place: Place, text: str | None, recording: asyncio.Future[None] | None = None) -> None:
-        """A step raised (``text`` is the error as JSON), or was cut off (None): recorded if the agent goes on.
-
-        An error that ends the run is not recorded: a retry of the run then tries the step again. ``recording``: of its
-        value, if that goes on all the same.
-        """
-        self._failures.append(Failure(place, text, recording=recording))
-
-    def wait_failed(self, place: Place, text: str) -> None:
-        """A wait's answers, ``text``, are an error: recorded if the agent goes on. After one that ends the run, a retry
-        waits again."""
-        self._failures.append(Failure(place, text, of_wait=True))
 
     @property
     def failed_wait(self) -> str | None:
         """The key of the wait whose error the agent has not gone on from, if there is one."""
-        return next((failure.place.key for failure in self._failures if failure.of_wait), None)
+        return next((failure.place.key for failure in self.failures.unrecorded if failure.of_wait), None)
 
     async def _record_failures(self) -> None:
         """Before new work: errors that have evidently been caught are part of the path."""
-        if not self._failures:
+        if not self.failures.unrecorded:
             return
         if not self.in_own_task:
             # An error in a task beside this one may be on its way to end the agent: let it arrive.
@@ -348,7 +337,8 @@ class AgentRun:
             if self.over:
                 await asyncio.Event().wait()
         async with self._recording:
-            for failure in [failure for failure in self._failures if failure.caught]:
+            self.failures.go_on()
+            for failure in [failure for failure in self.failures.unrecorded if failure.caught]:
                 if failure.of_wait:
                     await self._consume_failed(failure.place, failure.text or "")
                 else:
@@ -357,8 +347,16 @@ class AgentRun:
                     value, spill, digest = await self.store.keep(CUT_OFF if failure.text is None else failure.text)
                     failed = CheckpointState.FAILED
                     await self._write(failure.place, failed, value=value, spill=spill, digest=digest)
-                failure.over = True
-                self._failures.remove(failure)
+                self.failures.were_recorded(failure)
+
+    async def take_back_failures(self, error: BaseException) -> None:
+        """The run ends by ``error``: the failures of steps that have come to this are recorded no more, and a retry
+        tries those steps again."""
+        if self._stopped_by is not None:
+            return  # it has not come by its own way to its end
+        for failure in self.failures.ended_by(error):
+            key, intended = failure.place.key, failure.intended
+            await self.ledger.checkpoints.take_back_failure(self.id, self.attempt, key, intended=intended)
 
     def check_all_met(self) -> None:
         """At the end of the run: every checkpoint must have been asked for."""
@@ -402,9 +400,9 @@ class AgentRun:
 
     async def record_failed_waits(self) -> None:
         """The agent has returned, so it has dealt with their errors: a run that has completed leaves nothing open."""
-        for failure in [failure for failure in self._failures if failure.of_wait]:
+        for failure in [failure for failure in self.failures.unrecorded if failure.of_wait]:
             await self._consume_failed(failure.place, failure.text or "")
-            self._failures.remove(failure)
+            self.failures.were_recorded(failure)
 
     async def _consume_failed(self, place: Place, text: str) -> None:
         digest = digest_of(text)

@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import State
 from pydantic import ValidationError
 
 from standby import clock
+from standby.caught import Failure
 from standby.checkpoints import PLAIN_JSON, JournalKey, ResultKey, result_key
 from standby.errors import CheckpointNotWritten, CheckpointUnreadable, UsageError
 from standby.failures import revived, stored
@@ -154,15 +155,19 @@ class Step(Generic[P, R]):
         if entry is not None and entry.state == CheckpointState.RECORDED:
             return self._decode(run, place.key, await run.text_of(entry))
         if entry is not None and entry.state == CheckpointState.FAILED:
-            error = await run.text_of(entry)
-            if error == CUT_OFF:
-                await run.be_cut_off(place.key)
-            raise revived(error)
+            text = await run.text_of(entry)
+            error = None if text == CUT_OFF else revived(text)
+            once = self.options.effect is Effect.ONCE
+            run.failures.add_recorded(Failure(place, None if error is None else text, error, intended=once))
+            if error is not None:
+                raise error
+            await run.be_cut_off(place.key)
         call = _Call(run, place, args, kwargs, intended=entry is not None)
         try:
             return await self._anew(call, entry)
         except asyncio.CancelledError:
-            run.failed(place, None, call.recording)  # also where it had not begun to act: it stands there, too
+            # Also where it had not begun to act: a replay stands there, too.
+            run.failures.add(Failure(place, None, intended=call.intended, recording=call.recording))
             raise
 
     async def _anew(self, call: _Call, entry: Entry | None) -> R:
@@ -208,7 +213,7 @@ class Step(Generic[P, R]):
             raise
         except Exception as error:
             if call.recording is None:
-                run.failed(place, stored(error))
+                run.failures.add(Failure(place, stored(error), error, intended=call.intended))
                 raise
             await asyncio.shield(call.recording)
         finally:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from standby.caught import Failure
 from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
 from standby.hold import Asked
@@ -239,7 +240,7 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             return None
     text = json.dumps(stored)
     if any(_is_error(waits[name], one) for name, one in stored.items()):
-        run.wait_failed(place, text)
+        run.failures.add(Failure(place, text, of_wait=True))
     else:
         if not await run.ledger.waits.consume(run.id, run.attempt, place.key, text, digest_of(text)):
             run.stop()

@@ -20,6 +20,7 @@ from standby.agents.serving import Serving
 from standby.agents.thinking import Fresh, Scoped, Thinking
 from standby.agents.thread import Thread
 from standby.agents.tracing import new_trace
+from standby.caught import Failure
 from standby.errors import ScopeStopped, UsageError
 from standby.failures import revived, stored
 from standby.places import check_key
@@ -148,12 +149,12 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         await thread.leave_out()
         await _close(thread)
         if thinking.must_fail(stopped):
-            run.failed(thread.place("end"), stored(stopped))
+            run.failures.add(Failure(thread.place("end"), stored(stopped), stopped))
             raise
         stop = stopped
     except Exception as error:
         # Recorded only if the agent catches it and goes on: else a retry of the run tries again.
-        run.failed(thread.place("end"), stored(error))
+        run.failures.add(Failure(thread.place("end"), stored(error), error))
         raise
 
     if stop is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -156,6 +156,21 @@ class Checkpoints:
                 },
             )
         )
+
+    async def take_back_failure(self, run_id: str, attempt: int, key: str, *, intended: bool) -> None:
+        """The failure of a step is recorded no more, if the attempt still has the run, which has not ended.
+        ``intended``: its intent stays."""
+        mine = select(runs.c.id).where(runs.c.id == run_id, runs.c.attempt == attempt, _alive)
+        its = (
+            checkpoints.c.run_id == mine.with_for_update(read=True).scalar_subquery(),
+            checkpoints.c.key == key,
+            checkpoints.c.state == CheckpointState.FAILED,
+        )
+        if intended:
+            nothing = {"value": None, "spill": None, "digest": None}
+            await self._db.write(update(checkpoints).where(*its).values(state=CheckpointState.INTENDED, **nothing))
+        else:
+            await self._db.write(delete(checkpoints).where(*its))
 
     async def write_wait(self, run_id: str, attempt: int, key: str, value: str, digest: str) -> bool:
         """Record the answers of a wait that was intended, if the attempt still has the run, which has not ended. False

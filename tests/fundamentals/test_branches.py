@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from standby import Approval, UsageError, agent, settings, step, wait_for
+from standby.caught import Failures
 from standby.runs import AgentRun
 from tests.fundamentals.conftest import Desk, Interruption
 
@@ -115,7 +116,8 @@ async def test_a_branch_that_goes_on_in_the_moment_in_which_its_time_is_over_is_
     """It stood where it was cut off until then: it comes to its own step at once, or a little later."""
     monkeypatch.setattr(settings, "BRANCH_GRACE", timedelta(0))
     run = AgentRun.__new__(AgentRun)
-    run.id, run.fenced, run.host_ends, run.over, run._stopped_by, run._failures = "run", False, False, False, None, []
+    run.id, run.fenced, run.host_ends, run.over, run._stopped_by = "run", False, False, False, None
+    run.failures = Failures()
     run._unmet_branches, run._at_cut_off, run._at = {"instead"}, 1, {}
 
     class Met(asyncio.Event):

@@ -56,6 +56,24 @@ async def test_only_the_attempt_that_wrote_a_value_can_say_that_it_went_on_witho
     assert not await ledger.checkpoints.write("run", 1, "pay", 0, RECORDED, value="1", digest="d")
 
 
+@pytest.mark.parametrize("intended", [False, True])
+async def test_a_failure_that_ends_its_run_is_taken_back(ledger: Ledger, intended: bool) -> None:
+    """And what was intended still is. Nothing else is taken back, and by no other attempt."""
+    await claim(ledger)
+    await ledger.checkpoints.write("run", 1, "pay", 0, FAILED, value='{"type": "..."}', digest="d")
+    await ledger.checkpoints.write("run", 1, "book", 1, RECORDED, value="1", digest="e")
+    await ledger.checkpoints.take_back_failure("run", 2, "pay", intended=intended)
+    await ledger.checkpoints.take_back_failure("run", 1, "book", intended=intended)
+    assert {entry.key: entry.state for entry in await ledger.checkpoints.journal("run")} == {
+        "pay": FAILED,
+        "book": RECORDED,
+    }
+    await ledger.checkpoints.take_back_failure("run", 1, "pay", intended=intended)
+    entry = await ledger.checkpoints.find("run", "pay")
+    assert (entry is not None) is intended
+    assert entry is None or entry == ("pay", 0, CheckpointKind.STEP, INTENDED, None, None, None, 1)
+
+
 async def test_a_journal_is_that_of_its_run(ledger: Ledger) -> None:
     for run in ("one", "two"):
         await claim(ledger, run)
