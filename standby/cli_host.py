@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from standby import settings
+from standby.connect import only_server
 from standby.terminal import open_ledger, out, perform
 
 
@@ -50,8 +51,6 @@ def host(
 
 
 async def _one(pool: str, name: str, limit: int | None, health_port: int | None, until_input_ends: bool) -> int:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from standby.host.health import PORT_VARIABLE
     from standby.host.logs import log_to_stderr
     from standby.host.worker import HostWorker
@@ -65,7 +64,7 @@ async def _one(pool: str, name: str, limit: int | None, health_port: int | None,
             os.environ[PORT_VARIABLE] = str(health_port)
         shown = ledger.database.shown
     log_to_stderr()
-    with temporary_settings({PREFECT_API_URL: place.api_url}):
+    with only_server(place.api_url):
         out.print(f"Hosting the agents of {pool} for {place.api_url}, ledger {shown}. Ctrl-C stops.")
         gc.freeze()
         gc.enable()

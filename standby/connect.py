@@ -8,6 +8,8 @@ the data folder's.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from standby import settings
@@ -50,6 +52,22 @@ async def _asked(api_url: str) -> str | None:
         except ObjectNotFound:
             return None
     return str(document.data.get("ledger_url") or "") or None
+
+
+@contextmanager
+def only_server(api_url: str) -> Iterator[None]:
+    """All of Prefect that is called here, or in tasks and threads that begin here, talks to this server.
+
+    Prefect's blocks tell of their use by themselves, with the settings in effect and not with the client that they are
+    given. Where these name no server, Prefect starts one of its own, on the data of the one that is up.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+
+    if PREFECT_API_URL.value() == api_url and not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        yield  # to make settings takes a tenth of a second
+        return
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
+        yield
 
 
 def open_prefect(api_url: str) -> PrefectClient:

@@ -31,6 +31,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Failed
 
 from standby import clock, holder, settings
+from standby.connect import only_server
 from standby.errors import AnswerRefused, LedgerUnavailable
 from standby.event_door import EventDoor
 from standby.events import announce
@@ -106,8 +107,9 @@ class Keeper:
         while True:
             try:
                 async with self._client() as client:
-                    while True:
-                        await self._until_next_round(client, at_work=await self._round(client, listen=True))
+                    with only_server(str(client.api_url)):
+                        while True:
+                            await self._until_next_round(client, at_work=await self._round(client, listen=True))
             except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError, OSError, RuntimeError) as error:
                 log.warning("The keeper could not finish its round: %s: %s", type(error).__name__, error)
             except Exception:
@@ -127,14 +129,15 @@ class Keeper:
     async def tick(self) -> bool:
         """One round, and all that it starts. False when another keeper is at work."""
         async with self._client() as client:
-            try:
-                return await self._round(client)
-            finally:
-                await self._notifier.finish()
-                await self._poller.finish()
-                await self._pusher.finish()
-                await self._reconciler.finish()
-                await self._waker.finish()
+            with only_server(str(client.api_url)):
+                try:
+                    return await self._round(client)
+                finally:
+                    await self._notifier.finish()
+                    await self._poller.finish()
+                    await self._pusher.finish()
+                    await self._reconciler.finish()
+                    await self._waker.finish()
 
     async def once(self) -> bool:
         """As ``tick``, where no keeper stays: if the lease of some attempt or host has ended, it also waits whether

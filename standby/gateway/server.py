@@ -6,11 +6,11 @@ import gc
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import uvicorn
 
-from standby.connect import Place, open_prefect
+from standby.connect import Place, only_server, open_prefect
 from standby.gateway.app import create_app
 from standby.gateway.headers import HeadersInTime
 from standby.gateway.webhook_source import WebhookSources
@@ -46,7 +46,8 @@ async def serve(ledger: Ledger, place: Place, *, host: str, port: int) -> None:
     # Once it has stopped in order, uvicorn raises the signal again: what is open here is closed, too, and all is well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    await uvicorn.Server(config).serve()
+    with nullcontext() if place.api_url is None else only_server(place.api_url):
+        await uvicorn.Server(config).serve()
 
 
 def _end(*_: object) -> None:

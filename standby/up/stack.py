@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from rich.console import Console
 
 from standby import settings
-from standby.connect import open_prefect
+from standby.connect import only_server, open_prefect
 from standby.errors import UsageError
 from standby.host.place import attempt_command, fork_server_place
 from standby.host.stopping import grace
@@ -56,6 +56,7 @@ async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: st
         cleanup.enter_context(_only_one(settings.home()))
         _require_free(port, "--port")
         _require_free(gateway_port, "--gateway-port")
+        cleanup.enter_context(only_server(f"http://{HOST}:{port}/api"))
         starting = asyncio.create_task(_start(cleanup, config, port, gateway_port))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -271,6 +272,7 @@ def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         "STANDBY_LEDGER_URL": ledger_url,
         "STANDBY_HOME": str(settings.home()),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # one server is here, and on its database there is no other
     }
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return defaults | dict(os.environ) | addresses | {"PATH": path}

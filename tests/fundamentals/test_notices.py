@@ -14,6 +14,8 @@ import pytest
 from prefect.blocks.abstract import NotificationBlock, NotificationError
 from prefect.client.orchestration import PrefectClient
 from prefect.context import SettingsContext
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from standby import Approval, Decision, Policy, clock
 from standby.keeper import Keeper
@@ -303,3 +305,31 @@ async def test_what_is_told_names_how_to_answer(desk: Desk) -> None:
     assert subject == "a?"
     assert body.startswith("An agent waits, nobody has answered, and now you are asked.")
     assert "http://prefect.example/runs/flow-run/a" in body
+
+
+async def test_no_server_is_started_where_the_settings_name_none(
+    desk: Desk, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `standby up`, which has read Prefect's settings before it has a server."""
+    started: list[str] = []
+
+    def start(self: SubprocessASGIServer, timeout: int | None = None) -> None:
+        started.append("a temporary server")
+        raise RuntimeError("a temporary server")
+
+    monkeypatch.setattr(SubprocessASGIServer, "start", start)
+    wait = await opened(desk, str(uuid4()), "finance")
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url))
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        keeping = asyncio.create_task(keeper.run())
+
+    async def told() -> bool:
+        [notice] = await desk.ledger.notices.of_wait(wait.id)
+        return notice.done_at is not None
+
+    try:
+        await wait_until(told, 30)
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+    assert (started, [to for to, _, _ in sent]) == ([], ["finance"])
