@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 
 from standby.connect import open_prefect
-from standby.errors import AnswerRefused, NotAllowed, SignalRefused, StartRefused
+from standby.errors import AnswerRefused, NotAllowed, SignalRefused
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.signals import Delivery
@@ -122,15 +122,14 @@ async def take(
     ``payload`` is JSON text; without a delivery id each call is a delivery of its own. A payload that the wait for it
     cannot take is rejected, and the run waits on. With ``start``, a signal that finds no living run starts one.
 
-    Raises ``AnswerRefused`` for what is no JSON, and ``StartRefused`` for a start that cannot be; Prefect, which knows
-    the deployments, is asked with ``client`` if it answers within ``LOOK_SECONDS``.
+    Raises ``AnswerRefused`` for what is no JSON, and ``StartRefused`` for a start that has to be made and cannot be;
+    Prefect, which knows the deployments, is asked with ``client`` if it answers within ``LOOK_SECONDS``.
     """
     try:
         plain = json.dumps(json.loads(payload), allow_nan=False, separators=(",", ":"))
     except (ValueError, RecursionError) as error:
         raise SignalRefused(topic, [("payload", f"it is not JSON: {error}")]) from error
-    if start is not None:
-        await _check(start, key, plain, client)
+    new = start.new(plain, await _problems_of(start, key, plain, client)) if start is not None else None
     reach("signal.delivering")
     delivery = await ledger.signals.deliver(
         source=source,
@@ -139,23 +138,25 @@ async def take(
         correlation=key,
         payload=plain,
         misfit=misfit,
-        start=start.new(plain) if start is not None else None,
+        start=new,
     )
     reach("signal.delivered")
     return delivery
 
 
-async def _check(start: ToStart, key: str | None, payload: str, client: PrefectClient | None) -> None:
-    from standby.starts import check
+async def _problems_of(
+    start: ToStart, key: str | None, payload: str, client: PrefectClient | None
+) -> list[tuple[str, str]]:
+    from standby.starts import problems_of
 
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            await check(start, key, payload, client)
+            return await problems_of(start, key, payload, client)
     except TimeoutError:
         log.warning("Whether %r can be started cannot be seen now: Prefect does not answer.", start.deployment)
-        await check(start, key, payload, None)
+        return await problems_of(start, key, payload, None)
     except httpx.InvalidURL as error:
-        raise StartRefused(start.deployment, [("start.deployment", f"nothing can be called so: {error}")]) from error
+        return [("start.deployment", f"nothing can be called so: {error}")]
 
 
 async def start_run(ledger: Ledger, delivery: Delivery, client: PrefectClient | None) -> Delivery:

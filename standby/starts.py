@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from math import isfinite
 from typing import Any
@@ -24,7 +24,6 @@ from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from standby import clock, settings
-from standby.errors import StartRefused
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.starts import NewStart
@@ -66,18 +65,20 @@ class ToStart(BaseModel):
         description="The parameter that is the signal's payload. Without it, it is kept for the run's own wait.",
     )
 
-    def new(self, payload: str) -> NewStart:
-        """The start as the ledger keeps it. ``payload`` is JSON text."""
+    def new(self, payload: str, problems: Sequence[tuple[str, str]] = ()) -> NewStart:
+        """The start as the ledger keeps it. ``payload`` is JSON text. ``problems``: as ``problems_of`` has them."""
         named = dict(self.parameters)
         if self.payload_as is not None:
             named[self.payload_as] = json.loads(payload)
-        return NewStart(self.deployment, json.dumps(named), self.payload_as is not None)
+        takes_payload = self.payload_as is not None
+        return NewStart(self.deployment, json.dumps(named), takes_payload, problems=tuple(problems))
 
 
-async def check(start: ToStart, key: str | None, payload: str, client: PrefectClient | None) -> None:
-    """Raise ``StartRefused``, which names the field, for what could not be started, as far as can be told now."""
-    if problems := list(_on_their_own(start, key, payload)) or await _in_prefect(start, payload, client):
-        raise StartRefused(start.deployment, problems)
+async def problems_of(
+    start: ToStart, key: str | None, payload: str, client: PrefectClient | None
+) -> list[tuple[str, str]]:
+    """Why it could not be started, as far as can be told now: ``(field, reason)`` pairs, none if it can."""
+    return list(_on_their_own(start, key, payload)) or await _in_prefect(start, payload, client)
 
 
 def _on_their_own(start: ToStart, key: str | None, payload: str) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any, NamedTuple
@@ -70,8 +71,8 @@ class Call(ToStart):
 
     context_id: str | None = None
 
-    def new(self, payload: str) -> NewStart:
-        return replace(super().new(payload), takes_payload=True, context_id=self.context_id)
+    def new(self, payload: str, problems: Sequence[tuple[str, str]] = ()) -> NewStart:
+        return replace(super().new(payload, problems), takes_payload=True, context_id=self.context_id)
 
 
 def named(field: str, value: str) -> str:

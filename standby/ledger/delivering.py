@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ARRAY, Row, Text, and_, bindparam, case, column, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from standby.errors import StartRefused
 from standby.ledger.database import Database
 from standby.ledger.locks import locked_run
 from standby.ledger.settling import settle_in
@@ -164,12 +165,17 @@ async def _oldest_open(connection: AsyncConnection, topic: str, correlation: str
 async def keep(
     connection: AsyncConnection, signal_id: str, topic: str, correlation: str | None, start: NewStart | None
 ) -> Delivery:
-    """What becomes of a signal, written as kept, that no wait is open for: it stays so, starts a run, or is late."""
+    """What becomes of a signal, written as kept, that no wait is open for: it stays so, starts a run, or is late.
+
+    Raises ``StartRefused`` if it has to start one that cannot be made.
+    """
     living = await alive(connection, topic, correlation) if correlation is not None else None
     run_id = living.run_id if living is not None else None
     if start is not None:
         if living is not None or await has_waited(connection, topic, correlation):
             return Delivery(Disposition.BUFFERED, signal_id, run_id=run_id)  # for whoever has the key: never late
+        if start.problems:
+            raise StartRefused(start.deployment, list(start.problems))
         assert correlation is not None
         begun = await begin(connection, signal_id, topic, correlation, start)
         if not start.takes_payload:

@@ -2,7 +2,8 @@
 
 What is usual is done for all of a batch by the same few statements: a signal with a key settles the oldest open wait
 for it. A transaction that works for many must not wait for one of them: it passes over keys and runs that somebody else
-has locked just then. Those signals, the second one for a run, and those without a key are taken in alone.
+has locked just then. Those signals, the second one for a run, those without a key and those that ask for a start which
+cannot be made are taken in alone.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class Intake:
         self._turns: WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = WeakValueDictionary()
 
     async def take(self, signal: Incoming) -> Delivery:
-        """What became of it, once that is committed."""
-        made = await self._batches.do(signal) if signal.correlation is not None else None
+        """What became of it, once that is committed. Raises ``StartRefused`` as ``keep``; then nothing was written."""
+        # What may be refused undoes its transaction.
+        beside_others = signal.correlation is not None and not (signal.start and signal.start.problems)
+        made = await self._batches.do(signal) if beside_others else None
         if made is not None:
             return made
         # Those of one key wait for each other here, and not each with a connection that others need.

@@ -59,6 +59,8 @@ class Signals:
         ``misfit`` says, is rejected, and the wait stays open. Without an open wait it is kept for ``KEPT_FOR`` if it
         has a ``start``, if nobody has waited for it yet, or if a run lives that was started for it and has yet to wait,
         or whose last wait for it was answered. Else it is late.
+
+        Raises ``StartRefused``, and nothing was written, if it has to start what has ``problems``.
         """
         return await self._intake.take(Incoming(source, delivery_id, topic, correlation, payload, misfit, start))
 

@@ -28,13 +28,15 @@ starts = table_of(Start)
 class NewStart:
     """What a signal asks for. ``parameters`` are JSON text, with the payload among them if ``takes_payload``.
 
-    ``context_id``: what an A2A client groups the task with.
+    ``context_id``: what an A2A client groups the task with. ``problems``: why it cannot be made, ``(field, reason)``
+    pairs; none if it can.
     """
 
     deployment: str
     parameters: str
     takes_payload: bool
     context_id: str | None = None
+    problems: tuple[tuple[str, str], ...] = ()
 
 
 async def alive(connection: AsyncConnection, topic: str, correlation: str) -> Row[Any] | None:

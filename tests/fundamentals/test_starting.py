@@ -103,6 +103,15 @@ async def test_what_could_not_be_started_is_refused_with_the_field_named(
     assert await desk.ledger.signals.all() == [], "nothing was taken"
 
 
+async def test_with_a_run_that_waits_it_is_for_that_run_whatever_prefect_says_of_the_start(desk: Desk) -> None:
+    wait = WaitRow(key="paid", kind=WaitKind.SIGNAL, reason="the order", topic="order.placed", correlation="7")
+    run = str(uuid4())
+    await parked(desk.ledger, [wait], run=run)
+    made = await send(desk, "nobody/knows", {"n": 1})
+    assert (made.disposition, made.run_id) == (Disposition.DELIVERED, run)
+    assert (await send(desk, "nobody/knows", {"n": 2})).disposition is Disposition.BUFFERED
+
+
 async def test_an_unknown_deployment_is_refused(desk: Desk) -> None:
     with pytest.raises(StartRefused, match=r"start\.deployment: there is no deployment nobody/knows"):
         await send(desk, "nobody/knows", {})

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import httpx
 import pytest
 from pydantic import BaseModel, JsonValue
 
@@ -69,6 +70,27 @@ async def test_one_that_may_start_a_run_starts_it_or_is_refused_with_the_field_n
         ("delivered", True), ("duplicate", True), ("buffered", False)
     ]  # fmt: skip
     assert len(await gate.ledger.starts.all()) == 1
+
+
+async def test_what_needs_no_start_is_taken_whatever_its_start_says(gate: Gate) -> None:
+    """Beside many others, which are taken in together with it."""
+    await parked(gate.ledger, [signal()])
+    sender = await gate.as_(Role.SENDER)
+    start = {"deployment": "seller/live", "payload_as": "order", "parameters": {"order": 1}}
+
+    async def send(key: str | None, delivery: str) -> httpx.Response:
+        body = {"key": key, "delivery_id": delivery, "start": start}
+        return await gate.client.post("/signals/paid", json=body, headers=sender)
+
+    assert (await send("7", "a")).json()["disposition"] == "delivered"
+    assert (await send("7", "b")).json()["disposition"] == "buffered"
+    others = [gate.client.post("/signals/paid", json={"key": str(n)}, headers=sender) for n in range(100, 120)]
+    refused, *taken = await asyncio.gather(send("8", "c"), *others)
+    assert (refused.status_code, refused.json()["problems"][0]["field"]) == (422, "start.payload_as")
+    assert {one.status_code for one in taken} == {200}
+    assert (await send("7", "a")).json()["disposition"] == "duplicate"
+    assert len(await gate.signals()) == 22, "of what was refused there is nothing"
+    assert await gate.ledger.starts.all() == []
 
 
 @pytest.mark.parametrize(
