@@ -55,7 +55,10 @@ class WebhookSource(Block):
         default=None, title="Topic", description="The signals' topic. Empty: the type that the message itself states."
     )
     key_at: str | None = Field(
-        default=None, title="Key at", description="Where in the message the signals' key is, such as data.order.id."
+        default=None,
+        title="Key at",
+        description="Where in the message the signals' key is, such as data.order.id. Of a CloudEvent only its data is "
+        "looked at: data.order.id and order.id are the same.",
     )
     payload_at: str | None = Field(
         default=None, title="Payload at", description="Which part of the message is the payload. Empty: all of it."
@@ -97,11 +100,11 @@ class WebhookSource(Block):
             raise Malformed("type", "the message states no type, and the block names no topic")
         if topic == topics.START or (topic == topics.STOP and self.topic is None):
             raise Malformed("type", f"the topic {topic!r} is Standby's own, and no message's to choose")
-        key = None if self.key_at is None else _text(received.data, self.key_at)
+        key = None if self.key_at is None else _text(received, self.key_at)
         # What the block says comes first: it is about the body, which every scheme signs.
         at = self.delivery_id_at
-        delivery_id = received.delivery_id if at is None else _text(received.data, at)
-        payload = received.data if self.payload_at is None else _at(received.data, self.payload_at)
+        delivery_id = received.delivery_id if at is None else _text(received, at)
+        payload = received.data if self.payload_at is None else _at(received, self.payload_at)[0]
         return Mapped(topic, key, delivery_id, payload)
 
     def usable_secrets(self) -> tuple[str, ...]:
@@ -122,22 +125,27 @@ class Mapped(NamedTuple):
     payload: Any
 
 
-def _at(data: Any, path: str) -> Any:
-    found = data
-    for part in path.split("."):
+def _at(received: Received, path: str) -> tuple[Any, str]:
+    """What is there, and the whole path of it."""
+    parts = path.split(".")
+    if received.place != "body" and parts[0] == received.place:
+        del parts[0]
+    whole = ".".join([received.place, *parts])
+    found = received.data
+    for part in parts:
         if isinstance(found, list) and part.isdigit() and int(part) < len(found):
             found = found[int(part)]
         elif isinstance(found, dict) and part in found:
             found = found[part]
         else:
-            raise Malformed(f"body.{path}", "it is not there")
-    return found
+            raise Malformed(whole, "it is not there")
+    return found, whole
 
 
-def _text(data: Any, path: str) -> str:
-    found = _at(data, path)
+def _text(received: Received, path: str) -> str:
+    found, whole = _at(received, path)
     if isinstance(found, bool) or not isinstance(found, str | int):
-        raise Malformed(f"body.{path}", "it is neither text nor a whole number")
+        raise Malformed(whole, "it is neither text nor a whole number")
     return str(found)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
+import httpx
 import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
@@ -373,6 +374,33 @@ async def test_cloud_events_binary_and_structured(gate: Gate, mode: Any) -> None
     [kept] = await gate.ledger.signals.all()
     assert (kept.topic, kept.correlation, kept.delivery_id) == ("order.paid", "7", "/shop 1")
     assert json.loads(kept.payload) == {"order": 7}
+
+
+@pytest.mark.parametrize("mode", [to_binary_event, to_structured_event])
+async def test_places_in_a_cloud_event_are_said_as_in_the_event_or_as_in_its_data(door: Gate, mode: Any) -> None:
+    attributes = {"source": "/shop", "type": "order.paid", "specversion": "1.0", "datacontenttype": "application/json"}
+    data = {"order": {"id": 7}, "data": {"order": {"id": 8}}}
+
+    async def post(number: int) -> httpx.Response:
+        message = mode(CloudEvent(attributes | {"id": f"{number}"}, data))
+        headers = message.headers | {"Authorization": "Bearer s"}
+        return await door.client.post("/webhooks/cloud", content=message.body, headers=headers)
+
+    places = (
+        ("data.order.id", "data.order"),
+        ("order.id", "order"),
+        ("data.data.order.id", "data"),
+        ("order.id", None),
+    )
+    for number, (key_at, payload_at) in enumerate(places):
+        door.sources.blocks["cloud"] = source("cloudevents", "s", key_at=key_at, payload_at=payload_at)
+        assert (await post(number)).status_code == 200
+    kept = [(row.correlation, json.loads(row.payload)) for row in await door.ledger.signals.all()]
+    assert kept == [("7", data["order"]), ("7", data["order"]), ("8", data), ("7", data)]
+    for number, key_at in enumerate(("data.order.no", "order.no")):
+        door.sources.blocks["cloud"] = source("cloudevents", "s", key_at=key_at)
+        refused = await post(100 + number)
+        assert (refused.status_code, refused.json()["problems"][0]["field"]) == (422, "data.order.no")
 
 
 @pytest.mark.parametrize(

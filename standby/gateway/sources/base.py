@@ -68,12 +68,14 @@ class Incoming:
 class Received:
     """A webhook that was verified: its delivery id, its type if it has one, and its JSON.
 
-    All of it is signed, but for what a scheme signs nowhere (GitHub's id and event).
+    All of it is signed, but for what a scheme signs nowhere (GitHub's id and event). ``place``: where the JSON is; what
+    is in it is found with that before it, too, unless it is the whole body.
     """
 
     delivery_id: str
     type: str | None
     data: Any
+    place: str = "body"
 
 
 def parsed(body: bytes) -> Any:

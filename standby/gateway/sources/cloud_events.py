@@ -3,7 +3,8 @@
 CloudEvents say nothing about who sends them, so one of the source's secrets comes along: ``Authorization: Bearer
 SECRET``, or ``X-Signature: sha256=HEX`` over the body. Such a signature covers no header, where binary mode has the
 event's type and id, so with it structured mode alone is taken. An event id is unique for its ``source`` attribute only,
-so the two make the delivery id.
+so the two make the delivery id. Of its data binary mode has nothing else in the body, and structured mode a field
+``data``: in both, what is in the data may be named with ``data.`` before it or without.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def receive(incoming: Incoming) -> Received:
     data: Any = event.get_data()
     if isinstance(data, bytes):
         data = parsed(data) if data else None
-    return Received(f"{event.get_source()} {event.get_id()}", event.get_type(), data)
+    return Received(f"{event.get_source()} {event.get_id()}", event.get_type(), data, "data")
 
 
 def _authenticate(incoming: Incoming) -> None:
