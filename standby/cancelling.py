@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +12,14 @@ from standby.errors import UsageError
 from standby.ledger import Ledger
 from standby.states import ENDED, RunState
 
+CANCEL_SECONDS = 10.0
+"""How long Prefect may take to cancel a run."""
+
 
 async def cancelled(ledger: Ledger, run: Any, by: str, api_url: str | None) -> str:
     """Cancel a run (its ledger row); what became of it, in words. Raises ``UsageError`` where it cannot be cancelled,
-    and ``httpx.HTTPError`` where Prefect cannot be reached: nothing is cancelled then.
+    or Prefect does not answer within ``CANCEL_SECONDS``; and ``httpx.HTTPError`` where it cannot be reached: nothing is
+    cancelled then.
 
     One that Prefect does not have, because it was deleted there, is ended in the ledger.
     """
@@ -31,8 +36,14 @@ async def cancelled(ledger: Ledger, run: Any, by: str, api_url: str | None) -> s
     else:
         if api_url is None:
             raise UsageError("No Prefect server is known here, which has to be told. Set PREFECT_API_URL.")
-        async with open_prefect(api_url) as client:
-            state = await cancel(client, run.id, said)
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS), open_prefect(api_url) as client:
+                state = await cancel(client, run.id, said)
+        except TimeoutError as error:
+            raise UsageError(
+                f"The Prefect server at {api_url} does not answer; whether it has cancelled run {run.name} is not "
+                "known. Cancel it again when it does."
+            ) from error
         if state is None:
             said = f"{said}; Prefect at {api_url} does not have it"
         elif state.is_cancelled() or state.is_cancelling():

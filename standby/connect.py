@@ -1,21 +1,27 @@
 """Which ledger and which Prefect server the terminal talks to.
 
 Prefect: ``PREFECT_API_URL``, else the server that ``standby up`` started in this folder. Ledger:
-``STANDBY_LEDGER_URL``; else, with ``PREFECT_API_URL`` set, what the ``CheckpointStore`` block of that server says; else
-the data folder's.
+``STANDBY_LEDGER_URL``; else, with ``PREFECT_API_URL`` set, what the ``CheckpointStore`` block of that server says, or
+while it does not answer the ledger of the ``standby up`` that has started it in this folder; else the data folder's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import httpx
+
 from standby import settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+
+ASK_SECONDS = 5.0
+"""How long Prefect may take to say where the ledger is."""
 
 
 class Place(NamedTuple):
@@ -30,11 +36,23 @@ class Place(NamedTuple):
 
 
 async def here() -> Place:
+    """Raises ``ConnectionError`` where only Prefect knows the ledger, and does not answer within ``ASK_SECONDS``."""
     told_api = os.environ.get("PREFECT_API_URL")
     running = settings.running()
     ledger_url = settings.told_ledger_url()
     if ledger_url is None and told_api is not None:
-        ledger_url = await _asked(told_api)
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                ledger_url = await _asked(told_api)
+        except (TimeoutError, OSError, httpx.HTTPError) as error:
+            # Nor is the data folder's taken: it may be another one, and new.
+            if running.get("api_url") != told_api:
+                raise ConnectionError(
+                    f"The Prefect server at {told_api}, whose block names the ledger, cannot be asked: "
+                    f"{str(error) or 'it does not answer'}. Start it, or set STANDBY_LEDGER_URL to the ledger's "
+                    "address."
+                ) from error
+            ledger_url = running.get("ledger_url")
     if ledger_url is None and told_api is None:
         ledger_url = running.get("ledger_url")
     return Place(ledger_url or settings.default_ledger_url(), told_api or running.get("api_url"))

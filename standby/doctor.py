@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import defaultdict
 from datetime import timedelta
@@ -19,6 +20,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
 from standby import clock, settings
+from standby.connect import ASK_SECONDS
 from standby.ledger import Ledger
 from standby.projection import states_of
 from standby.states import ENDED, RunState
@@ -44,6 +46,15 @@ class Finding(NamedTuple):
     remedy: str
 
 
+async def _away(client: PrefectClient) -> object | None:
+    """Why Prefect cannot be asked; None if it can."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            return await client.api_healthcheck()
+    except TimeoutError:
+        return "it does not answer"
+
+
 async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Finding]:
     """All findings; empty when all is well. Without a client Prefect is not compared."""
     runs = {run.id: run for run in await ledger.runs.all(ended=True)}
@@ -55,7 +66,7 @@ async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Fin
         *await _about_starts(ledger),
     ]
     if client is not None:
-        away = await client.api_healthcheck()
+        away = await _away(client)
         if away is None:
             findings += await _about_prefect(client, runs)
             findings += await _about_starting(client, runs)
