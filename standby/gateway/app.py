@@ -6,8 +6,9 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import Body, Depends, FastAPI, Path, Query
+from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from standby import view
@@ -22,11 +23,11 @@ from standby.gateway.limits import Limits
 from standby.gateway.links import links
 from standby.gateway.names import Name, shallow_body, topic_of
 from standby.gateway.reception import Reception
-from standby.gateway.refusals import Refusal, answer_refusals
+from standby.gateway.refusals import Refusal, Refused, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
 from standby.starts import ToStart
-from standby.states import Disposition, Door, Role
+from standby.states import Disposition, Door, Role, WaitKind
 
 
 class SignalIn(BaseModel):
@@ -116,10 +117,25 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     @app.get("/waits", tags=["waits"])
     async def waits(
         _: Annotated[Caller, Depends(Allow(Role.VIEWER, Role.APPROVER))],
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        request: Request,
+        response: Response,
+        kind: Annotated[list[WaitKind] | None, Query(description="Of these kinds only; may be given again.")] = None,
+        party: Annotated[Name | None, Query(description="What this party is asked only.")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000, description="How many, at most.")] = 100,
+        after: Annotated[Name | None, Query(description="The id of the last wait of the page before.")] = None,
     ) -> list[dict[str, Any]]:
-        """What is waited for, the oldest first."""
-        return [view.wait_view(wait) for wait in await ledger.waits.open_ones(limit=limit)]
+        """What is waited for: what people are asked (kind `approval`) first, and of that the oldest first.
+
+        If there is more, the header `Link` has the address of the next page, with `rel="next"`; without it there is no
+        more.
+        """
+        page = await ledger.listing.page(limit, kinds=kind or (), party=party, after=after)
+        if page is None:
+            raise Refused(422, "The request does not fit.", [("query.after", "there is no such wait")])
+        if page.after is not None:
+            # Without a path: a proxy may have this one under another.
+            response.headers["Link"] = f'<{_next(request, page.after)}>; rel="next"'
+        return [view.wait_view(wait) for wait in page.waits]
 
     @app.get("/waits/{wait_id}", tags=["waits"])
     async def wait(
@@ -144,6 +160,11 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         return await answered(ledger, place, caller, found, json.dumps(body), door=Door.GATEWAY, opening=opening)
 
     return app
+
+
+def _next(request: Request, after: str) -> str:
+    same = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]
+    return f"?{urlencode([*same, ('after', after)])}"
 
 
 async def _found(ledger: Ledger, wait_id: str) -> Any:

@@ -16,6 +16,7 @@ from standby.ledger.holds import Holds
 from standby.ledger.hosted import Hosted
 from standby.ledger.keys import Keys
 from standby.ledger.leases import Leases
+from standby.ledger.listing import Listing
 from standby.ledger.migrations import migrate
 from standby.ledger.notices import Notices
 from standby.ledger.notifications import Notifications
@@ -34,12 +35,12 @@ class Ledger:
     """An open ledger. Made by ``Ledger.connect``; belongs to the event loop that made it.
 
     ``runs``, ``checkpoints``, ``waits``, ``signals``, ``leases``, ``keys``, ``secrets``, ``delegations``, ``notices``
-    hold the statements by table; ``deadlines`` those of many deadlines at once, ``chases`` those of reminders and
-    escalations, ``polls`` those of conditions, ``children`` those of agents that wait for agents, ``starts`` those of
-    runs that signals start, ``events`` those of waits for Prefect's events, ``hosted`` those of what hosts have,
-    ``holds`` those of how runs are held while they wait, ``tasks`` those of runs as A2A tasks, ``pushes`` those of
-    where their clients are told of them, ``grants`` those of approved calls of tools, ``purses`` those of
-    what agents spend together. ``notifications`` tells at once who became READY (PostgreSQL).
+    hold the statements by table; ``listing`` lists open waits, ``deadlines`` those of many deadlines at once,
+    ``chases`` those of reminders and escalations, ``polls`` those of conditions, ``children`` those of agents that wait
+    for agents, ``starts`` those of runs that signals start, ``events`` those of waits for Prefect's events, ``hosted``
+    those of what hosts have, ``holds`` those of how runs are held while they wait, ``tasks`` those of runs as A2A
+    tasks, ``pushes`` those of where their clients are told of them, ``grants`` those of approved calls of tools,
+    ``purses`` those of what agents spend together. ``notifications`` tells at once who became READY (PostgreSQL).
     """
 
     def __init__(self, database: Database) -> None:
@@ -47,6 +48,7 @@ class Ledger:
         self.runs = Runs(database)
         self.checkpoints = Checkpoints(database)
         self.waits = Waits(database)
+        self.listing = Listing(database)
         self.signals = Signals(database)
         self.leases = Leases(database)
         self.keys = Keys(database)

@@ -31,6 +31,25 @@ async def test_an_answer_settles_the_wait_and_the_audit_says_who(gate: Gate) -> 
     assert (decision.actor, decision.door, decision.verdict) == ("ada", "gateway", "won")
 
 
+async def test_waits_come_in_pages_that_say_there_is_more(door: Gate) -> None:
+    for number in range(3):
+        await parked(door.ledger, [signal(correlation=f"{number}")], run=f"run {number}")
+    [question] = (await parked(door.ledger, [approval(party="law & order")], run="asks")).waits
+    viewer, seen, address = await door.as_(Role.VIEWER), [], "/waits?limit=2&kind=approval&kind=signal"
+    while True:
+        page = await door.client.get(address, headers=viewer)
+        seen.append([wait["run_id"] for wait in page.json()])
+        if (more := page.links.get("next")) is None:
+            break
+        address = f"/waits{more['url']}"
+    assert seen == [["asks", "run 0"], ["run 1", "run 2"]]
+    mine = await door.client.get("/waits", params={"party": "law & order"}, headers=viewer)
+    assert [wait["id"] for wait in mine.json()] == [question.id]
+    for wrong, field in (("kind=question", "query.kind.0"), ("after=none", "query.after"), ("limit=0", "query.limit")):
+        refused = await door.client.get(f"/waits?{wrong}", headers=viewer)
+        assert (refused.status_code, refused.json()["problems"][0]["field"]) == (422, field)
+
+
 async def test_an_answer_that_does_not_fit_leaves_the_run_waiting(gate: Gate) -> None:
     [wait] = (await parked(gate.ledger, [approval(**FORM)])).waits
     ada = await gate.as_(Role.APPROVER)

@@ -15,8 +15,10 @@ from standby.errors import UnknownRun, UnknownWait
 from standby.gateway.agents import Agents, named
 from standby.gateway.answering import answered
 from standby.gateway.names import Name
+from standby.gateway.refusals import Refused
+from standby.ledger.listing import Page
 from standby.ledger.tasks import SUBMITTED, Found
-from standby.states import Door, Role
+from standby.states import Door, Role, WaitKind
 
 
 class Nothing(BaseModel):
@@ -37,6 +39,14 @@ class Start(Nothing):
 
 class Some(Nothing):
     limit: int = Field(default=50, ge=1, le=100, description="How many to list, at most.")
+
+
+class Waits(Some):
+    kind: list[WaitKind] = Field(
+        default=[], description="Of these kinds only, such as approval: what people are asked."
+    )
+    party: Name | None = Field(default=None, description="What this party is asked only.")
+    after: Name | None = Field(default=None, description="`next` of the page before.")
 
 
 class OfRun(Nothing):
@@ -97,9 +107,10 @@ async def cancel_run(agents: Agents, caller: Caller, given: OfRun) -> dict[str, 
     return _short(await _found(agents, caller, given.id))
 
 
-async def list_waits(agents: Agents, caller: Caller, given: Some) -> dict[str, Any]:
-    """What is waited for now, the oldest first."""
-    return {"waits": await waits(agents, caller, given.limit)}
+async def list_waits(agents: Agents, caller: Caller, given: Waits) -> dict[str, Any]:
+    """What is waited for now: what people are asked first, and of that the oldest first. `next`: there is more."""
+    page = await _page(agents, caller, given.limit, kinds=given.kind, party=given.party, after=given.after)
+    return {"waits": [view.wait_view(wait) for wait in page.waits], "next": page.after}
 
 
 async def answer_wait(agents: Agents, caller: Caller, given: Answer) -> dict[str, Any]:
@@ -146,9 +157,9 @@ TOOLS = {
             says="Cancel a run that has not ended. What it has done already stays done.",
         ),
         Tool(
-            Some, list_waits, changes=False,
-            says="What runs wait for now, the oldest first: each with its id, the question, the evidence to decide on, "
-            "and the form of the answer.",
+            Waits, list_waits, changes=False,
+            says="What runs wait for now, what people are asked first, the oldest first: each with its id, the "
+            "question, the evidence to decide on, and the form of the answer. Is there more, `next` is what `after` takes.",
         ),
         Tool(
             Answer, answer_wait, changes=True,
@@ -161,8 +172,15 @@ TOOLS = {
 
 async def waits(agents: Agents, caller: Caller, limit: int) -> list[dict[str, Any]]:
     """Open waits for who sees them all. Raises ``Refused``."""
+    return [view.wait_view(wait) for wait in (await _page(agents, caller, limit)).waits]
+
+
+async def _page(agents: Agents, caller: Caller, limit: int, **which: Any) -> Page:
     agents.require(caller, Role.VIEWER, Role.APPROVER)
-    return [view.wait_view(wait) for wait in await agents.ledger.waits.open_ones(limit=limit)]
+    page = await agents.ledger.listing.page(limit, **which)
+    if page is None:
+        raise Refused(422, "The request does not fit.", [("after", "there is no such wait")])
+    return page
 
 
 async def wait(agents: Agents, caller: Caller, wait_id: str) -> dict[str, Any]:
