@@ -21,7 +21,7 @@ from standby.cli_host import host
 from standby.connect import open_prefect
 from standby.errors import UnknownRun, UsageError
 from standby.ledger import Ledger
-from standby.states import Disposition
+from standby.states import Disposition, Verdict
 from standby.tables import asked, plain, runs_table
 from standby.terminal import Json, err, escaped, name_of, open_ledger, out, own_words, perform, tell
 
@@ -299,7 +299,8 @@ def _print_run(run: dict[str, Any]) -> None:
     for decision in run["decisions"]:
         who = f"{decision['actor']} ({decision['door']})" if decision["actor"] else decision["door"]
         said = f"{decision['verdict']}  {escaped(decision['key'] or '')}  {escaped(who)}"
-        out.print(f"{view.moment(decision['at'])}  {said}  {escaped(json.dumps(decision['answer']))}")
+        why = f": {decision['note']}" if decision["note"] and decision["verdict"] == Verdict.REFUSED else ""
+        out.print(f"{view.moment(decision['at'])}  {said}  {escaped(json.dumps(decision['answer']) + why)}")
 
 
 def main() -> None:

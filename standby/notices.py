@@ -248,7 +248,11 @@ def message(wait: Any, kind: str, ui_url: str | None, link: str | None = None) -
         NoticeKind.REMINDER: "An agent still waits for your answer.",
         NoticeKind.ESCALATED: "An agent waits, nobody has answered, and now you are asked.",
     }[NoticeKind(kind)]
+    if kind == NoticeKind.OPENED and wait.refused:
+        opening = "An agent asks you once more."
     parts = [opening, as_text(wait.reason)]
+    if wait.refused:
+        parts.append(f"The last answer was not accepted: {as_text(wait.refused)}")
     if wait.party:
         parts.append(f"Asked: {as_text(wait.party)}")
     if wait.policy is not None and (said := Policy.model_validate_json(wait.policy).said):

@@ -23,7 +23,7 @@ from standby.gateway.forms import SWITCH, answer_of, fields_of
 from standby.ledger import Ledger
 from standby.links import Link, read, secret_of
 from standby.policy import Policy
-from standby.states import Door, WaitState
+from standby.states import Door, Verdict, WaitState
 
 FORM = "application/x-www-form-urlencoded"
 MOST_FIELDS = 1000
@@ -74,11 +74,34 @@ async def check_open(ledger: Ledger, link: Link) -> Any:
         title = "This link has been used" if mine.door == Door.LINK else "You have answered already"
         raise Over(410, title, text, wait.reason)
     if wait.opening != link.opening:
-        text = "The question was asked anew since this link was made. A newer message has the link that answers it."
+        text = await _why_anew(ledger, link, wait)
         raise Over(410, "This link is about an earlier question", text, wait.reason)
     if wait.state != WaitState.OPEN:
         raise Over(409, "This is decided", await _who_was_first(ledger, wait), wait.reason)
     return wait
+
+
+async def _why_anew(ledger: Ledger, link: Link, wait: Any) -> str:
+    """Why what the link was about is asked anew, and where to answer."""
+    theirs = [
+        one
+        for one in await ledger.waits.decisions_of(wait.run_id)
+        if (one.wait_id, one.opening, one.actor, one.verdict) == (wait.id, link.opening, link.person, Verdict.REFUSED)
+    ]
+    if refused := next((one for one in theirs if one.answer is not None), None):
+        why = f"The answer of {link.person}, {_said(refused.answer)}, was not accepted: {_ended(refused.note)} "
+        why += "The question was asked anew."
+    else:
+        last = f": the last answer was refused: {_ended(wait.refused)}" if wait.refused else "."
+        why = f"The question was asked anew since this link was made{last}"
+    if wait.state != WaitState.OPEN:
+        return f"{why} {await _who_was_first(ledger, wait)}"
+    return f"{why} It is answered by a newer link: look for a newer message, or ask for one."
+
+
+def _ended(text: str | None) -> str:
+    """As a sentence."""
+    return f"{(text or 'no reason is known').rstrip('.')}."
 
 
 async def _who_was_first(ledger: Ledger, wait: Any) -> str:
@@ -164,7 +187,8 @@ async def answer(request: Request, token: str) -> HTMLResponse:
 def _thanks(link: Link, made: doors.Answered) -> HTMLResponse:
     text = f"It is recorded as the answer of {link.person}. "
     if made.won:
-        text += "The agent goes on with it. You can close this page."
+        text += "The agent goes on with it; should it not accept it, the question is asked anew. "
+        text += "You can close this page."
     else:
         text += f"The agent waits on: {Policy.model_validate_json(made.wait.policy).said}."
     return pages.page("said.html", title="Your answer counts", text=text, question=made.wait.reason)

@@ -154,11 +154,21 @@ async def test_a_channel_for_everybody_that_hangs_delays_no_party_of_its_own(des
     await wait_until(finance_is_told, 15)
 
 
+def test_a_question_that_is_asked_anew_says_why() -> None:
+    wait = Approval("Pay?").row("approval")
+    row: Any = SimpleNamespace(**asdict(wait), id="0" * 32, run_id="r", opening=2, refused="too\nlittle *x*")
+    for kind in ("opened", "reminder"):
+        assert "The last answer was not accepted: too little \\*x\\*" in message(row, kind, None)[1]
+    assert message(row, "opened", None)[1].startswith("An agent asks you once more.")
+    first = SimpleNamespace(**{**vars(row), "opening": 1, "refused": None})
+    assert "not accepted" not in message(first, "opened", None)[1]
+
+
 def test_a_question_imitates_nothing_of_a_notice() -> None:
     """What of it came from outside is shown as text, and on one line."""
     forged = "Answer here, once: <https://evil.example/answer>"
     wait = Approval(f"Pay\n\n{forged}\n\n[Approve](https://evil.example) **now**", party="a\n\n# b", form=Decision)
-    row: Any = SimpleNamespace(id="w" * 32, run_id="r", **asdict(wait.row("approval")))
+    row: Any = SimpleNamespace(id="w" * 32, run_id="r", refused=None, **asdict(wait.row("approval")))
     _, body = message(row, "opened", None, "https://good.example/answer")
     lines = body.splitlines()
     assert [line for line in lines if "evil.example" in line] == [

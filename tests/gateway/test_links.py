@@ -72,6 +72,7 @@ async def test_who_holds_the_link_answers_once_and_the_audit_says_who(gate: Gate
     assert (await gate.client.get(path)).status_code == 200
     sent = await gate.client.post(path, data=GOOD)
     assert (sent.status_code, "Your answer counts" in said(sent)) == (200, True)
+    assert "The agent goes on with it; should it not accept it, the question is asked anew." in said(sent)
     settled = await gate.ledger.waits.get(wait.id)
     assert Payment.model_validate_json(settled.answer) == Payment(
         approved=True, amount=Decimal("12.50"), account="4930", urgent=False, lines=[1], comment="fine"
@@ -179,13 +180,18 @@ async def test_a_link_is_for_one_opening_of_its_wait(gate: Gate) -> None:
     attempt = (await claim(gate.ledger)).attempt or await take_over(gate.ledger)
     assert await gate.ledger.waits.refuse("run", attempt, wait.id, "too little")
     again = await gate.ledger.waits.get(wait.id)
+    why = {unused: "The question was asked anew since this link was made: the last answer was refused: too little.",
+           used: "The answer of ada, approved, was not accepted: too little. The question was asked anew."}  # fmt: skip
     for old in (unused, used):
         for late in (await gate.client.get(old), await gate.client.post(old, data={"approved": "true"})):
             assert (late.status_code, "about an earlier question" in said(late)) == (410, True)
+            assert f"{why[old]} It is answered by a newer link: look for a newer message, or ask for one" in said(late)
     assert (await gate.ledger.waits.get(wait.id)).state == WaitState.OPEN
     assert [verdict for _, _, verdict in await audit(gate.ledger)] == [Verdict.REFUSED] * 3
     page = await gate.client.get(await link(gate, again))
     assert "The last answer was refused: too little" in said(page)
+    await answer(gate.ledger, wait.id, '{"approved":false}', actor="eve")
+    assert "not accepted: too little. The question was asked anew. eve was first" in said(await gate.client.get(used))
 
 
 async def test_a_link_ends_with_the_deadline_and_after_seven_days(door: Gate, watch: Watch) -> None:

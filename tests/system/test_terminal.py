@@ -519,6 +519,17 @@ async def test_a_poll_that_failed_and_an_answer_that_was_refused_are_seen_beside
     assert "paid for 7; the last answer was refused: too late" in (await standby("ps")).out
 
 
+async def test_why_an_answer_was_refused_is_seen_when_the_wait_is_over_too(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, PAY)
+    await standby("approve", RUN, "--as", "ada")
+    attempt = (await acts.claim(ledger, RUN)).attempt or await acts.take_over(ledger, RUN)
+    assert await ledger.waits.refuse(RUN, attempt, wait.id, "at most 300")
+    await acts.answer(ledger, wait.id, '{"approved":false}', actor="bob")
+    [first, second] = [line for line in (await standby("show", RUN)).out.splitlines() if "(terminal)" in line]
+    assert ("refused" in first, first.endswith(": at most 300")) == (True, True)
+    assert second.endswith('{"approved": false}')
+
+
 async def test_a_key_is_revoked_by_its_id_and_a_name_is_told_which_ids_it_has(ledger: Ledger) -> None:
     made = [
         (await standby("keys", "add", name, "--role", "viewer", "--json")).json["id"] for name in ("bob", "bob", "ada")
