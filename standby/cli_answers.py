@@ -15,8 +15,9 @@ from standby.holder import is_dead
 from standby.ledger import Ledger
 from standby.ledger.text import SHORTEST
 from standby.policy import Policy, approves
-from standby.states import NOBODY_ANSWERS, Door, Hold, Verdict, WaitKind, WaitState
+from standby.states import BY_SIGNAL, NOBODY_ANSWERS, Door, Hold, Verdict, WaitKind, WaitState
 from standby.terminal import Json, name_of, open_ledger, own_words, perform, tell
+from standby.waits import WAITS_FOR, command_for
 
 Target = Annotated[
     str, typer.Argument(metavar="WAIT", help="A wait's or a run's id (its beginning will do), or a run's name.")
@@ -33,18 +34,18 @@ As = Annotated[
 
 def approve(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
     """Approve: answer the form with approved=true, the other fields as set or by their defaults."""
-    perform(_answer(target, lambda wait: _decision(wait, True, comment, set_), as_, as_json), as_json)
+    perform(_answer(target, lambda wait: _decision(wait, True, comment, set_), as_, as_json, decides=True), as_json)
 
 
 def reject(target: Target, set_: Set = None, comment: str = "", as_: As = None, as_json: Json = False) -> None:
     """Reject: answer the form with approved=false."""
-    perform(_answer(target, lambda wait: _decision(wait, False, comment, set_), as_, as_json), as_json)
+    perform(_answer(target, lambda wait: _decision(wait, False, comment, set_), as_, as_json, decides=True), as_json)
 
 
 def answer(
     target: Target, text: Annotated[str, typer.Argument(metavar="JSON")], as_: As = None, as_json: Json = False
 ) -> None:
-    """Answer a wait with JSON, whatever its form."""
+    """Answer a wait with JSON, whatever its form. One that waits for a message takes it as the message."""
     perform(_answer(target, lambda _: text, as_, as_json), as_json)
 
 
@@ -78,14 +79,21 @@ def links(
     perform(work(), as_json)
 
 
-async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, as_json: bool) -> int:
+async def _answer(
+    target: str, text_for: Callable[[Any], str], as_: str | None, as_json: bool, *, decides: bool = False
+) -> int:
+    """``decides``: the answer approves or rejects."""
     actor = getpass.getuser() if as_ is None else name_of(as_.strip(), "--as")
     async with open_ledger() as (ledger, place):
         wait = await _one_wait(ledger, target, settled=True)
         run = await ledger.runs.get(wait.run_id)
         if wait.kind in NOBODY_ANSWERS:
-            raise UnknownWait(target, f"it waits for {'a time' if wait.kind == WaitKind.TIMER else 'an agent'}, which "
-                                      "nobody answers")  # fmt: skip
+            raise UnknownWait(target, f"it waits for {WAITS_FOR[wait.kind]}, which nobody answers")
+        if decides and wait.kind in BY_SIGNAL and "approved" not in _form(wait):
+            raise UsageError(
+                f"Wait {wait.id[:8]} waits for {WAITS_FOR[wait.kind]}, which nobody approves. "
+                f"Send it, or what it would say: {command_for(wait)}"
+            )
         try:
             with own_words():
                 made = await doors.answer(
@@ -95,11 +103,11 @@ async def _answer(target: str, text_for: Callable[[Any], str], as_: str | None, 
             if wait.state != WaitState.OPEN:
                 made = doors.Answered(False, wait, await ledger.waits.winner(wait), False)
                 return _told(wait, run, actor, made, [], as_json)
-            fields = ", ".join(json.loads(wait.answer_schema or "{}").get("properties", {}))
+            form = [("the form has", ", ".join(fields))] if (fields := _form(wait)) else []
             if as_json:
                 print(json.dumps({"accepted": False, "wait_id": wait.id, "problems": refused.problems}))
                 return 1
-            raise AnswerRefused(f"wait {wait.id[:8]}", [*refused.problems, ("the form has", fields)]) from refused
+            raise AnswerRefused(f"wait {wait.id[:8]}", [*refused.problems, *form]) from refused
         votes = await ledger.waits.decisions_of(wait.run_id) if made.counted else []
     return _told(wait, run, actor, made, votes, as_json)
 
@@ -152,7 +160,7 @@ def _goes_on(run: Any, made: doors.Answered) -> str:
 
 
 def _decision(wait: Any, approved: bool, comment: str, fields: list[str] | None) -> str:
-    schemas = json.loads(wait.answer_schema or "{}").get("properties", {})
+    schemas = _form(wait)
     made: dict[str, Any] = {"approved": approved}
     if comment:
         made["comment"] = comment
@@ -164,6 +172,11 @@ def _decision(wait: Any, approved: bool, comment: str, fields: list[str] | None)
             raise typer.BadParameter("approved is what the command says: approve or reject.")
         made[name] = _field(value, schemas.get(name, {}))
     return json.dumps(made)
+
+
+def _form(wait: Any) -> dict[str, Any]:
+    """The fields of its form; none where it is no object."""
+    return dict(json.loads(wait.answer_schema or "{}").get("properties", {}))
 
 
 def _field(text: str, schema: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from standby.gateway.keys import lacks
 from standby.gateway.refusals import Refused
 from standby.ledger import Ledger
 from standby.states import Door, Role, Verdict, WaitKind
-from standby.waits import checked_answer
+from standby.waits import checked_answer, why_unanswered
 
 
 class AnswerOut(BaseModel):
@@ -48,7 +48,7 @@ async def answered(
     then waits on. ``note`` stands with the decision in the audit.
     """
     if wait.kind != WaitKind.APPROVAL:
-        raise Refused(409, f"Wait {wait.id} waits for a {wait.kind}, which nobody answers.")
+        raise Refused(409, why_unanswered(wait))
     if (lacking := lacks(caller, {Role.APPROVER, Role.ADMIN})) is not None:
         await ledger.waits.note_not_allowed(wait.id, door, caller.name, lacking)
         raise Refused(403, lacking)

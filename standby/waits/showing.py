@@ -10,11 +10,12 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
 from standby.policy import Policy
-from standby.states import BY_SIGNAL, NOBODY_ANSWERS
+from standby.states import BY_SIGNAL, NOBODY_ANSWERS, WaitKind
 
 
 def evidence_of(show: Any) -> str | None:
@@ -55,6 +56,26 @@ def quoted(text: str) -> str:
     """Text of any length as Markdown that shows it as it is, line by line."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}text\n{visible(text)}\n{fence}"
+
+
+WAITS_FOR = {
+    WaitKind.APPROVAL: "an answer",
+    WaitKind.SIGNAL: "a signal",
+    WaitKind.CONDITION: "a condition, of which a signal tells",
+    WaitKind.EVENT: "an event of Prefect",
+    WaitKind.TIMER: "a time",
+    WaitKind.AGENT: "an agent",
+}
+"""What a wait of each kind waits for, in words."""
+
+
+def why_unanswered(wait: Any) -> str:
+    """Why a wait is nobody's to answer, and what to do instead where somebody can; for who comes with a key."""
+    said = f"Wait {wait.id} waits for {WAITS_FOR[WaitKind(wait.kind)]}, which nobody answers"
+    if wait.kind not in BY_SIGNAL:
+        return f"{said}."
+    key = f' and "key": {json.dumps(wait.correlation)}' if wait.correlation is not None else ""
+    return f"{said}. Send it with a sender's key: POST /signals/{quote(wait.topic, safe='')} with the payload{key}."
 
 
 def command_for(wait: Any) -> str | None:

@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import update
 
 from standby import Escalation, Policy
+from standby.ledger.events import topic_of
 from standby.ledger.tables import Wait, table_of
-from standby.states import Role, WaitState
+from standby.ledger.waits import WaitRow
+from standby.states import Role, WaitKind, WaitState
 from standby.waits import Decision
 from tests.gateway.conftest import Gate
 from tests.ledger.acts import approval, claim, parked, signal
@@ -101,8 +103,19 @@ async def test_what_is_not_there_or_not_asked_of_people_cannot_be_answered(gate:
     sent = await gate.client.post(f"/waits/{wait.id}/answer", json=1, headers=ada)
     assert (sent.status_code, sent.json()["error"]) == (
         409,
-        f"Wait {wait.id} waits for a signal, which nobody answers.",
+        f"Wait {wait.id} waits for a signal, which nobody answers. Send it with a sender's key: POST /signals/paid "
+        'with the payload and "key": "7".',
     )
+    others = [
+        (WaitRow(key="e", kind=WaitKind.EVENT, reason="e", topic=topic_of("low"), correlation="order.7"),
+         "an event of Prefect, which nobody answers. Send it with a sender's key: POST /signals/event%3Alow with"),
+        (WaitRow(key="t", kind=WaitKind.TIMER, reason="t"), "a time, which nobody answers."),
+        (WaitRow(key="a", kind=WaitKind.AGENT, reason="a"), "an agent, which nobody answers."),
+    ]  # fmt: skip
+    for row, says in others:
+        [wait] = (await parked(gate.ledger, [row], run=row.key)).waits
+        sent = await gate.client.post(f"/waits/{wait.id}/answer", json=1, headers=ada)
+        assert (sent.status_code, sent.json()["error"].partition("waits for ")[2][: len(says)]) == (409, says)
 
 
 async def test_health_needs_no_key(door: Gate) -> None:

@@ -383,6 +383,20 @@ async def test_nobody_answers_a_timer(ledger: Ledger) -> None:
     assert "it waits for a time, which nobody answers" in (await standby("answer", timer.id, "null")).sentence
 
 
+async def test_nobody_approves_a_message_and_what_stands_in_for_it_is_an_answer(ledger: Ledger) -> None:
+    """Who reaches the terminal may say what the message would have said; never by a slip."""
+    [wait] = await parked(ledger, Signal("parcel.sent", key="o 7"))
+    for word in ("approve", "reject"):
+        said = await standby(word, wait.id)
+        assert (said.code, "waits for a signal, which nobody approves" in said.sentence) == (1, True)
+        assert "signal parcel.sent --key 'o 7' 'JSON'" in said.sentence
+    wrong = await standby("answer", wait.id, "{")
+    assert "it is not JSON" in wrong.sentence
+    assert "the form has" not in wrong.sentence
+    assert (await ledger.waits.get(wait.id)).state == "open"
+    assert (await standby("answer", wait.id, '{"by": "post"}')).code == 0
+
+
 async def test_a_signal_is_delivered_once_and_then_a_duplicate_or_late(ledger: Ledger) -> None:
     [wait] = await parked(ledger, SETTLED)
     send = ["signal", "payment.settled", REPORT, "--source", "bank", "--json"]
