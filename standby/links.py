@@ -56,7 +56,13 @@ async def link_for(ledger: Ledger, wait: Any, person: str) -> Link:
         raise UnknownWait(wait.id[:8], f"a link is for an open approval, and this {wait.kind} is {_how(wait)}")
     if wait.policy is not None:
         given = {row.giver: row.taker for row in await ledger.delegations.all() if row.until is None or row.until > now}
-        place_of(Policy.model_validate_json(wait.policy), person, (), given)
+        try:
+            place_of(Policy.model_validate_json(wait.policy), person, (), given)
+        except NotAllowed as error:
+            raise NotAllowed(
+                f"There is no link to wait {wait.id[:8]} for {person}: {error}. `standby show` says who decides, "
+                "`standby delegations add` lets somebody stand in."
+            ) from None
         if await ledger.waits.decided_by(wait.id, wait.opening, person) is not None:
             raise NotAllowed(f"{person} has decided already, and counts once.")
     return Link(wait.id, wait.opening, person, expires_at)

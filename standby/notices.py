@@ -227,6 +227,10 @@ async def send_through(slug: str, subject: str, body: str, client: PrefectClient
     """
     import prefect.blocks.notifications  # noqa: F401  # its types are known by their names then
 
+    kind, slash, name = slug.partition("/")
+    if not (kind and slash and name):
+        raise UsageError(f"{slug!r} names no notification block: write type/name, such as slack-webhook/finance, in "
+                         f"{_CHANNELS}.")  # fmt: skip
     try:
         block: Any = await Block.aload(slug, client=client)
     except ValueError as error:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.utilities.schema_tools import validate
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from standby import clock, settings
 from standby.faults import reach
@@ -53,12 +53,21 @@ _LATER = (401, 403, 404, 407, 408, 425, 429)
 """Refusals that are not of the start: the same may be taken from somebody else, or later."""
 
 
+def _named(deployment: str) -> str:
+    if re.fullmatch(NAMED, deployment) is None:
+        raise ValueError("it is named flow/deployment, both as Prefect has them")
+    return deployment
+
+
+DeploymentName = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", "pattern": NAMED})]
+
+
 class ToStart(BaseModel):
     """The agent to start with a signal when no living run has its topic and key."""
 
     model_config = ConfigDict(extra="forbid")
 
-    deployment: str = Field(pattern=NAMED, description="flow-name/deployment-name; its tags have `standby`.")
+    deployment: DeploymentName = Field(description="flow-name/deployment-name; its tags have `standby`.")
     parameters: dict[str, JsonValue] = Field(default={}, description="Its parameters.")
     payload_as: str | None = Field(
         default=None,

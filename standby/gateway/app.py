@@ -21,7 +21,7 @@ from standby.gateway.answering import AnswerOut, answered
 from standby.gateway.keys import Allow
 from standby.gateway.limits import Limits
 from standby.gateway.links import links
-from standby.gateway.names import Name, shallow_body, topic_of
+from standby.gateway.names import Name, shallow_body, some_body, topic_of
 from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refusal, Refused, answer_refusals
 from standby.gateway.webhooks import Inbox, webhooks
@@ -84,6 +84,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         version="1",
         lifespan=lifespan,
         responses=refusals,
+        strict_content_type=False,  # JSON needs no header: no page in a browser has a key that it would send along
     )
     app.state.ledger, app.state.place = ledger, place
     answer_refusals(app)
@@ -144,11 +145,16 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         """One wait: what is asked, the evidence, and the form as JSON Schema."""
         return view.wait_view(await _found(ledger, wait_id))
 
-    @app.post("/waits/{wait_id}/answer", tags=["waits"], dependencies=[Depends(shallow_body)])
+    @app.post(
+        "/waits/{wait_id}/answer",
+        tags=["waits"],
+        dependencies=[Depends(shallow_body), Depends(some_body)],
+        openapi_extra={"requestBody": {"required": True}},
+    )
     async def answer(
         wait_id: Annotated[Name, Path()],
-        body: Annotated[JsonValue, Body()],
         caller: Annotated[Caller, Depends(Allow(Role.APPROVER))],
+        body: Annotated[JsonValue, Body()] = None,  # null is one
         opening: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     ) -> AnswerOut:
         """Answer a wait with what its form asks for. 422 names the fields that do not fit; the run then waits on.

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Path, Request
 from pydantic import AfterValidator, Field
 
-from standby.gateway.refusals import Refused
+from standby.gateway.refusals import EMPTY, Refused
 
 LONGEST_NAME = 255
 """Characters of a name."""
@@ -66,6 +66,12 @@ async def topic_of(request: Request, topic: Annotated[Name, Path()]) -> str:
     except UnicodeDecodeError:
         raise Refused(422, "The request does not fit.", [("path.topic", "it is not UTF-8")]) from None
     return topic
+
+
+async def some_body(request: Request) -> None:
+    """A FastAPI dependency of what takes any JSON, null among it. Raises ``Refused`` where there is none."""
+    if not (await request.body()).strip():
+        raise Refused(422, "The request does not fit.", [("body", EMPTY)])
 
 
 async def shallow_body(request: Request) -> None:

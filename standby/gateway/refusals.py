@@ -19,6 +19,9 @@ UNKNOWN = (
 UNREACHED = f"The ledger cannot be reached, and {UNKNOWN}"
 """What cannot be known: the ledger may have taken it, and only its word on that was lost."""
 
+JSON = "application/json"
+EMPTY = "it is empty"
+
 
 class Problem(BaseModel):
     """One thing that is wrong: where, and why."""
@@ -50,13 +53,10 @@ def answer_refusals(app: FastAPI) -> None:
         return _response(error.status, error.error, error.problems, error.more)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [
-            ("body", f"it is not JSON: {one['ctx']['error']} at character {one['loc'][-1]}")
-            if one["type"] == "json_invalid"
-            else (".".join(map(str, one["loc"])), str(one["msg"]))
-            for one in error.errors()
-        ]
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [_problem(one) for one in error.errors()]
+        if [at for at, _ in problems] == ["body"] and (whole := await _about_body(request)) is not None:
+            problems = [whole]
         return _response(422, "The request does not fit.", problems)
 
     @app.exception_handler(HTTPException)
@@ -82,6 +82,23 @@ def answer_refusals(app: FastAPI) -> None:
         response = _response(503, UNREACHED)
         response.headers["Retry-After"] = "2"
         return response
+
+
+def _problem(one: dict[str, Any]) -> tuple[str, str]:
+    if one["type"] == "json_invalid":
+        return "body", f"it is not JSON: {one['ctx']['error']} at character {one['loc'][-1]}"
+    return ".".join(map(str, one["loc"])), str(one["msg"]).removeprefix("Value error, ")
+
+
+async def _about_body(request: Request) -> tuple[str, str] | None:
+    """What is wrong with a body as a whole, where the library's words would lead astray."""
+    body = (await request.body()).strip()
+    if not body:
+        return "body", EMPTY
+    kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if kind != JSON and not kind.endswith("+json"):
+        return "header.content-type", f"it is {kind}: send JSON as {JSON}, or without this header"
+    return ("body", "it is null, and takes an object") if body == b"null" else None
 
 
 def _response(

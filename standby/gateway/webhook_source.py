@@ -15,9 +15,9 @@ from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from standby import topics
-from standby.gateway.sources import Received, is_secret
+from standby.gateway.sources import Received, why_no_secret
 from standby.gateway.sources.base import Malformed
-from standby.starts import NAMED, ToStart
+from standby.starts import DeploymentName, ToStart
 from standby.values import summary
 
 log = logging.getLogger("standby.gateway")
@@ -69,10 +69,9 @@ class WebhookSource(Block):
         description="Where in the message the delivery id is. Empty: the scheme's own; of plain HMAC, the digest of "
         "what is signed.",
     )
-    start: str | None = Field(
+    start: DeploymentName | None = Field(
         default=None,
         title="Start",
-        pattern=NAMED,
         description="flow/deployment of the agent to start when no living run has the message's topic and key.",
     )
     payload_as: str | None = Field(
@@ -89,8 +88,8 @@ class WebhookSource(Block):
     def _hide_something(cls, secrets: list[SecretStr], info: ValidationInfo) -> list[SecretStr]:
         """With a secret that is empty anybody can sign."""
         for number, secret in enumerate(secrets, 1):
-            if not is_secret(info.data.get("scheme", ""), secret.get_secret_value()):
-                raise ValueError(f"number {number} is empty: take it out, or fill it in")
+            if why := why_no_secret(info.data.get("scheme", ""), secret.get_secret_value()):
+                raise ValueError(f"number {number} {why}")
         return secrets
 
     def read(self, received: Received) -> Mapped:
@@ -110,7 +109,7 @@ class WebhookSource(Block):
     def usable_secrets(self) -> tuple[str, ...]:
         """Those that hide something, however the block was made: with none, nothing is verified."""
         plain = (secret.get_secret_value() for secret in self.secrets)
-        return tuple(secret for secret in plain if is_secret(self.scheme, secret))
+        return tuple(secret for secret in plain if why_no_secret(self.scheme, secret) is None)
 
     def to_start(self) -> ToStart | None:
         return ToStart(deployment=self.start, payload_as=self.payload_as) if self.start else None

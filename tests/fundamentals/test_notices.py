@@ -17,11 +17,11 @@ from prefect.context import SettingsContext
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from standby import Approval, Decision, Policy, clock
+from standby import Approval, Decision, Policy, UsageError, clock
 from standby.keeper import Keeper
 from standby.ledger.notices import SENDING
 from standby.links import read, secret_of
-from standby.notices import NotificationChannels, Notifier, message, said_of
+from standby.notices import NotificationChannels, Notifier, message, said_of, send_through
 from tests.fundamentals.conftest import Desk
 from tests.ledger import acts
 from tests.support.waiting import wait_until
@@ -177,6 +177,12 @@ def test_a_question_imitates_nothing_of_a_notice() -> None:
     assert r"Asked: a \# b" in lines
     assert [line for line in lines if line.startswith("Answer here")] == [lines[-3]]
     assert lines[-3].endswith("<https://good.example/answer>")
+
+
+async def test_a_channel_that_names_no_block_is_told_how_one_is_named(desk: Desk) -> None:
+    for slug in ("justname", "/name", "type/"):
+        with pytest.raises(UsageError, match=f"{slug!r} names no notification block: write type/name"):
+            await send_through(slug, "s", "b", desk.client)
 
 
 def test_of_what_a_channel_raises_the_type_and_the_status_are_told() -> None:

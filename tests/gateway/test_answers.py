@@ -4,11 +4,12 @@ import asyncio
 import json
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from standby import Escalation, Policy
+from standby import Approval, Escalation, Policy
 from standby.ledger.events import topic_of
 from standby.ledger.tables import Wait, table_of
 from standby.ledger.waits import WaitRow
@@ -116,6 +117,16 @@ async def test_what_is_not_there_or_not_asked_of_people_cannot_be_answered(gate:
         [wait] = (await parked(gate.ledger, [row], run=row.key)).waits
         sent = await gate.client.post(f"/waits/{wait.id}/answer", json=1, headers=ada)
         assert (sent.status_code, sent.json()["error"].partition("waits for ")[2][: len(says)]) == (409, says)
+
+
+async def test_null_is_an_answer_where_the_form_takes_it(door: Gate) -> None:
+    form: Any = int | None
+    [wait] = (await parked(door.ledger, [Approval("Which?", form=form).row("which")])).waits
+    headers = await door.as_(Role.APPROVER) | {"Content-Type": "application/json"}
+    empty = await door.client.post(f"/waits/{wait.id}/answer", content=b"", headers=headers)
+    assert (empty.status_code, empty.json()["problems"]) == (422, [{"field": "body", "reason": "it is empty"}])
+    sent = await door.client.post(f"/waits/{wait.id}/answer", content=b"null", headers=headers)
+    assert (sent.status_code, (await door.ledger.waits.get(wait.id)).answer) == (200, "null")
 
 
 async def test_health_needs_no_key(door: Gate) -> None:

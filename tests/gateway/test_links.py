@@ -210,6 +210,13 @@ async def test_a_link_ends_with_the_deadline_and_after_seven_days(door: Gate, wa
         await link_for(door.ledger, short, "ada")
 
 
+async def test_who_may_not_decide_gets_no_link_and_it_is_said_why(door: Gate) -> None:
+    wait = await asked(door.ledger, Approval("Pay?", policy=Policy(approvers=("ada",))))
+    says = rf"There is no link to wait {wait.id[:8]} for mallory: mallory is not among ada\. `standby show`"
+    with pytest.raises(NotAllowed, match=says):
+        await link_for(door.ledger, wait, "mallory")
+
+
 async def test_there_are_links_to_open_approvals_only(door: Gate) -> None:
     [wait] = (await parked(door.ledger, [signal()])).waits
     with pytest.raises(UnknownWait, match="a link is for an open approval"):

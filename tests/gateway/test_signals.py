@@ -224,6 +224,36 @@ async def test_a_body_that_is_no_json_is_told_why(door: Gate) -> None:
     assert sent.json()["problems"] == [{"field": "body", "reason": "it is not JSON: Expecting value at character 8"}]
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "field", "says"),
+    [
+        (b'{"key": "7", "start": {"deployment": "nope"}}', "application/json", "body.start.deployment",
+         "it is named flow/deployment"),
+        (b"null", "application/json", "body", "it is null"),
+        (b"", "application/json", "body", "it is empty"),
+        (b"{}", "application/x-www-form-urlencoded", "header.content-type",
+         "it is application/x-www-form-urlencoded: send JSON as application/json"),
+        (b"{}", "text/plain", "header.content-type", "it is text/plain"),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_is_said_as_people_say_it(
+    door: Gate, body: bytes, kind: str, field: str, says: str
+) -> None:
+    headers = await door.as_(Role.SENDER) | {"Content-Type": kind}
+    sent = await door.client.post("/signals/paid", content=body, headers=headers)
+    [problem] = sent.json()["problems"]
+    assert (sent.status_code, problem["field"]) == (422, field)
+    assert says in problem["reason"]
+    assert "pattern" not in problem["reason"]
+    assert await door.signals() == []
+
+
+async def test_json_needs_no_header(door: Gate) -> None:
+    body = json.dumps({"key": "7"}).encode()
+    sent = await door.client.post("/signals/paid", content=body, headers=await door.as_(Role.SENDER))
+    assert (sent.status_code, sent.json()["disposition"]) == (200, "buffered")
+
+
 async def test_what_reached_nobody_can_be_sent_on_its_way_again(gate: Gate) -> None:
     row = signal(answer_type=f"{__name__}:Settlement", answer_schema=json.dumps(Settlement.model_json_schema()))
     await parked(gate.ledger, [row])

@@ -121,6 +121,14 @@ async def test_an_empty_secret_is_refused_by_the_block_and_verifies_nobody(door:
     assert await door.signals() == []
 
 
+@pytest.mark.parametrize("secret", ["not base64 at all", "whsec_a-b_c", "abcd!", "whsec_YWJj=x"])
+async def test_a_standard_secret_that_is_not_base64_is_refused_by_the_block(secret: str) -> None:
+    with pytest.raises(ValidationError, match="number 2 is not base64"):
+        source("standard", SECRET, secret)
+    for unpadded in ("whsec_YWI", "YWI"):  # as the library takes it
+        assert source("standard", unpadded).usable_secrets() == (unpadded,)
+
+
 def _without(name: str) -> Any:
     return lambda headers: {key: value for key, value in headers.items() if key != name}
 

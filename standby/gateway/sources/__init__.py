@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from standby.gateway.sources.base import Incoming, Received
+from standby.gateway.sources.base import EMPTY, Incoming, Received
 
 SCHEMES = {
     "standard": "standard_webhooks",
@@ -25,13 +25,13 @@ def receiver(scheme: str) -> Receive:
     return found
 
 
-def is_secret(scheme: str, secret: str) -> bool:
-    """Whether a secret of this scheme hides anything: an empty one is everybody's."""
+def why_no_secret(scheme: str, secret: str) -> str | None:
+    """Why a secret of this scheme verifies nobody, or everybody, as an empty one; None for one that is good."""
     if scheme == "standard":
-        from standby.gateway.sources.standard_webhooks import is_empty
+        from standby.gateway.sources.standard_webhooks import why_no_secret
 
-        return not is_empty(secret)
-    return bool(secret.strip())
+        return why_no_secret(secret)
+    return None if secret.strip() else EMPTY
 
 
-__all__ = ["SCHEMES", "Incoming", "Received", "is_secret", "receiver"]
+__all__ = ["SCHEMES", "Incoming", "Received", "receiver", "why_no_secret"]

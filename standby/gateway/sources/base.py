@@ -11,6 +11,9 @@ from typing import Any
 
 from standby.gateway.names import shallow
 
+EMPTY = "is empty: take it out, or fill it in"
+"""What is wrong with a secret that everybody has."""
+
 
 class Unverified(Exception):
     """Nobody we know has sent this. The message says what is wrong, and nothing about the secret."""

@@ -7,10 +7,14 @@ one secret and one tolerance, so the age is checked here and the secrets are tri
 from __future__ import annotations
 
 import hmac
+import re
 
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
-from standby.gateway.sources.base import Incoming, Received, Unverified, text_at
+from standby.gateway.sources.base import EMPTY, Incoming, Received, Unverified, text_at
+
+NOT_BASE64 = "is not base64, which secrets of Standard Webhooks are, after whsec_: copy it whole from the sender"
+_BASE64 = re.compile("(whsec_)?[A-Za-z0-9+/]+={0,2}")
 
 
 def receive(incoming: Incoming) -> Received:
@@ -24,15 +28,16 @@ def receive(incoming: Incoming) -> Received:
     return Received(delivery_id, text_at(data, "type"), data)
 
 
-def is_empty(secret: str) -> bool:
-    """Whether it decodes to nothing. With one that is not base64 nobody can sign at all."""
+def why_no_secret(secret: str) -> str | None:
+    """Why nobody, or everybody, can sign with it; None for a good one. The library passes over what is not base64, so
+    that another secret is left, or none."""
     try:
         Webhook(secret)
     except EmptyWebhookSecretError:
-        return True
+        return EMPTY
     except ValueError:
-        return False
-    return False
+        return NOT_BASE64
+    return None if _BASE64.fullmatch(secret) else NOT_BASE64
 
 
 def _signed(incoming: Incoming, secret: str, delivery_id: str, timestamp: str, signatures: str) -> bool:
