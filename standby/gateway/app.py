@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from standby import view
@@ -28,6 +30,18 @@ from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
 from standby.starts import ToStart
 from standby.states import Disposition, Door, Role, WaitKind
+
+DESCRIPTION = (
+    "Where signals and answers come in for agents that wait.\n\n"
+    "Other agents come in at `POST /a2a` (Agent2Agent, with its card at `GET /.well-known/agent-card.json`) and "
+    "`POST /mcp` (Model Context Protocol, over streamable HTTP). These protocols describe themselves, and are not "
+    "listed here."
+)
+
+NO_INTERNET = (
+    "This page is made by Swagger UI, which the browser loads from cdn.jsdelivr.net. Without internet, read "
+    '<a href="openapi.json">openapi.json</a>, with any program for OpenAPI.'
+)
 
 
 class SignalIn(BaseModel):
@@ -80,14 +94,17 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
     }
     app = FastAPI(
         title="Standby gateway",
-        description="Where signals and answers come in for agents that wait.",
+        description=DESCRIPTION,
         version="1",
+        docs_url=None,
+        redoc_url=None,
         lifespan=lifespan,
         responses=refusals,
         strict_content_type=False,  # JSON needs no header: no page in a browser has a key that it would send along
     )
     app.state.ledger, app.state.place = ledger, place
     answer_refusals(app)
+    app.add_api_route("/docs", _documentation, include_in_schema=False)
     app.include_router(webhooks)
     app.include_router(links)
     protocols.add_routes(app)
@@ -166,6 +183,13 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         return await answered(ledger, place, caller, found, json.dumps(body), door=Door.GATEWAY, opening=opening)
 
     return app
+
+
+async def _documentation() -> HTMLResponse:
+    # Without a slash before it: a proxy may have all this under another path.
+    page = bytes(get_swagger_ui_html(openapi_url="openapi.json", title="Standby gateway").body).decode()
+    # What is in the element stands there until Swagger UI takes its place.
+    return HTMLResponse(page.replace('<div id="swagger-ui">', f'<div id="swagger-ui"><p>{NO_INTERNET}</p>'))
 
 
 def _next(request: Request, after: str) -> str:

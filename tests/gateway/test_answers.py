@@ -129,6 +129,17 @@ async def test_null_is_an_answer_where_the_form_takes_it(door: Gate) -> None:
     assert (sent.status_code, (await door.ledger.waits.get(wait.id)).answer) == (200, "null")
 
 
+async def test_the_documentation_says_what_it_needs_and_what_else_there_is(door: Gate) -> None:
+    page = await door.client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<p>This page is made by Swagger UI, which the browser loads from cdn.jsdelivr.net. Without" in page.text
+    assert 'href="openapi.json"' in page.text
+    assert "url: 'openapi.json'" in page.text, "also under another path, behind a proxy"
+    described = (await door.client.get("/openapi.json")).json()["info"]["description"]
+    for path in ("/a2a", "/mcp", "/.well-known/agent-card.json"):
+        assert path in described
+
+
 async def test_health_needs_no_key(door: Gate) -> None:
     assert (await door.client.get("/health")).json() == {"status": "ok"}
 
