@@ -116,7 +116,7 @@ def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any
     report: dict[str, Any] = {
         "accepted": made.won or made.counted, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken,
     }  # fmt: skip
-    report["counted"] = made.counted
+    report |= {"counted": made.won or made.counted, "decided": made.won}
     where = f" Run {run.name} is {run.state}."
     if made.counted:
         sentence = _counted(made.wait, actor, votes)

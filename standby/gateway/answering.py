@@ -14,7 +14,7 @@ from standby.errors import NotAllowed
 from standby.gateway.keys import lacks
 from standby.gateway.refusals import Refused
 from standby.ledger import Ledger
-from standby.states import Door, Role, Verdict, WaitKind
+from standby.states import Door, Role, RunState, Verdict, WaitKind
 from standby.waits import checked_answer, why_unanswered
 
 
@@ -50,11 +50,11 @@ async def answered(
     if wait.kind != WaitKind.APPROVAL:
         raise Refused(409, why_unanswered(wait))
     if (lacking := lacks(caller, {Role.APPROVER, Role.ADMIN})) is not None:
-        await ledger.waits.note_not_allowed(wait.id, door, caller.name, lacking)
+        await ledger.waits.note_not_allowed(wait.id, door, caller.name, lacking, text)
         raise Refused(403, lacking)
     if not caller.may_answer_for(wait.party) and not may_answer(caller, wait, await delegates(ledger)):
         why = f"{caller.name} does not answer for {wait.party}, who is asked here."
-        await ledger.waits.note_not_allowed(wait.id, door, caller.name, why)
+        await ledger.waits.note_not_allowed(wait.id, door, caller.name, why, text)
         raise Refused(403, why)
     if opening is None and note is None and await _is_sent_again(ledger, wait, text, caller, door):
         raise Refused(
@@ -62,12 +62,14 @@ async def answered(
             f"You gave this answer before the question was asked anew. Look at it again, and answer its opening "
             f"{wait.opening}.",
         )
+    if opening in (None, wait.opening) and (before := await _sent_before(ledger, place, wait, text, caller, door)):
+        return before
     try:
         made = await doors.answer(
             ledger, wait, text, door=door, actor=caller.name, api_url=place.api_url, note=note, opening=opening
         )
     except NotAllowed as error:
-        if (before := await _sent_before(ledger, wait, text, caller, door)) is not None:
+        if (before := await _sent_before(ledger, place, wait, text, caller, door)) is not None:
             return before
         now = await ledger.waits.get(wait.id)
         if opening is not None and now is not None and opening != now.opening:
@@ -76,7 +78,7 @@ async def answered(
         raise
     if made.won or made.counted:
         return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=made.won, woken=made.woken)
-    if (before := await _sent_before(ledger, wait, text, caller, door)) is not None:
+    if (before := await _sent_before(ledger, place, wait, text, caller, door)) is not None:
         return before
     if made.winner is None:
         raise Refused(409, "The wait is closed: its run ended, or something else it waited for came first.")
@@ -102,11 +104,23 @@ async def _is_sent_again(ledger: Ledger, wait: Any, text: str, caller: Caller, d
     )
 
 
-async def _sent_before(ledger: Ledger, wait: Any, text: str, caller: Caller, door: Door) -> AnswerOut | None:
+async def _sent_before(
+    ledger: Ledger, place: Place, wait: Any, text: str, caller: Caller, door: Door
+) -> AnswerOut | None:
     """What the caller was told, or would have been, of this very answer; None unless it counts already."""
     taken = await ledger.waits.decided_by(wait.id, wait.opening, caller.name)
     if taken is None or (taken.door, taken.actor) != (door, caller.name):
         return None
     if json.loads(taken.answer) != json.loads(checked_answer(wait, text)):
         return None
-    return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=taken.verdict == Verdict.WON, woken=False)
+    decided = taken.verdict == Verdict.WON
+    woken = decided and await _knows(ledger, wait.run_id, place)
+    return AnswerOut(wait_id=wait.id, run_id=wait.run_id, decided=decided, woken=woken)
+
+
+async def _knows(ledger: Ledger, run_id: str, place: Place) -> bool:
+    """Whether a run knows of an answer: it goes on, or is woken once more."""
+    run = await ledger.runs.get(run_id)
+    if run is None or run.state == RunState.PARKED:
+        return False
+    return run.state != RunState.READY or await doors.wake_run(run_id, run.wake_address, place.api_url)

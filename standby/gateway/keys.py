@@ -6,6 +6,7 @@ only cost time at every request.
 
 from __future__ import annotations
 
+import json
 import secrets
 from datetime import datetime
 from hashlib import sha256
@@ -15,6 +16,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from standby.callers import Caller, caller_of, why_no_more
+from standby.gateway.names import shallow
 from standby.gateway.refusals import Refused
 from standby.ledger import Ledger
 from standby.states import Door, Role
@@ -34,6 +36,16 @@ async def make_key(
 
 def _digest(key: str) -> str:
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+async def _said(request: Request) -> str | None:
+    """The body as JSON text; None if it is no JSON."""
+    body = await request.body()
+    try:
+        shallow(body)
+        return json.dumps(json.loads(body))
+    except (ValueError, RecursionError):
+        return None
 
 
 def lacks(caller: Caller, roles: set[Role]) -> str | None:
@@ -69,5 +81,6 @@ class Allow:
     async def _refuse(self, request: Request, name: str, status: int, why: str) -> NoReturn:
         """Who has a key and is kept from deciding a wait with it is in the audit."""
         if request.method == "POST" and (wait_id := request.path_params.get("wait_id")):
-            await request.app.state.ledger.waits.note_not_allowed(wait_id, Door.GATEWAY, name, why)
+            ledger: Ledger = request.app.state.ledger
+            await ledger.waits.note_not_allowed(wait_id, Door.GATEWAY, name, why, await _said(request))
         raise Refused(status, why)

@@ -162,10 +162,11 @@ async def answer(request: Request, token: str) -> HTMLResponse:
     seen = await asked(request, token)
     given = await _given(request)
     link, wait = seen.link, seen.wait
-    if link.expires_at <= clock.utcnow():
-        await ledger.waits.note_not_allowed(wait.id, Door.LINK, link.person, "the link has expired")
-        await check_open(ledger, link)
     text, problems = answer_of(wait.answer_schema, given)
+    if link.expires_at <= clock.utcnow():
+        said = None if problems else text
+        await ledger.waits.note_not_allowed(wait.id, Door.LINK, link.person, "the link has expired", said)
+        await check_open(ledger, link)
     refused = None
     if not problems:
         try:

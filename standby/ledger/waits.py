@@ -39,6 +39,9 @@ runs = table_of(Run)
 waits = table_of(Wait)
 decisions = table_of(Decision)
 
+MOST_KEPT = 65_536
+"""Characters of what somebody said who may not answer."""
+
 EARLIER = "the question was asked anew since, and this answers the earlier one"
 LATER = "the question has not been asked so often, and there is nothing that this answers"
 
@@ -271,12 +274,15 @@ class Waits:
             await connection.execute(update(waits).where(waits.c.id == wait_id).values(refused=reason))
             return True
 
-    async def note_not_allowed(self, wait_id: str, door: Door, actor: str, why: str) -> None:
-        """Write down that somebody was kept from deciding a wait before what they said was looked at."""
+    async def note_not_allowed(self, wait_id: str, door: Door, actor: str, why: str, answer: str | None) -> None:
+        """Write down that somebody was kept from deciding a wait before what they said (JSON text; None if it is none)
+        was looked at. It is not kept where it is long: who may not answer could fill the ledger."""
+        if answer is not None and len(answer) > MOST_KEPT:
+            why, answer = f"{why} What was said has more than {MOST_KEPT:,} characters.", None
         async with self._db.transaction() as connection:
             wait = (await connection.execute(select(waits).where(waits.c.id == wait_id))).first()
             if wait is not None:
-                await decide(connection, wait, Verdict.REFUSED, None, door, actor, why)
+                await decide(connection, wait, Verdict.REFUSED, answer, door, actor, why)
 
     async def group(self, run_id: str, key: str) -> Group:
         rows = await self._db.read(_group_query(run_id, key))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from standby import Approval, Escalation, Policy
+from standby import Approval, Escalation, Policy, doors
 from standby.ledger.events import topic_of
 from standby.ledger.tables import Wait, table_of
 from standby.ledger.waits import WaitRow
@@ -85,9 +85,11 @@ async def test_the_same_answer_again_is_told_the_same_and_another_one_is_not(gat
     rule = None if policy is None else policy.model_dump_json()
     [wait] = (await parked(gate.ledger, [approval(**FORM, policy=rule)])).waits
     path, ada = f"/waits/{wait.id}/answer", await gate.as_(Role.APPROVER, "ada")
-    for _ in range(2):
-        sent = await gate.client.post(path, json={"approved": True}, headers=ada)
-        assert (sent.status_code, sent.json()["decided"]) == (200, policy is None)
+    told = [await gate.client.post(path, json={"approved": True}, headers=ada) for _ in range(2)]
+    assert {sent.status_code for sent in told} == {200}
+    assert told[0].json() == told[1].json()
+    assert told[0].json()["decided"] is (policy is None)
+    assert len(await gate.ledger.waits.decisions_of("run")) == 1, "nobody was first, and nothing was refused"
     changed = await gate.client.post(path, json={"approved": False}, headers=ada)
     assert changed.status_code == (409 if policy is None else 403)
     bob = await gate.client.post(path, json={"approved": True}, headers=await gate.as_(Role.APPROVER, "bob"))
@@ -142,6 +144,25 @@ async def test_the_documentation_says_what_it_needs_and_what_else_there_is(door:
 
 async def test_health_needs_no_key(door: Gate) -> None:
     assert (await door.client.get("/health")).json() == {"status": "ok"}
+
+
+async def test_who_sends_an_answer_again_is_told_that_the_run_knows(
+    house: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[str] = []
+
+    async def wake(run_id: str, *_: object) -> bool:
+        woken.append(run_id)
+        return True
+
+    monkeypatch.setattr(doors, "wake_run", wake)
+    [wait] = (await parked(house.ledger, [approval(**FORM)])).waits
+    path, ada = f"/waits/{wait.id}/answer", await house.as_(Role.APPROVER, "ada")
+    told = [(await house.client.post(path, json={"approved": True}, headers=ada)).json() for _ in range(2)]
+    await claim(house.ledger)
+    told.append((await house.client.post(path, json={"approved": True}, headers=ada)).json())
+    assert [one["woken"] for one in told] == [True] * 3
+    assert woken == ["run"] * 2, "once it has been taken up it needs no waking"
 
 
 async def test_an_answer_that_is_sent_again_is_none_to_a_question_that_was_asked_anew(gate: Gate) -> None:

@@ -69,12 +69,29 @@ async def test_who_is_kept_from_deciding_is_told_why_and_is_in_the_audit(gate: G
         "This key is unknown. `standby keys add` makes a new one.": (401, {"Authorization": "Bearer sb_x"}),
     }
     for why, (status, headers) in tries.items():
-        sent = await gate.client.post(f"/waits/{wait.id}/answer", json=1, headers=headers)
+        sent = await gate.client.post(f"/waits/{wait.id}/answer", json={"paid": 1}, headers=headers)
         assert (sent.status_code, sent.json()["error"]) == (status, why)
-    kept = [(one.actor, one.door, one.verdict, one.note) for one in await gate.ledger.waits.decisions_of("run")]
-    assert kept == [
+    audit = await gate.ledger.waits.decisions_of("run")
+    assert [(one.actor, one.door, one.verdict, one.note) for one in audit] == [
         (name, "gateway", "refused", why) for name, why in zip(("old", "gone", "vic", "bob"), tries, strict=False)
     ]
+    assert {one.answer for one in audit} == {'{"paid": 1}'}, "as it came"
+
+
+async def test_what_somebody_says_who_may_not_is_not_kept_at_any_length(door: Gate) -> None:
+    [wait] = (await parked(door.ledger, [approval(party="finance", answer_schema="{}")])).waits
+    gone, key_id = await make_key(door.ledger, "gone", Role.APPROVER)
+    await door.ledger.keys.revoke(key_id)
+    vic, bob = await door.as_(Role.VIEWER, "vic"), await door.as_(Role.APPROVER, "bob", ["sales"])
+    headers = [{"Authorization": f"Bearer {gone}"}, vic, bob]
+    for one in headers:
+        for body in (b'"' + b"x" * 70_000 + b'"', b"[" * 5000, b"\xff"):
+            sent = await door.client.post(f"/waits/{wait.id}/answer", content=body, headers=one)
+            assert sent.status_code in (400, 401, 403, 422)
+    audit = await door.ledger.waits.decisions_of("run")
+    assert {one.answer for one in audit} == {None}
+    long = [one.actor for one in audit if one.note.endswith(" What was said has more than 65,536 characters.")]
+    assert long == ["gone", "vic", "bob"]
 
 
 async def test_the_key_itself_is_not_kept(gate: Gate) -> None:

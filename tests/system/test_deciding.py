@@ -55,6 +55,12 @@ async def test_the_second_of_two_decides_and_who_may_not_is_told_why(
     ]  # fmt: skip
 
 
+async def test_each_approval_of_several_counts_and_the_last_one_decides(ledger: Ledger) -> None:
+    [wait] = (await acts.parked(ledger, [Approval("Pay?", policy=Policy(quorum=2)).row("approval")], run=RUN)).waits
+    said = [(await standby("approve", wait.id, "--as", name, "--json")).json for name in ("ada", "bob")]
+    assert [(one["counted"], one["decided"]) for one in said] == [(True, False), (True, True)]
+
+
 async def test_two_people_answer_from_one_terminal_each_under_a_name(ledger: Ledger) -> None:
     """Before the first, after it, and after both: who decides, and who has, is shown; a decision has the name given."""
     question = Approval("Pay 9000 EUR?", policy=Policy(quorum=2))

@@ -150,7 +150,7 @@ async def test_an_answer_is_stored_as_the_form_reads_it(
     said = await standby(*command, wait.id[:8], "--json")
     assert (said.code, said.json) == (
         0,
-        {"accepted": True, "wait_id": wait.id, "run_id": RUN, "woken": False, "counted": False},
+        {"accepted": True, "wait_id": wait.id, "run_id": RUN, "woken": False, "counted": True, "decided": True},
     )
     settled = await ledger.waits.get(wait.id)
     assert settled is not None
