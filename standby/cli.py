@@ -26,6 +26,7 @@ from standby.tables import asked, plain, runs_table
 from standby.terminal import Json, err, escaped, name_of, open_ledger, out, own_words, perform, tell
 
 if TYPE_CHECKING:
+    from standby.ledger.signals import Delivery
     from standby.starts import ToStart
 
 app = typer.Typer(
@@ -141,7 +142,7 @@ def signal(
             Disposition.BUFFERED: f"No run waits for it yet, {_under(key)}: it is kept for seven days."
             if topic != topics.STOP
             else f"The agent stops before its next model request; until then this is kept, {_under(key)}.",
-            Disposition.DUPLICATE: "This delivery was taken before; nothing changed."
+            Disposition.DUPLICATE: f"This delivery was taken before{_became(made)}; nothing changed."
             if made.first is not Disposition.REJECTED
             else f"This delivery was refused before: {made.said}. Send it under a new --id.",
             Disposition.LATE: "Too late: its wait was settled or closed, or its run has ended.",
@@ -151,10 +152,11 @@ def signal(
             as_json,
             {"disposition": made.disposition, "signal_id": made.signal_id,
              "wait_id": made.wait_id, "run_id": made.run_id, "starts": made.start is not None,
-             "problems": made.problems},
+             "first": made.first, "problems": made.problems},
             started if made.start is not None and made.first is None else sentences[made.disposition],
         )  # fmt: skip
-        return 1 if Disposition.REJECTED in (made.disposition, made.first) else 0
+        not_done = (Disposition.REJECTED, Disposition.LATE)
+        return 1 if made.disposition in not_done or made.first is Disposition.REJECTED else 0
 
     perform(work(), as_json)
 
@@ -232,6 +234,17 @@ def up(
     from standby.up.stack import run_stack
 
     perform(run_stack(port=port, gateway_port=gateway_port, demo=demo, auto_answer=answer))
+
+
+def _became(made: Delivery) -> str:
+    """What became of the first signal of a delivery, as the end of a sentence."""
+    if made.first is Disposition.DELIVERED and made.run_id is not None:
+        return f", and was delivered to run {made.run_id}"
+    return {
+        Disposition.BUFFERED: ", and is kept",
+        Disposition.LATE: ", and was too late",
+        Disposition.UNMATCHED: ", and no run asked for it",
+    }.get(made.first or Disposition.DUPLICATE, "")
 
 
 def _under(key: str | None) -> str:

@@ -117,20 +117,25 @@ def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any
         "accepted": made.won or made.counted, "wait_id": wait.id, "run_id": wait.run_id, "woken": made.woken,
     }  # fmt: skip
     report |= {"counted": made.won or made.counted, "decided": made.won}
-    where = f" Run {run.name} is {run.state}."
+    question = f"The question was: {_ended(wait.reason)} Run {run.name} is {run.state}."
     if made.counted:
         sentence = _counted(made.wait, actor, votes)
     elif made.won:
-        sentence = f"{_said(made.wait.answer)}: {wait.reason} Run {run.name} {_goes_on(run, made)}."
+        sentence = f"{_said(made.wait.answer)}: {_ended(wait.reason)} Run {run.name} {_goes_on(run, made)}."
     elif made.winner is not None:
         who = made.winner.actor or made.winner.door
         report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
                             "answer": json.loads(made.winner.answer or "null")}  # fmt: skip
-        sentence = f"Too late: {who} was first, with {made.winner.answer}. The question was: {wait.reason}{where}"
+        sentence = f"Too late: {who} was first, with {made.winner.answer}. {question}"
     else:
-        sentence = f"Too late: the wait is closed. The question was: {wait.reason}{where}"
+        sentence = f"Too late: the wait is closed. {question}"
     tell(as_json, report, sentence)
     return 0 if made.won or made.counted else 1
+
+
+def _ended(reason: str) -> str:
+    """As a sentence."""
+    return reason if reason.rstrip().endswith((".", "?", "!", "…")) else f"{reason.rstrip()}."
 
 
 def _said(answer: str | None) -> str:

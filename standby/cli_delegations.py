@@ -76,7 +76,9 @@ def end(giver: Annotated[str, typer.Argument(metavar="FROM", help="Who is back."
     async def work() -> int:
         async with open_ledger() as (ledger, _):
             ended = await ledger.delegations.end(giver)
-        out.print(escaped(f"{giver} decides alone again." if ended else f"{giver} has delegated to nobody."))
+        if not ended:
+            raise UsageError(f"{giver} has delegated to nobody. `standby delegations` lists who has.")
+        out.print(escaped(f"{giver} decides alone again."))
         return 0
 
     perform(work())

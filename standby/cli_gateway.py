@@ -58,6 +58,8 @@ def add_key(
         from standby.gateway.keys import make_key
 
         name_of(name, "NAME")
+        if party and role is not Role.APPROVER:
+            raise UsageError(f"--party goes with --role approver: a key of the role {role} answers for no party.")
         expires_at = None if days is None else clock.utcnow() + timedelta(days=days)
         async with open_ledger() as (ledger, _):
             key, key_id = await make_key(ledger, name, role, parties=party, expires_at=expires_at)
@@ -122,7 +124,9 @@ def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="The beg
                     + (f"Those of {key_id}: {', '.join(named)}." if named else "`standby keys list` shows them.")
                 )
             revoked = await ledger.keys.revoke(rows[0].id)
-        out.print(escaped(f"The key of {rows[0].name} is revoked." if revoked else "It was revoked before."))
+        if not revoked:
+            raise UsageError(f"The key {rows[0].id[:8]} of {rows[0].name} was revoked before.")
+        out.print(escaped(f"The key of {rows[0].name} is revoked."))
         return 0
 
     perform(work())

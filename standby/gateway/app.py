@@ -51,7 +51,9 @@ class SignalIn(BaseModel):
 
     key: Name | None = Field(default=None, description="The correlation, such as an order number.")
     delivery_id: Name | None = Field(
-        default=None, description="The same one again from the same sender changes nothing: send it when you retry."
+        default=None,
+        description="The same one again from the same sender changes nothing: send it when you retry. Without it each "
+        "request is a signal of its own.",
     )
     payload: JsonValue = Field(default=None, description="The message.")
     start: ToStart | None = Field(
@@ -63,7 +65,7 @@ class SignalOut(BaseModel):
     """What became of the signal.
 
     ``run_id``: the run it is for; null while that is not known. ``starts``: it starts that run, which has its id as
-    soon as Prefect has made it.
+    soon as Prefect has made it. ``first``: of a duplicate, what became of the one that came first, whose ids these are.
     """
 
     disposition: Disposition
@@ -71,6 +73,7 @@ class SignalOut(BaseModel):
     wait_id: str | None = None
     run_id: str | None = None
     starts: bool = False
+    first: Disposition | None = None
 
 
 def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncContextManager[Inbox | None]]) -> FastAPI:
@@ -116,7 +119,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         await ledger.answers()
         return {"status": "ok"}
 
-    @app.post("/signals/{topic}", tags=["signals"], dependencies=[Depends(shallow_body)])
+    @app.post("/signals/{topic:path}", tags=["signals"], dependencies=[Depends(shallow_body)])
     async def signal(
         topic: Annotated[str, Depends(topic_of)], body: SignalIn, caller: Annotated[Caller, Depends(Allow(Role.SENDER))]
     ) -> SignalOut:
@@ -129,7 +132,7 @@ def create_app(ledger: Ledger, place: Place, inbox: Callable[[], AbstractAsyncCo
         )  # fmt: skip
         return SignalOut(
             disposition=made.disposition, signal_id=made.signal_id, wait_id=made.wait_id, run_id=made.run_id,
-            starts=made.start is not None,
+            starts=made.start is not None, first=made.first,
         )  # fmt: skip
 
     @app.get("/waits", tags=["waits"])

@@ -145,14 +145,16 @@ async def _duplicate(connection: AsyncConnection, one: Incoming) -> Delivery | N
     became = Disposition(first.disposition)
     begun = await started_by(connection, first.id)
     why: tuple[tuple[str, str], ...] = ()
+    wait = None
+    if first.wait_id is not None:
+        wait = (await connection.execute(select(waits).where(waits.c.id == first.wait_id))).first()
     if became is Disposition.REJECTED:
         said = first.note or "it did not fit"
         if begun is not None and begun.run_id is None:
             why = (("start", said),)
         else:
-            wait = (await connection.execute(select(waits).where(waits.c.id == first.wait_id))).first()
             # By the same fields as the first time, unless what is asked for has changed since.
             problems = one.misfit(wait, first.payload) if one.misfit is not None and wait is not None else []
             why = tuple(problems) or (("payload", said),)
-    run_id = begun.run_id if begun is not None else None
+    run_id = wait.run_id if wait is not None else begun.run_id if begun is not None else None
     return Delivery(Disposition.DUPLICATE, first.id, first.wait_id, run_id, first=became, problems=why, start=begun)

@@ -23,7 +23,9 @@ log = logging.getLogger("standby.waits")
 
 
 class Decision(BaseModel):
-    """The form of an approval that names none."""
+    """Approve or reject."""
+
+    # The form of an approval that names none. People read the docstring above it.
 
     approved: bool = Field(title="Approve")
     comment: str = Field(default="", title="Comment")

@@ -173,6 +173,22 @@ async def test_the_same_delivery_a_hundred_times_at_once_counts_once(gate: Gate)
     assert await gate.signals() == [("paid", "delivered")]
 
 
+async def test_a_duplicate_is_told_what_became_of_the_first(gate: Gate) -> None:
+    [wait] = (await parked(gate.ledger, [signal()])).waits
+    sender = await gate.as_(Role.SENDER)
+
+    async def send(key: str, delivery: str) -> dict[str, object]:
+        body = {"key": key, "delivery_id": delivery}
+        return dict((await gate.client.post("/signals/paid", json=body, headers=sender)).json())
+
+    for key, delivery, became, run in (("7", "a", "delivered", "run"), ("8", "b", "buffered", None)):
+        first, again = await send(key, delivery), await send(key, delivery)
+        assert (first["disposition"], first["first"], first["run_id"]) == (became, None, run)
+        assert (again["disposition"], again["first"], again["run_id"]) == ("duplicate", became, run)
+        assert (again["signal_id"], again["wait_id"]) == (first["signal_id"], first["wait_id"])
+    assert (await send("7", "a"))["wait_id"] == wait.id
+
+
 async def test_two_senders_may_use_the_same_delivery_id(gate: Gate) -> None:
     for name in ("bank", "shop"):
         sender = await gate.as_(Role.SENDER, name)
@@ -308,7 +324,8 @@ async def test_a_topic_that_is_not_utf_8_is_refused_by_name(door: Gate, topic: s
 
 
 async def test_a_topic_may_have_any_characters(door: Gate) -> None:
-    for path, topic in (("%C3%A4%20b", "\u00e4 b"), ("%EF%BF%BD", "\ufffd"), ("%25ff", "%ff")):
+    topics = {"%C3%A4%20b": "\u00e4 b", "%EF%BF%BD": "\ufffd", "%25ff": "%ff", "a%2Fb": "a/b", "a/b/": "a/b/"}
+    for path, topic in topics.items():
         sent = await door.client.post(f"/signals/{path}", json={}, headers=await door.as_(Role.SENDER, path))
         assert sent.status_code == 200, sent.text
         assert (await door.signals())[-1] == (topic, "buffered")

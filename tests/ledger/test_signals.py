@@ -103,7 +103,7 @@ async def test_the_same_delivery_again_changes_nothing(ledger: Ledger) -> None:
     [wait] = (await parked(ledger, [signal()])).waits
     first = await deliver(ledger, "d1")
     again = await deliver(ledger, "d1", payload='"another"')
-    assert again == Delivery(DUPLICATE, first.signal_id, wait.id, first=DELIVERED), "and nobody is woken again"
+    assert again == Delivery(DUPLICATE, first.signal_id, wait.id, "run", first=DELIVERED), "and nobody is woken again"
     assert await dispositions(ledger) == {"d1": DELIVERED}
 
 

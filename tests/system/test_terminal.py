@@ -405,9 +405,12 @@ async def test_a_signal_is_delivered_once_and_then_a_duplicate_or_late(ledger: L
     assert (said.code, first["disposition"], first["wait_id"], first["run_id"]) == (0, "delivered", wait.id, RUN)
     said = await standby(*send, "--key", "pay_1", "--id", "d-1")
     assert (said.code, said.json["disposition"], said.json["signal_id"]) == (0, "duplicate", first["signal_id"])
+    assert (said.json["first"], said.json["run_id"]) == ("delivered", RUN)
+    said = await standby(*send[:-1], "--key", "pay_1", "--id", "d-1")
+    assert said.out == f"This delivery was taken before, and was delivered to run {RUN}; nothing changed.\n"
     assert await ledger.runs.end(RUN, 1, RunState.COMPLETED, result="null")
     said = await standby(*send, "--key", "pay_1", "--id", "d-2")
-    assert (said.code, said.json["disposition"], said.json["wait_id"]) == (0, "late", None)
+    assert (said.code, said.json["disposition"], said.json["wait_id"]) == (1, "late", None)
     assert [signal.source for signal in await ledger.signals.all()] == ["bank", "bank"]
 
 
@@ -447,6 +450,24 @@ async def test_keys_are_made_listed_and_revoked(ledger: Ledger) -> None:
     assert (await standby("keys", "revoke", made["id"][:8])).out == "The key of ada is revoked.\n"
     assert [key["state"] for key in (await standby("keys", "list", "--json")).json] == ["revoked"]
     assert "No key's id begins with 'zz'" in (await standby("keys", "revoke", "zz")).sentence
+
+
+async def test_what_was_not_done_has_exit_code_1(ledger: Ledger) -> None:
+    key = (await standby("keys", "add", "ada", "--role", "approver", "--party", "finance", "--json")).json
+    assert [(await standby("keys", "revoke", key["id"])).code for _ in range(2)] == [0, 1]
+    for role in ("sender", "viewer", "admin"):
+        said = await standby("keys", "add", "bob", "--role", role, "--party", "finance")
+        assert (said.code, "--party goes with --role approver" in said.sentence) == (1, True)
+    assert len(await ledger.keys.all()) == 1
+    await standby("delegations", "add", "ada", "bob")
+    assert [(await standby("delegations", "end", "ada")).code for _ in range(2)] == [0, 1]
+    assert "nobody has delegated to nobody" in (await standby("delegations", "end", "nobody")).sentence
+
+
+async def test_each_sentence_of_an_answer_ends(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, Signal("parcel.sent", key="p1"))
+    assert (await standby("answer", wait.id, "1")).out.startswith("Answered: parcel.sent for p1. Run ")
+    assert "The question was: parcel.sent for p1. Run " in (await standby("answer", wait.id, "2")).out
 
 
 async def test_a_signal_that_comes_early_is_kept_and_used(ledger: Ledger) -> None:
