@@ -22,7 +22,7 @@ from standby.connect import open_prefect
 from standby.errors import UnknownRun, UsageError
 from standby.ledger import Ledger
 from standby.states import Disposition, Verdict
-from standby.tables import asked, plain, runs_table
+from standby.tables import asked, plain, print_table, runs_table
 from standby.terminal import Json, err, escaped, name_of, open_ledger, out, own_words, perform, tell
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def ps(
         if as_json:
             print(json.dumps(runs, indent=2))
         elif runs:
-            out.print(runs_table(runs))
+            print_table(out, runs_table(runs))
         else:
             out.print("No agent is running or waiting here.")
         return 0

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from standby import clock, view
 from standby.errors import UsageError
+from standby.tables import print_table
 from standby.terminal import Json, escaped, name_of, open_ledger, out, perform
 
 delegations_app = typer.Typer(help="Who decides in whose place, where a policy names who may.")
@@ -38,7 +39,7 @@ def list_delegations(context: typer.Context, as_json: Json = False) -> None:
         for one in found:
             until = one["until"] or "it is ended"
             table.add_row(escaped(one["from"]), escaped(one["to"]), until if one["in_force"] else f"{until} (over)")
-        out.print(table if found else "Nobody decides in the place of another.")
+        print_table(out, table if found else "Nobody decides in the place of another.")
         return 0
 
     perform(work(), as_json)

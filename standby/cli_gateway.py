@@ -12,6 +12,7 @@ from rich.table import Table
 from standby import clock, doors, view
 from standby.errors import UsageError
 from standby.states import Disposition, Role
+from standby.tables import print_table
 from standby.terminal import Json, escaped, name_of, open_ledger, out, perform, tell
 
 GATEWAY_PORT = 4280
@@ -101,7 +102,7 @@ def list_keys(as_json: Json = False) -> None:
         for key in found:
             parties = ", ".join(key["parties"]) if key["parties"] is not None else "everyone"
             table.add_row(key["id"][:8], escaped(key["name"]), key["role"], escaped(parties), key["state"])
-        out.print(table if found else "There are no keys. `standby keys add NAME --role sender` makes one.")
+        print_table(out, table if found else "There are no keys. `standby keys add NAME --role sender` makes one.")
         return 0
 
     perform(work(), as_json)
@@ -158,7 +159,7 @@ def list_signals(
             came = f"{view.age(max(0.0, (now - row.received_at).total_seconds()))} ago"
             table.add_row(row.id[:8], escaped(row.topic), escaped(row.correlation or ""), escaped(row.source), came,
                           row.disposition, escaped(row.note or ""))  # fmt: skip
-        out.print(table if rows else "No such signal has come.")
+        print_table(out, table if rows else "No such signal has come.")
         return 0
 
     perform(work(), as_json)
@@ -177,7 +178,7 @@ def missed(as_json: Json = False) -> None:
         table = Table("topic", "pushed", "polled", box=None, pad_edge=False, header_style="bold")
         for topic, pushed, polled in rows:
             table.add_row(escaped(topic), str(pushed), str(polled))
-        out.print(table if rows else "No condition has come true.")
+        print_table(out, table if rows else "No condition has come true.")
         return 0
 
     perform(work(), as_json)

@@ -23,7 +23,7 @@ from standby.tables import plain
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# Into a pipe or a file a table is as wide as it wants to be.
+# Into a pipe or a file tables go by ``tables.print_table``, and Markdown is so wide.
 out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 

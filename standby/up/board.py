@@ -1,4 +1,4 @@
-"""The live table of ``standby up``: each run, its step, what it waits for and how to answer; then the receipts."""
+"""What ``standby up`` shows of its runs while they go on, live or in lines; then the receipts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +17,8 @@ from standby.errors import AnswerRefused, NotAllowed
 from standby.ledger import Ledger
 from standby.policy import Policy
 from standby.states import ENDED, Door, WaitKind
-from standby.tables import asked, beside, plain, runs_table, state_text
+from standby.tables import asked, beside, in_one_line, plain, print_table, state_text
+from standby.up.screen import Screen
 
 REFRESH_SECONDS = 0.5
 
@@ -40,7 +41,7 @@ class Board:
                 if run_ids is not None:
                     runs = [run for run in runs if run["run_id"] in run_ids]
                 if self._console.is_terminal:
-                    live.update(self._table(runs, run_ids), refresh=True)
+                    live.update(self._screen(runs, run_ids), refresh=True)
                 else:
                     self._tell(runs, answerable=auto_answer is None)
                     await self._tell_ends(runs)
@@ -82,14 +83,11 @@ class Board:
             if not made.counted:
                 return
 
-    def _table(self, runs: list[dict[str, Any]], run_ids: list[str] | None) -> RenderableType:
+    def _screen(self, runs: list[dict[str, Any]], run_ids: list[str] | None) -> RenderableType:
         shown = [run for run in runs if run_ids is not None or run["state"] not in ENDED]
-        starting = len(run_ids or []) - len(runs)
-        if starting > 0:
-            return Group(
-                runs_table(shown), Text(f"{starting} more {'is' if starting == 1 else 'are'} starting.", "dim")
-            )
-        return runs_table(shown, " in another terminal") if shown else Text("No agent is running or waiting.", "dim")
+        if shown:
+            return Screen(shown, starting=max(0, len(run_ids or []) - len(runs)))
+        return Text("No agent is running or waiting.", "dim")
 
     def _tell(self, runs: list[dict[str, Any]], *, answerable: bool) -> None:
         """Where there is no terminal: one line for each thing that changed."""
@@ -127,8 +125,12 @@ class Board:
             run = await self._ledger.runs.get(run_id)
             if run is not None:
                 result = json.loads(run.result) if run.result is not None else None
-                table.add_row(Text(plain(run.name)), state_text(run.state), Text(plain(run.error or _sentence(result))))
-        self._console.print(table)
+                table.add_row(
+                    Text(in_one_line(run.name)),
+                    state_text(run.state),
+                    Text(in_one_line(run.error or _sentence(result))),
+                )
+        print_table(self._console, table)
 
 
 def _people(policy: Policy) -> list[str]:
