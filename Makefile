@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: run test bench check lock clean
 
 run: $(VENV)/.run  ## start everything on the sample invoices; ANSWER=approve or reject answers by itself; PORT=4300
-	@$(BIN)/standby up --demo $(if $(ANSWER),--answer $(ANSWER)) $(if $(PORT),--port $(PORT))
+	@$(BIN)/standby up --by-make --demo $(if $(ANSWER),--answer $(ANSWER)) $(if $(PORT),--port $(PORT))
 
 test:  ## lint, then every test, the type check among them
 	@$(MAKE) --no-print-directory -j 2 $(VENV)/.run $(VENV)/.dev

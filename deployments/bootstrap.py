@@ -28,6 +28,7 @@ from blocks.payment_policy import PaymentPolicy
 from blocks.payment_provider import PaymentProvider
 from blocks.workspace import Workspace
 from deployments.bank_reports import SOURCE, bank_source, tell_bank
+from deployments.sandbox_bank.place import difference
 from standby.checkpoints import STORE_NAME, CheckpointStore
 from standby.up.block_types import register_block_types
 from tasks.research_scope import SHIPPED, research_scope
@@ -49,6 +50,8 @@ async def bootstrap() -> None:
     await _save(store, STORE_NAME, overwrite=bool(ledger_url))
     await _save(PaymentPolicy(), "default")
     await _save(PaymentProvider(), "default")
+    if said := difference(await PaymentProvider.aload("default")):
+        print(f"Note: {said}")
     await _save(ModelEndpoint(), "default")
     await _save(research_scope(), SHIPPED)
     # Its defaults are folders of the machine that runs the agent, so no document is saved, only the type.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +25,13 @@ from standby.ledger import Ledger
 from standby.states import Disposition, Verdict
 from standby.tables import asked, plain, print_table, runs_table
 from standby.terminal import Json, err, escaped, name_of, open_ledger, out, own_words, perform, tell
+from standby.waits.showing import program
 
 if TYPE_CHECKING:
     from standby.ledger.signals import Delivery
     from standby.starts import ToStart
+
+PREFECT_PORT = 4200
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -217,12 +221,13 @@ def keeper() -> None:
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the Prefect server.", min=1, max=65535)] = 4200,
+    port: Annotated[int, typer.Option(help="Port of the Prefect server.", min=1, max=65535)] = PREFECT_PORT,
     gateway_port: Annotated[
         int, typer.Option(help="Port of the gateway.", envvar=PORT_VARIABLE, min=1, max=65535)
     ] = GATEWAY_PORT,
     demo: Annotated[bool, typer.Option(help="Start the project's demo, and stop when it is done.")] = False,
     answer: Annotated[str | None, typer.Option(help="With --demo: answer every question, approve or reject.")] = None,
+    by_make: Annotated[bool, typer.Option(hidden=True, help="It was `make run` that was typed.")] = False,
 ) -> None:
     """Start everything on this machine: Prefect server, ledger, worker, keeper, gateway, the project's processes."""
     if answer not in (None, "approve", "reject"):
@@ -231,9 +236,18 @@ def up(
     if answer is not None and not demo:
         err.print("[red]--answer goes with --demo: without it, questions are answered one by one.[/red]")
         raise typer.Exit(2)
-    from standby.up.stack import run_stack
+    from standby.up.stack import Typed, run_stack
 
-    perform(run_stack(port=port, gateway_port=gateway_port, demo=demo, auto_answer=answer))
+    if by_make:
+        again = "make run" if port == PREFECT_PORT else f"make run PORT={port}"
+        typed = Typed(again, "make run PORT={}", PORT_VARIABLE + "={} make run")
+    else:
+        again = f"{program()} up{' --demo' if demo else ''}"
+        again += f" --port {port}" if port != PREFECT_PORT else ""
+        told = gateway_port == GATEWAY_PORT or PORT_VARIABLE in os.environ
+        again += "" if told else f" --gateway-port {gateway_port}"
+        typed = Typed(again, "standby up --port {}", "standby up --gateway-port {}")
+    perform(run_stack(port=port, gateway_port=gateway_port, demo=demo, auto_answer=answer, typed=typed))
 
 
 def _became(made: Delivery) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from standby import clock, doors, view
 from standby.errors import UsageError
+from standby.ports import require_free
 from standby.states import Disposition, Role
 from standby.tables import print_table
 from standby.terminal import Json, escaped, name_of, open_ledger, out, perform, tell
@@ -34,6 +35,7 @@ def gateway(
         from standby.gateway.server import serve
 
         async with open_ledger() as (ledger, place):
+            require_free(host, port, f"Stop what listens there, or choose another: --port ({PORT_VARIABLE}).")
             out.print(f"Gateway on http://{host}:{port}, ledger {ledger.database.shown}. Ctrl-C stops.")
             await serve(ledger, place, host=host, port=port)
         return 0

@@ -3,23 +3,19 @@
 import argparse
 import errno
 import math
-import os
 import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from sqlalchemy.exc import DatabaseError
 
 from deployments.sandbox_bank.app import create_app
+from deployments.sandbox_bank.place import HOST, PORT, Port, port_of
 from deployments.sandbox_bank.store import Store
 from standby.settings import home
-
-HOST = "127.0.0.1"
-PORT = 4242
 
 
 class StartError(RuntimeError):
@@ -32,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, _leave)
     try:
-        listener = _listen(options.port)
+        listener = _listen(port_of(options.port))
         store = _open(options.database, options.settle_after)
-    except StartError as error:
+    except (StartError, ConnectionError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
     try:
@@ -62,8 +58,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--port",
         type=_port,
-        default=_told_port() or PORT,
-        help=f"TCP port on 127.0.0.1, 0 for any free one (that of PAYMENT_PROVIDER_URL if it is here, else {PORT})",
+        help="TCP port on 127.0.0.1, 0 for any free one (that of PAYMENT_PROVIDER_URL if it is here, else of the block "
+        f"payment-provider/default, else {PORT})",
     )
     parser.add_argument(
         "--database", type=Path, default=home() / "bank.db", help="SQLite file (bank.db in the data folder)"
@@ -75,12 +71,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--api-key", default="sandbox", help="the bearer key callers send (sandbox)")
     return parser.parse_args(arguments)
-
-
-def _told_port() -> int | None:
-    """The port where agents on this machine look for the bank, if they are told one."""
-    told = urlsplit(os.environ.get("PAYMENT_PROVIDER_URL", ""))
-    return told.port if told.hostname in (HOST, "localhost") else None
 
 
 def _port(text: str) -> int:
@@ -97,22 +87,22 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(port: Port) -> socket.socket:
     """Bind here rather than in uvicorn, whose answer to a busy port is a log line and a half-started app."""
     # asyncio turns Nagle's delay off only where TCP is named; otherwise each answer takes 40 ms longer.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # A killed bank's connections may linger in TIME_WAIT; they must not keep its successor from the port.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
+        listener.bind((HOST, port.number))
         listener.listen(1024)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise StartError(
-                f"Port {port} is in use; stop what listens there or choose another: --port, or PAYMENT_PROVIDER_URL."
+                f"Port {port.number} is in use; stop what listens there or choose another: {port.remedy}"
             ) from None
-        raise StartError(f"Port {port} cannot be opened: {error.strerror}.") from None
+        raise StartError(f"Port {port.number} cannot be opened: {error.strerror}.") from None
     return listener
 
 

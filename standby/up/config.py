@@ -2,7 +2,8 @@
 
 [tool.standby]
 pool = "agents"                                     # work pool the worker serves
-bootstrap = "deployments.bootstrap"                 # module run once the server is up (python -m)
+bootstrap = "deployments.bootstrap"                 # module run once the server is up (python -m); of what
+                                                    # it says lines that begin with "Note: " are shown
 demo = "deployments.demo"                           # module that starts the demo; prints one JSON line a run
 [tool.standby.processes]
 bank = "python -m deployments.sandbox_bank"         # processes to run beside the worker

@@ -27,7 +27,7 @@ class Child:
     ``report`` is told in a sentence when it is started again, ``on_start`` is called each time it has started.
     ``drains``: it is told to end by the end of its standard input, which comes too when this process is killed, and
     may take its time. Others are told by a signal, with all they have started, and have ``stop_seconds`` until they are
-    killed (None: ``STOP_SECONDS``).
+    killed (None: ``STOP_SECONDS``). ``kept``: whether it is started again when it dies; if not, it is from ``keep`` on.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Child:
         on_start: Callable[[], None],
         drains: bool = False,
         stop_seconds: float | None = None,
+        kept: bool = True,
     ) -> None:
         self.name, self.argv, self.env, self.log_file = name, argv, env, log_file
         self._report, self._on_start, self._drains = report, on_start, drains
@@ -48,10 +49,14 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
-        self.restarts = 0
+        self._kept = asyncio.Event()
+        if kept:
+            self._kept.set()
+        self._said_before = 0
 
     async def start(self) -> None:
         """Start it. Raises ``UsageError`` when the program is not there."""
+        self._said_before = self.log_file.stat().st_size if self.log_file.exists() else 0
         await self._spawn()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -64,8 +69,12 @@ class Child:
                     stdin=asyncio.subprocess.PIPE if self._drains else asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
             except FileNotFoundError as error:
-                raise UsageError(f"{self.name} cannot be started: there is no program {self.argv[0]!r}.") from error
+                raise no_program(self.name, self.argv) from error
         self._on_start()
+
+    def keep(self) -> None:
+        """From now on it is started again when it dies, and if it has died already."""
+        self._kept.set()
 
     async def _watch(self) -> None:
         delay = 0.5
@@ -74,7 +83,7 @@ class Child:
             code = await self._process.wait()
             if self._stopping:
                 return
-            self.restarts += 1
+            await self._kept.wait()
             delay = 0.5 if time.monotonic() - started > 30 else min(delay * 2, 15)
             self._report(f"The {self.name} stopped ({_how(code)}) and is started again. Its log: {self.log_file}")
             while True:
@@ -96,8 +105,10 @@ class Child:
         return self._process is not None and self._process.returncode is not None
 
     def tail(self, lines: int = 12) -> str:
-        """The end of its log."""
-        text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+        """The end of what it has said since it was started here."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._said_before)
+            text = log.read().decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
     async def stop(self) -> None:
@@ -132,6 +143,10 @@ def command(text: str) -> list[str]:
     elif argv and argv[0] == "prefect":
         argv[:1] = [sys.executable, "-m", "prefect"]
     return argv
+
+
+def no_program(name: str, argv: list[str]) -> UsageError:
+    return UsageError(f"{name} cannot be started: there is no program {argv[0]!r}.")
 
 
 def stop_leftover(process: str, seconds: float) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import httpx
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -25,11 +25,12 @@ from standby.errors import UsageError
 from standby.host.place import attempt_command, fork_server_place
 from standby.host.stopping import grace
 from standby.ledger import Ledger
+from standby.ports import require_free
 from standby.states import ENDED
 from standby.up.block_types import register_block_types
 from standby.up.board import Board
 from standby.up.config import Config, read_config
-from standby.up.processes import STOP_SECONDS, Child, command, signal_group, stop_leftover
+from standby.up.processes import STOP_SECONDS, Child, command, no_program, signal_group, stop_leftover
 
 HOST = "127.0.0.1"
 ANSWERS_SECONDS = 180.0
@@ -38,10 +39,21 @@ ANSWERS_SECONDS = 180.0
 HOST_GRACE = "5"
 """``STANDBY_HOST_GRACE`` of the host, unless it is set: who presses Ctrl-C wants to see an end."""
 
+NOTE = "Note: "
+"""What begins so, of what a bootstrap says, is for whoever starts it; the rest is in its log."""
+
 console = Console(highlight=False, soft_wrap=True)
 
 
-async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: str | None) -> int:
+class Typed(NamedTuple):
+    """What people type: to start this again, and with another port of the server, or of the gateway, for its ``{}``."""
+
+    again: str
+    port: str
+    gateway_port: str
+
+
+async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: str | None, typed: Typed) -> int:
     """Everything up, until Ctrl-C or (with ``demo``) until the demo is done. Returns the exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -54,8 +66,14 @@ async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: st
     async with AsyncExitStack() as cleanup:
         stop_seconds(os.environ)  # said before anything is started
         cleanup.enter_context(_only_one(settings.home()))
-        _require_free(port, "--port")
-        _require_free(gateway_port, "--gateway-port")
+        another = port % 65535 + 1
+        require_free(HOST, port, f"Choose another: {typed.port.format(another)}")
+        if gateway_port == port:
+            other = typed.gateway_port.format(another)
+            raise UsageError(
+                f"The Prefect server and the gateway cannot both listen on port {port}. Choose another: {other}"
+            )
+        require_free(HOST, gateway_port, f"Choose another: {typed.gateway_port.format(gateway_port % 65535 + 1)}")
         cleanup.enter_context(only_server(f"http://{HOST}:{port}/api"))
         starting = asyncio.create_task(_start(cleanup, config, port, gateway_port))
         stopping = asyncio.create_task(stop.wait())
@@ -71,7 +89,7 @@ async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: st
         stopping.cancel()
         kept = _shown(settings.home())
         if await stack.ledger.runs.all(ended=False):
-            console.print(f"Stopping. What waits is kept in {kept}; `standby up` carries on with it.")
+            console.print(f"Stopping. What waits is kept in {kept}; `{typed.again}` carries on with it.")
         else:
             console.print(f"Stopping. The data is kept in {kept}; delete it to begin anew.")
     return code
@@ -119,7 +137,7 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     async def start(name: str, text: str, stop_seconds: float | None = None) -> Child:
         one = Child(
             name, command(text), env, logs / f"{name}.log",
-            report=console.print, on_start=write_down, stop_seconds=stop_seconds,
+            report=console.print, on_start=write_down, stop_seconds=stop_seconds, kept=False,
         )  # fmt: skip
         children.append(one)
         cleanup.push_async_callback(one.stop)
@@ -130,27 +148,36 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         env["STANDBY_FORK_SERVER"] = place
         # First, for it is to be there before the worker takes the first run.
         await start("forkserver", "python -m standby.host.forkserver")
-    for name, text in config.processes.items():  # before the server: a program that is not there is said at once
-        await start(name, text)
+    for name, text in config.processes.items():
+        if shutil.which(command(text)[0], path=env["PATH"]) is None:
+            raise no_program(name, command(text))
     server = await start("server", f"python -m standby.up.prefect_server --host {HOST} --port {port}")
     console.print(f"Starting the Prefect server on {stack.ui_url} ...")
     await _answers("Prefect server", server, children, f"{stack.api_url}/health")
-    # It is ready while the rest is set up.
+    # They are ready while the rest is set up. The project's own may ask the server what they are for.
+    for name, text in config.processes.items():
+        await start(name, text)
     gateway = await start("gateway", f"python -m standby gateway --port {gateway_port}")
     async with open_prefect(stack.api_url) as client:
         await register_block_types(client)
     if config.bootstrap is not None:
         console.print("Setting up the work pool, blocks and deployments ...")
-        await _to_the_end("bootstrap", command(f"python -m {config.bootstrap} --deploy"), env, logs / "bootstrap.log")
+        setting_up = command(f"python -m {config.bootstrap} --deploy")
+        said = await _while_up(children, _to_the_end("bootstrap", setting_up, env, logs / "bootstrap.log"))
+        for line in said.splitlines():
+            if line.startswith(NOTE):
+                console.print(line.removeprefix(NOTE), markup=False)
     elif Path("prefect.yaml").exists():
         console.print("Deploying what is in prefect.yaml ...")
         await _make_pool(stack.api_url, config.pool)
         deploy = command("python -m prefect --no-prompt deploy --all")
-        await _to_the_end("deploying", deploy, env, logs / "deploying.log")
+        await _while_up(children, _to_the_end("deploying", deploy, env, logs / "deploying.log"))
     await _quick_attempts(stack.api_url, config.pool)
     await start("worker", f"python -m standby host --pool {config.pool} --name standby", stop_seconds(env))
     await cleanup.enter_async_context(_keeper(ledger, stack.api_url))
     await _answers("gateway", gateway, children, f"{stack.gateway_url}/health")
+    for one in children:
+        one.keep()
     return stack
 
 
@@ -225,9 +252,7 @@ async def _answers(name: str, server: Child, children: list[Child], url: str) ->
         try:
             async with asyncio.timeout(ANSWERS_SECONDS):
                 while True:
-                    for one in children:
-                        if one.ended or one.restarts:
-                            raise UsageError(f"The {one.name} stopped at once. It said:\n{one.tail()}")
+                    _require_up(children)
                     try:
                         if (await client.get(url, timeout=2)).status_code == 200:
                             return
@@ -236,6 +261,25 @@ async def _answers(name: str, server: Child, children: list[Child], url: str) ->
                     await asyncio.sleep(0.2)
         except TimeoutError as error:
             raise UsageError(f"The {name} does not answer. The end of its log:\n{server.tail()}") from error
+
+
+def _require_up(children: list[Child]) -> None:
+    for one in children:
+        if one.ended:
+            raise UsageError(f"The {one.name} stopped at once. It said:\n{one.tail()}")
+
+
+async def _while_up(children: list[Child], work: Coroutine[Any, Any, str]) -> str:
+    """Do this, and raise ``UsageError`` as soon as one of the children has stopped meanwhile."""
+    working = asyncio.create_task(work)
+    try:
+        while not working.done():
+            _require_up(children)
+            await asyncio.wait({working}, timeout=0.2)
+        return working.result()
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def _to_the_end(name: str, argv: list[str], env: dict[str, str], log_file: Path) -> str:
@@ -276,16 +320,6 @@ def _environment(port: int, ledger_url: str, gateway_port: int) -> dict[str, str
     }
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return defaults | dict(os.environ) | addresses | {"PATH": path}
-
-
-def _require_free(port: int, option: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
-            raise UsageError(f"Port {port} {why}. Choose another: standby up {option} {port % 65535 + 1}") from error
 
 
 class _only_one:

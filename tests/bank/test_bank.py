@@ -347,7 +347,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path: Path) -> 
 
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        remedy = "stop what listens there or choose another: --port, or PAYMENT_PROVIDER_URL."
+        remedy = "stop what listens there or choose another: --port."
         sentence = f"Port {port} is in use; {remedy}\n"
         assert start(port, tmp_path / "bank.db") == (1, sentence)
     (tmp_path / "letter.txt").write_text("Dear bank, " * 100)

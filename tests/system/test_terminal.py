@@ -470,6 +470,16 @@ async def test_each_sentence_of_an_answer_ends(ledger: Ledger) -> None:
     assert "The question was: parcel.sent for p1. Run " in (await standby("answer", wait.id, "2")).out
 
 
+@pytest.mark.usefixtures("ledger")
+async def test_a_gateway_says_that_its_port_is_taken_before_it_says_that_it_is_up() -> None:
+    port, taken = reserved_port()
+    with taken:
+        taken.listen()
+        said = await standby("gateway", "--port", str(port))
+    remedy = "Stop what listens there, or choose another: --port (STANDBY_GATEWAY_PORT)."
+    assert (said.code, said.out, said.err) == (1, "", f"Port {port} is taken by another program. {remedy}\n")
+
+
 async def test_a_signal_that_comes_early_is_kept_and_used(ledger: Ledger) -> None:
     said = await standby("signal", "payment.settled", '{"status": "settled"}', "--key", "pay_1")
     assert (said.code, said.out) == (0, "No run waits for it yet, under the key pay_1: it is kept for seven days.\n")

@@ -1,0 +1,67 @@
+"""The processes that `standby up` starts: what is said of one that stops while the rest is still starting."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from standby.errors import UsageError
+from standby.up import stack
+from standby.up.processes import Child
+from tests.support.ports import reserved_port
+from tests.support.waiting import wait_until
+
+TYPED = stack.Typed("make run", "make run PORT={}", "GATEWAY={}")
+
+
+@asynccontextmanager
+async def started(code: str, log: Path, report: Callable[[str], None], **how: bool) -> AsyncIterator[Child]:
+    child = Child("bank", [sys.executable, "-c", code], dict(os.environ), log, report=report, on_start=lambda: None,
+                  **how)  # fmt: skip
+    await child.start()
+    try:
+        yield child
+    finally:
+        await child.stop()
+
+
+async def test_one_that_stops_at_once_is_told_of_by_who_starts_it_and_not_started_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = tmp_path / "bank.log"
+    log.write_text("Port 4242 is in use: at an earlier start\n")
+    async with started("print('no')", log, said.append, kept=False) as child:
+        await wait_until(lambda: child.ended, 30)
+        assert (said, child.tail()) == ([], "no")
+        child.keep()
+        await wait_until(lambda: log.read_text().count("no\n") >= 2, 30)
+    assert said[0].startswith("The bank stopped (exit code 0) and is started again.")
+
+
+async def test_two_of_them_on_one_port_are_found_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
+    port, free = reserved_port()
+    with free, pytest.raises(UsageError) as refused:
+        await stack.run_stack(port=port, gateway_port=port, demo=False, auto_answer=None, typed=TYPED)
+    assert f"The Prefect server and the gateway cannot both listen on port {port}." in str(refused.value)
+
+
+async def test_a_port_that_is_taken_is_said_with_what_to_type_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
+    (port, taken), (other, free) = reserved_port(), reserved_port()
+    with taken, free:
+        taken.listen()
+        for ports, remedy in (((port, other), f"make run PORT={port + 1}"), ((other, port), f"GATEWAY={port + 1}")):
+            with pytest.raises(UsageError) as refused:
+                await stack.run_stack(port=ports[0], gateway_port=ports[1], demo=False, auto_answer=None, typed=TYPED)
+            assert str(refused.value) == f"Port {port} is taken by another program. Choose another: {remedy}"
