@@ -10,16 +10,16 @@ from standby import holder
 from standby.connect import open_prefect
 from standby.errors import UsageError
 from standby.ledger import Ledger
-from standby.states import ENDED, RunState
+from standby.states import ENDED, Door, RunState
 
 CANCEL_SECONDS = 10.0
 """How long Prefect may take to cancel a run."""
 
 
-async def cancelled(ledger: Ledger, run: Any, by: str, api_url: str | None) -> str:
-    """Cancel a run (its ledger row); what became of it, in words. Raises ``UsageError`` where it cannot be cancelled,
-    or Prefect does not answer within ``CANCEL_SECONDS``; and ``httpx.HTTPError`` where it cannot be reached: nothing is
-    cancelled then.
+async def cancelled(ledger: Ledger, run: Any, by: str, api_url: str | None, door: Door = Door.TERMINAL) -> str:
+    """Cancel a run (its ledger row) for ``by``, who came in by ``door``, which both are kept; what became of it, in
+    words. Raises ``UsageError`` where it cannot be cancelled, or Prefect does not answer within ``CANCEL_SECONDS``; and
+    ``httpx.HTTPError`` where it cannot be reached: nothing is cancelled then.
 
     One that Prefect does not have, because it was deleted there, is ended in the ledger.
     """
@@ -27,7 +27,7 @@ async def cancelled(ledger: Ledger, run: Any, by: str, api_url: str | None) -> s
 
     if RunState(run.state) in ENDED:
         raise UsageError(f"Run {run.name} has ended: it is {run.state}.")
-    said = f"cancelled by {by}"
+    said, through = f"cancelled by {by}", f"cancelled by {by} through {door}"
     at: datetime | None = None
     after: str | None = None
     if run.deployment_id is None:
@@ -38,17 +38,19 @@ async def cancelled(ledger: Ledger, run: Any, by: str, api_url: str | None) -> s
             raise UsageError("No Prefect server is known here, which has to be told. Set PREFECT_API_URL.")
         try:
             async with asyncio.timeout(CANCEL_SECONDS), open_prefect(api_url) as client:
-                state = await cancel(client, run.id, said)
+                state = await cancel(client, run.id, through)
         except TimeoutError as error:
             raise UsageError(
                 f"The Prefect server at {api_url} does not answer; whether it has cancelled run {run.name} is not "
                 "known. Cancel it again when it does."
             ) from error
         if state is None:
-            said = f"{said}; Prefect at {api_url} does not have it"
+            gone = f"; Prefect at {api_url} does not have it"
+            said, through = f"{said}{gone}", f"{through}{gone}"
         elif state.is_cancelled() or state.is_cancelling():
             at, after = state.timestamp, str(state.id)
         else:
             raise UsageError(f"Prefect does not cancel run {run.name}: it is {state.name} there.")
-    await ledger.runs.end_from_outside(run.id, RunState.CANCELLED, said, at=at, after=after)
+    await ledger.runs.end_from_outside(run.id, RunState.CANCELLED, through, at=at, after=after)
+    await ledger.runs.cancelled_by(run.id, after, by, door, through)
     return f"is {said}"

@@ -23,6 +23,7 @@ from standby.attaching import Ended, WasCancelled, attach, release_quietly
 from standby.branches import Branches
 from standby.checkpoints import CheckpointStore, load_store, shared_ledger
 from standby.errors import AgentExited, CheckpointNotWritten, CheckpointUnreadable, LedgerUnavailable, UsageError
+from standby.failures import stored
 from standby.faults import reach
 from standby.hold import Asked
 from standby.hold import chosen as chosen_hold
@@ -265,8 +266,9 @@ async def _attempt(
             said = f"{type(error).__name__}: {error}"
             await run.take_back_failures(error)
             if not await run.ledger.runs.end(
-                run.id, run.attempt, RunState.FAILED, error=said, after=run.began_in, by=run.failed_wait
-            ):
+                run.id, run.attempt, RunState.FAILED, error=said, after=run.began_in, by=run.failed_wait,
+                step=run.failed_step(stored(error)),
+            ):  # fmt: skip
                 raise Fenced(run.id, run.attempt) from error
             reach("run.failed")
             await wake_parents(run)

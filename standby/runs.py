@@ -326,6 +326,10 @@ class AgentRun:
         """The key of the wait whose error the agent has not gone on from, if there is one."""
         return next((failure.place.key for failure in self.failures.unrecorded if failure.of_wait), None)
 
+    def failed_step(self, error: str) -> str | None:
+        """The key of the step that raised this error (as JSON), if it was a step."""
+        return next((one.place.key for one in self._failures if not one.of_wait and one.text == error), None)
+
     async def _record_failures(self) -> None:
         """Before new work: errors that have evidently been caught are part of the path."""
         if not self.failures.unrecorded:

@@ -12,15 +12,16 @@ from standby.agents.transcript import threads_of
 from standby.connect import Place
 from standby.ledger import Ledger
 from standby.policy import Policy
-from standby.states import Verdict
+from standby.states import RunState, Verdict
 from standby.waits import command_for
 
 
 async def runs_view(ledger: Ledger, place: Place, *, ended: bool = False) -> list[dict[str, Any]]:
     """Runs, oldest first.
 
-    Each: ``run_id, flow, name, state, step`` (the key it reached last), ``started_at``, ``error``, ``wait`` (the open
-    wait, or None), ``waits`` (all open ones) and ``ui`` (its page in Prefect).
+    Each: ``run_id, flow, name, state, step`` (the key it reached last; of a run that has failed, of the step or wait
+    whose error ended it, None if it was of none), ``started_at``, ``error``, ``wait`` (the open wait, or None),
+    ``waits`` (all open ones) and ``ui`` (its page in Prefect).
     """
     runs = await ledger.runs.all(ended=ended)
     ids = [run.id for run in runs]
@@ -35,7 +36,7 @@ async def runs_view(ledger: Ledger, place: Place, *, ended: bool = False) -> lis
             "flow": run.flow,
             "name": run.name,
             "state": run.state,
-            "step": steps.get(run.id),
+            "step": (run.failed_step or run.ended_by) if run.state == RunState.FAILED else steps.get(run.id),
             "wait": waits.get(run.id, [None])[0],
             "waits": waits.get(run.id, []),
             "started_at": iso(run.started_at),
@@ -67,6 +68,9 @@ async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
         "ended_at": iso(run.ended_at),
         "result": json.loads(run.result) if run.result is not None else None,
         "error": run.error,
+        "failed_step": run.failed_step,
+        "cancelled_by": run.cancelled_by,
+        "cancelled_door": run.cancelled_door,
         "agents": threads_of(journal, await ledger.grants.of_run(run.id)),
         "checkpoints": [{"key": entry.key, "kind": entry.kind, "state": entry.state} for entry in journal],
         "waits": shown,

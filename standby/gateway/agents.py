@@ -197,6 +197,7 @@ class Agents:
             await self.ledger.runs.end_from_outside(
                 run_id, RunState.CANCELLED, said, at=state.timestamp, after=str(state.id)
             )
+            await self.ledger.runs.cancelled_by(run_id, str(state.id), caller.name, door, said)
         elif found.start is not None and state.type is StateType.CANCELLED:
             await self.ledger.starts.close(found.start.id, RunState.CANCELLED)
 

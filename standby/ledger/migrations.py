@@ -102,6 +102,11 @@ async def _retries(connection: AsyncConnection) -> None:
     await _add_columns(connection, "waits", "child_attempt")
 
 
+async def _how_runs_ended(connection: AsyncConnection) -> None:
+    """The step that failed, and who cancelled; a new ledger has them already."""
+    await _add_columns(connection, "runs", "failed_step", "cancelled_by", "cancelled_door")
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -125,6 +130,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _purses,
     _asked_since,
     _retries,
+    _how_runs_ended,
 ]
 
 

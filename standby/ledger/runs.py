@@ -20,7 +20,7 @@ from standby.ledger.notifications import told
 from standby.ledger.retrying import wait_again
 from standby.ledger.tables import Checkpoint, Run, Wait, table_of
 from standby.ledger.text import SHORTEST
-from standby.states import ENDED, Hold, RunState, WaitState
+from standby.states import ENDED, Door, Hold, RunState, WaitState
 
 runs = table_of(Run)
 waits = table_of(Wait)
@@ -108,6 +108,9 @@ class Runs:
                     ended_at=None,
                     ended_after=None,
                     ended_by=None,
+                    failed_step=None,
+                    cancelled_by=None,
+                    cancelled_door=None,
                     confirmed=False,
                 )
             )
@@ -193,16 +196,18 @@ class Runs:
         error: str | None = None,
         after: str | None = None,
         by: str | None = None,
+        step: str | None = None,
     ) -> bool:
         """The attempt ends the run; its open waits are closed. False when fenced.
 
         ``after``: the id of a state that the run had in Prefect in this attempt; scheduled after it, it is retried.
-        ``by``: the group of waits whose error ends it, which its retry opens again.
+        ``by``: the group of waits whose error ends it, which its retry opens again. ``step``: the key of the step whose
+        error does.
         """
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
                 return False
-            await _end(connection, run_id, state, result, error, after, by)
+            await _end(connection, run_id, state, result, error, after, by, step)
             return True
 
     async def end_from_outside(
@@ -231,6 +236,21 @@ class Runs:
                 values["ended_at"] = clock.plain(at)
             await connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
             return True
+
+    async def cancelled_by(self, run_id: str, after: str | None, actor: str, door: Door, error: str) -> bool:
+        """Say who cancelled the run, and ``error`` in words, if it was ended by the state ``after`` of Prefect's: who
+        follows Prefect may have been first to tell the ledger, and does not know who it was. False if it was not."""
+        return bool(
+            await self._db.write(
+                update(runs)
+                .where(
+                    runs.c.id == run_id,
+                    runs.c.state == RunState.CANCELLED,
+                    runs.c.ended_after.is_not_distinct_from(after),
+                )
+                .values(cancelled_by=actor, cancelled_door=door, error=error)
+            )
+        )
 
     async def rescue(self, run_id: str, attempt: int, holder: str | None) -> RunState | None:
         """Take the run from a dead attempt, which is fenced off. What it is now: PARKED or READY; None if it moved on,
@@ -329,6 +349,7 @@ async def _end(
     error: str | None,
     after: str | None,
     by: str | None = None,
+    step: str | None = None,
 ) -> None:
     now = clock.utcnow()
     await connection.execute(
@@ -341,6 +362,7 @@ async def _end(
             ended_at=now,
             ended_after=after,
             ended_by=by,
+            failed_step=step,
             holder=None,
             lease_expires_at=None,
             hold=None,

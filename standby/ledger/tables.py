@@ -82,6 +82,9 @@ class Run(_Base, table=True):
     ended_at: datetime | None = _instant(nullable=True)
     ended_by: str | None = None  # group_key of the waits whose error ended it: its retry opens them again
     ended_after: str | None = None  # id of a state it had in Prefect: who schedules the run after that retries it
+    failed_step: str | None = None  # key of the step whose error ended it
+    cancelled_by: str | None = None  # who cancelled it, where that is known
+    cancelled_door: str | None = None  # states.Door
 
 
 class Checkpoint(_Base, table=True):

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from standby import agent, step
+from standby.connect import Place
 from standby.ledger.checkpoints import Checkpoints
+from standby.view import runs_view
 from tests.fundamentals.conftest import Desk, Interruption
 
 
@@ -42,6 +44,39 @@ async def test_a_caught_error_is_part_of_the_path(desk: Desk, interruption: Inte
     assert await run.journal() == {"fetch": "failed", "write_down": "recorded"}
     assert await run.again() == "no tea today"
     assert calls == ["tea"]
+
+
+async def test_a_run_that_failed_is_shown_at_the_step_that_failed(desk: Desk):
+    """Not at the one before it, which is the last in the journal; at none where the agent itself raised."""
+
+    @step
+    async def first() -> int:
+        return 1
+
+    @step(visible=False)
+    async def fetch(item: str) -> str:
+        raise OutOfStock(item)
+
+    @agent
+    async def shop(caught: bool) -> str:
+        await first()
+        try:
+            return await fetch("tea")
+        except OutOfStock:
+            if caught:
+                raise ValueError("no tea, no work") from None
+            raise
+
+    shown = []
+    for caught in (False, True):
+        run = await desk.start(shop, caught=caught)
+        with pytest.raises((OutOfStock, ValueError)):
+            await run.result()
+        [listed] = [
+            one for one in await runs_view(desk.ledger, Place("", None), ended=True) if one["run_id"] == str(run.id)
+        ]
+        shown.append(listed["step"])
+    assert shown == ["fetch", None]
 
 
 async def test_an_error_that_ends_the_run_is_tried_again(desk: Desk):

@@ -12,6 +12,7 @@ from standby.errors import LedgerUnavailable
 from standby.ledger import Ledger, migrations
 from standby.ledger.database import Database
 from standby.ledger.tables import metadata
+from standby.states import Door, RunState
 from tests.ledger.acts import approval, parked
 from tests.support.forks import ROOT, Fork, Forks
 from tests.support.waiting import wait_until
@@ -172,5 +173,25 @@ async def test_a_ledger_from_before_purses_gets_them(ledger_url: str) -> None:
     after = await Ledger.connect(ledger_url)
     try:
         assert await after.purses.of_run("run") == []
+    finally:
+        await after.close()
+
+
+async def test_a_ledger_from_before_it_knew_how_runs_ended_learns_it(ledger_url: str) -> None:
+    before = await Ledger.connect(ledger_url)
+    await parked(before, [approval()])
+    async with before.database.transaction() as connection:
+        for column in ("failed_step", "cancelled_by", "cancelled_door"):
+            await connection.execute(text(f"ALTER TABLE runs DROP COLUMN {column}"))
+        await connection.execute(text("DELETE FROM ledger_version WHERE version > 13"))
+    await before.close()
+    after = await Ledger.connect(ledger_url)
+    try:
+        await after.runs.end_from_outside("run", RunState.CANCELLED, "Cancelled in Prefect", after="state")
+        assert not await after.runs.cancelled_by("run", "another", "eve", Door.TERMINAL, "cancelled by eve")
+        assert await after.runs.cancelled_by("run", "state", "ada", Door.TERMINAL, "cancelled by ada")
+        run = await after.runs.get("run")
+        assert run is not None
+        assert (run.error, run.cancelled_by, run.cancelled_door) == ("cancelled by ada", "ada", "terminal")
     finally:
         await after.close()

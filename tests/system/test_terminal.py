@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled
 from pydantic import BaseModel
 from sqlalchemy import delete, update
 from typer.testing import CliRunner
@@ -108,6 +110,30 @@ async def test_ps_lists_runs_that_ended_only_when_asked(ledger: Ledger) -> None:
     assert (await standby("ps", "--json")).json == []
     [listed] = (await standby("ps", "--all", "--json")).json
     assert (listed["state"], listed["error"], listed["wait"]) == ("failed", "ValueError: no", None)
+
+
+@pytest.mark.parametrize("followed_first", [False, True])
+async def test_who_cancelled_a_run_is_kept_and_shown(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, followed_first: bool
+) -> None:
+    """Also where the host, which follows Prefect, has told the ledger first: Prefect does not know who it was."""
+    await parked(ledger, PAY)
+    state = Cancelled()
+
+    async def in_prefect(_client: Any, run_id: str, _message: str) -> State[Any]:
+        if followed_first:
+            await ledger.runs.end_from_outside(run_id, RunState.CANCELLED, "Cancelled in Prefect", after=str(state.id))
+        return state
+
+    monkeypatch.setattr("standby.parking.cancel", in_prefect)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    monkeypatch.setenv("STANDBY_LEDGER_URL", str(ledger.database.url))
+    monkeypatch.setenv("LOGNAME", "ada")
+    assert (await standby("cancel", RUN)).out == f"Run name of {RUN} is cancelled by ada.\n"
+    shown = (await standby("show", RUN, "--json")).json
+    assert (shown["state"], shown["cancelled_by"], shown["cancelled_door"]) == ("cancelled", "ada", "terminal")
+    for said in (await standby("show", RUN), await standby("ps", "--all")):
+        assert "cancelled by ada through terminal" in said.out
 
 
 async def test_show_tells_a_run_whole_by_its_id_its_name_or_its_wait(ledger: Ledger) -> None:
