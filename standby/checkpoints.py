@@ -2,7 +2,7 @@
 
 A step writes its row itself, fenced by its attempt, before Prefect announces it as completed, because Prefect
 announces first and only logs a failed write. When Prefect then persists the result, the block finds the row there.
-Anything else Prefect persists through it (a flow's result, an error) is kept under Prefect's own key.
+Anything else Prefect persists through it (a flow's result or error) is kept under Prefect's own key.
 """
 
 from __future__ import annotations
@@ -36,19 +36,30 @@ STORE_NAME = "standby"
 SAVE_TRIES = 20
 """How often a process tries to load or save the block, a tenth of a second apart."""
 
-PLAIN_JSON = JSONSerializer(object_encoder=None, object_decoder=None)
+PLAIN_JSON = JSONSerializer(object_encoder="standby.checkpoints.only_errors", object_decoder=None)
 """Reads and writes the values of steps: JSON as it is, nothing is imported to read it."""
 
 
 class ResultKey:
-    """The result of the step under way: its storage key, and whether its row is in the ledger."""
+    """The result of the step under way: its storage key, whether its row is in the ledger, and whether it raised."""
 
     def __init__(self, run_id: str, key: str) -> None:
         self.storage_key = f"{run_id}/{key}"
         self.recorded = False
+        self.raised = False
 
 
 result_key: ContextVar[ResultKey | None] = ContextVar("standby_result_key", default=None)
+
+
+def only_errors(value: Any) -> str:
+    """What Prefect persists of a step that raised: the message alone, and that is not stored, for the ledger has the
+    error whole where the agent goes on from it. Raises ``TypeError`` for what is no error."""
+    current = result_key.get()
+    if current is None or not isinstance(value, BaseException):
+        raise TypeError(f"{type(value).__name__} is not plain JSON.")
+    current.raised = True
+    return str(value)
 
 
 class JournalKey(CachePolicy):
@@ -110,6 +121,9 @@ class CheckpointStore(WritableFileSystem):
 
     async def write_path(self, path: str, content: bytes) -> None:
         current = result_key.get()
+        if current is not None and current.raised:
+            current.raised = False
+            return
         if current is not None and current.storage_key == path:
             if not current.recorded:
                 raise RuntimeError(f"Prefect wanted to persist {path} before Standby recorded it.")

@@ -24,8 +24,8 @@ from standby.tables import plain
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # Into a pipe or a file tables go by ``tables.print_table``, and Markdown is so wide.
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 @asynccontextmanager

@@ -17,8 +17,9 @@ from standby.parking.client import (
     start_awaited,
 )
 from standby.parking.forms import description_of, form_schema
+from standby.parking.logs import calm_logs
 from standby.parking.pausing import pause
-from standby.parking.suspending import calm_logs, is_paused_by_somebody, show_suspended, suspend, tell_log
+from standby.parking.suspending import is_paused_by_somebody, show_suspended, suspend, tell_log
 from standby.parking.waking import cancel, wake, wake_parents
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any, NoReturn
 from uuid import UUID
@@ -117,20 +116,3 @@ def tell_log(group: Group) -> None:
             to = "To answer" if wait.kind == WaitKind.APPROVAL else "To send it by hand"
             how = command_for(wait)
             get_run_logger().info("Waiting for: %s%s", wait.reason, f" {to}: {how}" if how else "")
-
-
-class _CalmFilter(logging.Filter):
-    """The engine logs the end of an attempt that parks at level ERROR; an operator should not see red for a wait."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno == logging.ERROR and str(record.msg).startswith("Finished in state Suspended"):
-            record.levelno, record.levelname = logging.INFO, "INFO"
-        return True
-
-
-_calm = _CalmFilter()
-
-
-def calm_logs() -> None:
-    """Show an attempt that parks at level INFO in the run's log. Safe to call again."""
-    logging.getLogger("prefect.flow_runs").addFilter(_calm)

@@ -42,7 +42,7 @@ HOST_GRACE = "5"
 NOTE = "Note: "
 """What begins so, of what a bootstrap says, is for whoever starts it; the rest is in its log."""
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Typed(NamedTuple):
@@ -166,7 +166,7 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         said = await _while_up(children, _to_the_end("bootstrap", setting_up, env, logs / "bootstrap.log"))
         for line in said.splitlines():
             if line.startswith(NOTE):
-                console.print(line.removeprefix(NOTE), markup=False)
+                console.print(line.removeprefix(NOTE))
     elif Path("prefect.yaml").exists():
         console.print("Deploying what is in prefect.yaml ...")
         await _make_pool(stack.api_url, config.pool)

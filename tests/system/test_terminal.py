@@ -103,6 +103,13 @@ async def test_ps_lists_who_waits_for_what_and_since_when(ledger: Ledger) -> Non
     assert f"approve {wait.id[:8]}" in said.out
 
 
+async def test_words_between_colons_are_no_pictures(ledger: Ledger) -> None:
+    await acts.claim(ledger, RUN)
+    assert await ledger.runs.end(RUN, 1, RunState.FAILED, error="a.xml: cbc:ID: is missing")
+    for said in (await standby("ps", "--all"), await standby("show", RUN), await standby("approve", ":ID:")):
+        assert ":ID:" in said.out + said.err
+
+
 async def test_ps_lists_runs_that_ended_only_when_asked(ledger: Ledger) -> None:
     assert (await standby("ps")).out == "No agent is running or waiting here.\n"
     await acts.claim(ledger, RUN)
