@@ -10,6 +10,9 @@ YOUNG = 50_000
 
 def main() -> None:
     gc.set_threshold(YOUNG)
+    if sys.argv[1:2] == ["up"]:
+        # As its children are told, and before Prefect is imported, which would begin with a word about it.
+        os.environ.setdefault("DO_NOT_TRACK", "1")
     # Forms and the functions of conditions are in modules of the project, which `python -m` finds there anyway.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -19,12 +19,12 @@ from standby.cli_costs import costs
 from standby.cli_delegations import delegations_app
 from standby.cli_gateway import GATEWAY_PORT, PORT_VARIABLE, gateway, keys_app, signals_app
 from standby.cli_host import host
-from standby.connect import open_prefect
+from standby.connect import answers, open_prefect
 from standby.errors import UnknownRun, UsageError
 from standby.ledger import Ledger
 from standby.states import Disposition, Verdict
-from standby.tables import asked, plain, print_table, runs_table
-from standby.terminal import Json, err, escaped, name_of, open_ledger, out, own_words, perform, tell
+from standby.tables import asked, plain, print_table, questions_of, runs_table
+from standby.terminal import Json, err, escaped, name_of, no_answer, open_ledger, out, own_words, perform, tell
 from standby.waits.showing import program
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def ps(
         if as_json:
             print(json.dumps(runs, indent=2))
         elif runs:
-            print_table(out, runs_table(runs))
+            away = bool(questions_of(runs)) and place.api_url is not None and not await answers(place.api_url)
+            print_table(out, runs_table([{**run, "ui": None} for run in runs] if away else runs))
+            if away:
+                out.print(escaped(f"Prefect at {place.api_url} does not answer, so there are no pages to answer on."))
         else:
             out.print("No agent is running or waiting here.")
         return 0
@@ -181,9 +184,7 @@ def doctor(as_json: Json = False) -> None:
             try:
                 findings = await audit(ledger, client)
             except httpx.HTTPError as error:
-                raise ConnectionError(
-                    f"The Prefect server at {place.api_url} cannot be asked: {error}. Start it, or set PREFECT_API_URL."
-                ) from error
+                raise ConnectionError(no_answer(error)) from error
         if as_json:
             print(json.dumps([finding._asdict() for finding in findings], indent=2))
         elif findings:

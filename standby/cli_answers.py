@@ -102,13 +102,13 @@ async def _answer(
         except AnswerRefused as refused:
             if wait.state != WaitState.OPEN:
                 made = doors.Answered(False, wait, await ledger.waits.winner(wait), False)
-                return _told(wait, run, actor, made, [], as_json)
+                return _told(wait, run, actor, made, await ledger.waits.decisions_of(wait.run_id), as_json)
             form = [("the form has", ", ".join(fields))] if (fields := _form(wait)) else []
             if as_json:
                 print(json.dumps({"accepted": False, "wait_id": wait.id, "problems": refused.problems}))
                 return 1
             raise AnswerRefused(f"wait {wait.id[:8]}", [*refused.problems, *form]) from refused
-        votes = await ledger.waits.decisions_of(wait.run_id) if made.counted else []
+        votes = await ledger.waits.decisions_of(wait.run_id)
     return _told(wait, run, actor, made, votes, as_json)
 
 
@@ -123,10 +123,10 @@ def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any
     elif made.won:
         sentence = f"{_said(made.wait.answer)}: {_ended(wait.reason)} Run {run.name} {_goes_on(run, made)}."
     elif made.winner is not None:
-        who = made.winner.actor or made.winner.door
+        first = _first(made.winner, actor, votes)
         report["winner"] = {"actor": made.winner.actor, "door": made.winner.door,
                             "answer": json.loads(made.winner.answer or "null")}  # fmt: skip
-        sentence = f"Too late: {who} was first, with {made.winner.answer}. {question}"
+        sentence = f"{first}, with {made.winner.answer}. {question}"
     else:
         sentence = f"Too late: the wait is closed. {question}"
     tell(as_json, report, sentence)
@@ -136,6 +136,21 @@ def _told(wait: Any, run: Any, actor: str, made: doors.Answered, votes: list[Any
 def _ended(reason: str) -> str:
     """As a sentence."""
     return reason if reason.rstrip().endswith((".", "?", "!", "…")) else f"{reason.rstrip()}."
+
+
+def _first(winner: Any, actor: str, decisions: list[Any]) -> str:
+    """Whose answer it was: that of all whose decisions counted, where its policy asks for several people's."""
+    counted = [
+        one.actor
+        for one in decisions
+        if (one.wait_id, one.opening, one.verdict) == (winner.wait_id, winner.opening, Verdict.COUNTED)
+    ]
+    if winner.actor and counted and approves(winner.answer):
+        names = [f"{name} (you)" if name == actor else name for name in [*counted, winner.actor]]
+        return f"Too late: {', '.join(names[:-1])} and {names[-1]} have decided it together"
+    if winner.actor == actor:
+        return "Too late: you have answered it already"
+    return f"Too late: {winner.actor or winner.door} was first"
 
 
 def _said(answer: str | None) -> str:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated
 
+import httpx
 import typer
 
 from standby import settings
-from standby.connect import only_server
-from standby.terminal import open_ledger, out, perform
+from standby.connect import here, only_server, open_prefect
+from standby.terminal import escaped, open_ledger, out, perform
 
 
 def host(
@@ -63,6 +64,7 @@ async def _one(pool: str, name: str, limit: int | None, health_port: int | None,
         if health_port is not None:
             os.environ[PORT_VARIABLE] = str(health_port)
         shown = ledger.database.shown
+    await tell_of_new(pool, place.api_url)
     log_to_stderr()
     with only_server(place.api_url):
         out.print(f"Hosting the agents of {pool} for {place.api_url}, ledger {shown}. Ctrl-C stops.")
@@ -73,6 +75,20 @@ async def _one(pool: str, name: str, limit: int | None, health_port: int | None,
             _when_input_ends(worker.stop)
         await worker.start(printer=lambda *_: None)
     return 0
+
+
+async def tell_of_new(pool: str, api_url: str) -> None:
+    """The worker makes the pool if there is none, as Prefect's do. A misspelt one has no agents, and nobody would know.
+
+    Raises ``httpx.HTTPError`` where Prefect cannot be asked."""
+    from prefect.exceptions import ObjectNotFound
+
+    async with open_prefect(api_url) as client:
+        try:
+            await client.read_work_pool(pool)
+        except ObjectNotFound:
+            said = f"There is no work pool {pool!r} yet: it is made, and has no agents until some are deployed to it."
+            out.print(escaped(said))
 
 
 def _when_input_ends(call: Callable[[], None]) -> None:
@@ -111,6 +127,9 @@ async def _several(pool: str, name: str, limit: int | None, processes: int, heal
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop.set)
+    with suppress(httpx.HTTPError):  # what each of them says for itself, and is started again until it is no more so
+        if (api_url := (await here()).api_url) is not None:
+            await tell_of_new(pool, api_url)
     try:
         for one in range(processes):
             argv = [sys.executable, "-m", "standby", "host", "--pool", pool, "--name", f"{name} {one + 1}"]

@@ -17,6 +17,9 @@ import httpx
 
 from standby import settings
 
+LOOK_SECONDS = 2.0
+"""How long a command that needs no Prefect server waits for its word."""
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
@@ -86,6 +89,16 @@ def only_server(api_url: str) -> Iterator[None]:
         return
     with temporary_settings({PREFECT_API_URL: api_url, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
         yield
+
+
+async def answers(api_url: str) -> bool:
+    """Whether there is a server at this address, within ``LOOK_SECONDS``."""
+    async with httpx.AsyncClient(timeout=LOOK_SECONDS) as client:
+        try:
+            await client.get(f"{api_url.rstrip('/')}/health")
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return False
+    return True
 
 
 def open_prefect(api_url: str) -> PrefectClient:

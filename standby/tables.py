@@ -13,6 +13,9 @@ from standby import view
 from standby.states import RunState, WaitKind, WaitState
 from standby.values import one_line
 
+EACH = "once for each person, with their name; Prefect's form cannot tell who answers"
+"""What stands beside the command where it matters who answers."""
+
 NARROW = 40
 """What is waited for stands below its run where beside it there are fewer columns than this."""
 
@@ -185,7 +188,7 @@ def asked(wait: dict[str, Any]) -> str:
 
 def beside(run: dict[str, Any], wait: dict[str, Any]) -> str:
     """What stands beside the command: the run's page, or why its form takes no answer."""
-    return run["ui"] or "" if wait["decided_by"] is None else "each under a name of their own; Prefect asks for none"
+    return run["ui"] or "" if wait["decided_by"] is None else EACH
 
 
 def state_text(state: str) -> Text:

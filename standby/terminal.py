@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from standby import settings
 from standby.connect import Place, here
 from standby.errors import StandbyError, UsageError
 from standby.gateway.names import LONGEST_NAME, storable
@@ -48,7 +50,7 @@ def perform(work: Coroutine[Any, Any, int], as_json: bool = False, *, serves: bo
         with asyncio.Runner(loop_factory=_fast_loop() if serves else None) as runner:
             code = runner.run(work)
     except httpx.HTTPError as error:
-        wrong = f"The Prefect server cannot be reached: {str(error) or type(error).__name__}."
+        wrong = no_answer(error)
     except (StandbyError, OSError) as error:
         wrong = str(error)
     except UnicodeEncodeError:
@@ -62,6 +64,16 @@ def perform(work: Coroutine[Any, Any, int], as_json: bool = False, *, serves: bo
         else:
             err.print(f"[red]{escaped(wrong)}[/red]")
     raise typer.Exit(code)
+
+
+def no_answer(error: httpx.HTTPError) -> str:
+    """That Prefect could not be asked: where, why, and what to do."""
+    told = os.environ.get("PREFECT_API_URL")
+    at = told or settings.running().get("api_url")
+    remedy = "Start it, or correct PREFECT_API_URL." if told else "Start it with `standby up`, or set PREFECT_API_URL."
+    return (
+        f"The Prefect server{f' at {at}' if at else ''} cannot be asked: {str(error) or type(error).__name__}. {remedy}"
+    )
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

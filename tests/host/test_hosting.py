@@ -9,14 +9,18 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelling, Scheduled, Suspended
 
 from standby import settings
+from standby.cli_host import tell_of_new
+from standby.connect import open_prefect
 from standby.host.guest import Phase
 from standby.host.health import report
 from standby.states import Hold, RunState
 from tests.host.conftest import Inn
+from tests.support.server import PrefectServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings(
@@ -276,3 +280,15 @@ async def test_an_agent_that_keeps_the_host_for_itself_is_named(inn: Inn, caplog
 
 def _scheduled() -> State[Any]:
     return Scheduled(name="Resuming")
+
+
+async def test_a_pool_that_is_not_there_is_told_of(
+    prefect_server: PrefectServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host makes it, as Prefect's workers do; a misspelt one would host nothing without a word."""
+    async with open_prefect(prefect_server.url) as client:
+        await client.create_work_pool(WorkPoolCreate(name="there", type="process"))
+    await tell_of_new("there", prefect_server.url)
+    assert capsys.readouterr().out == ""
+    await tell_of_new("thr", prefect_server.url)
+    assert capsys.readouterr().out.startswith("There is no work pool 'thr' yet: it is made, ")

@@ -67,7 +67,7 @@ async def test_two_people_answer_from_one_terminal_each_under_a_name(ledger: Led
     [wait] = (await acts.parked(ledger, [question.row("approval")], run=RUN)).waits
     shown = " ".join((await standby("ps")).out.split())
     assert "Pay 9000 EUR? (2 people have to approve)" in shown
-    assert f"standby approve {wait.id[:8]} --as NAME each under a name of their own" in shown
+    assert f"standby approve {wait.id[:8]} --as NAME once for each person, with their name" in shown
     assert (await standby("approve", wait.id, "--as", " ")).code == 1
     assert (await standby("approve", wait.id, "--as", "ada", "--json")).json["counted"] is True
     assert "(2 people have to approve; so far: ada)" in " ".join((await standby("ps")).out.split())
@@ -79,6 +79,9 @@ async def test_two_people_answer_from_one_terminal_each_under_a_name(ledger: Led
     assert [(one["actor"], one["verdict"], one["door"]) for one in decisions] == [
         ("ada", "counted", "terminal"), ("bob", "won", "terminal"),
     ]  # fmt: skip
+    for late, who in (("ada", "ada (you) and bob"), ("bob", "ada and bob (you)"), ("zoe", "ada and bob")):
+        said = (await standby("approve", wait.id, "--as", late)).out
+        assert said.startswith(f"Too late: {who} have decided it together, with {{")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
@@ -26,6 +27,7 @@ from standby.ledger import Ledger
 from standby.ledger.tables import Run, Wait, table_of
 from standby.ledger.waits import WaitRow
 from standby.states import Hold, Need, RunState
+from standby.terminal import no_answer
 from standby.waits import Approval, Condition, Signal, Timer
 from standby.wakeups import Listener
 from tasks import find_settlement
@@ -256,6 +258,41 @@ async def test_who_answers_second_is_told_who_won_and_with_what(
         ("bob", "lost"),
         ("bob", "lost"),
     ]
+
+
+async def test_who_answers_twice_is_not_told_that_somebody_else_was_first(ledger: Ledger) -> None:
+    [wait] = await parked(ledger, PAY)
+    assert (await standby("approve", wait.id, "--as", "ada")).code == 0
+    said = await standby("approve", wait.id, "--as", "ada")
+    assert (said.code, said.out.startswith('Too late: you have answered it already, with {"approved":true')) == (
+        1,
+        True,
+    )
+
+
+async def test_a_prefect_server_that_is_away_is_named_with_what_to_do(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    said = await standby("ps")
+    assert (said.code, said.out) == (1, "")
+    assert said.err == (
+        "The Prefect server at http://127.0.0.1:9/api cannot be asked: All connection attempts failed. "
+        "Start it, or correct PREFECT_API_URL.\n"
+    )
+    # Of the `standby up` that was here; what waits is still listed, without a page that is not there.
+    monkeypatch.delenv("PREFECT_API_URL")
+    await parked(ledger, PAY)
+    (tmp_path / "up.json").write_text('{"api_url": "http://127.0.0.1:9/api"}')
+    said = await standby("ps")
+    assert (said.code, "To answer, type:" in said.out) == (0, True)
+    assert "press Resume" not in said.out
+    assert "flow-run/" not in said.out
+    assert said.out.endswith("Prefect at http://127.0.0.1:9/api does not answer, so there are no pages to answer on.\n")
+    assert no_answer(httpx.ConnectError("")) == (
+        "The Prefect server at http://127.0.0.1:9/api cannot be asked: ConnectError. "
+        "Start it with `standby up`, or set PREFECT_API_URL."
+    )
 
 
 async def test_who_answers_second_by_the_name_of_the_run_is_told_too_though_it_has_ended(ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deployments.sandbox_bank.store import Store
+from standby.tables import EACH
 from tests.bank.process import ROOT
 from tests.invoices.documents import CONTRADICTORY, OVER_LIMIT, PRICE_DIFFERS, SAMPLES
 from tests.support.forks import Forks
@@ -73,7 +74,7 @@ async def test_ctrl_c_keeps_what_waits_and_the_next_up_carries_on_with_it(
         await wait_until(lambda: up.output.count(": parked, waits for: ") == 2, DEMO_WITHIN, every=0.1, shows=up.shown)
         [by_two] = {line for line in up.output.splitlines() if line.startswith(f"{OVER_LIMIT}: parked, ")}
         assert by_two.endswith(" (2 people have to approve)")
-        assert " --as NAME   each under a name of their own; Prefect asks for none\n" in up.output
+        assert f" --as NAME   {EACH}\n" in up.output
 
         second = await project.standby("up", "--port", "4999")
         assert f"already up on .standby (process {up.pid}, {project.api_url})" in second.sentence
