@@ -127,7 +127,7 @@ async def _several(pool: str, name: str, limit: int | None, processes: int, heal
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, stop.set)
-    with suppress(httpx.HTTPError):  # what each of them says for itself, and is started again until it is no more so
+    with suppress(httpx.HTTPError):  # each of them says so itself
         if (api_url := (await here()).api_url) is not None:
             await tell_of_new(pool, api_url)
     try:

@@ -164,9 +164,8 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
         console.print("Setting up the work pool, blocks and deployments ...")
         setting_up = command(f"python -m {config.bootstrap} --deploy")
         said = await _while_up(children, _to_the_end("bootstrap", setting_up, env, logs / "bootstrap.log"))
-        for line in said.splitlines():
-            if line.startswith(NOTE):
-                console.print(line.removeprefix(NOTE))
+        for note in notes_in(said):
+            console.print(note)
     elif Path("prefect.yaml").exists():
         console.print("Deploying what is in prefect.yaml ...")
         await _make_pool(stack.api_url, config.pool)
@@ -179,6 +178,11 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     for one in children:
         one.keep()
     return stack
+
+
+def notes_in(said: str) -> list[str]:
+    """Of what a bootstrap says, the lines that are for people."""
+    return [line.removeprefix(NOTE) for line in said.splitlines() if line.startswith(NOTE)]
 
 
 async def _attend(stack: Stack, board: Board, stop: asyncio.Event, *, demo: bool, auto_answer: str | None) -> int:

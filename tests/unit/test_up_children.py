@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from standby.cli import app
 from standby.errors import UsageError
 from standby.up import stack
 from standby.up.processes import Child
@@ -65,3 +67,33 @@ async def test_a_port_that_is_taken_is_said_with_what_to_type_instead(
             with pytest.raises(UsageError) as refused:
                 await stack.run_stack(port=ports[0], gateway_port=ports[1], demo=False, auto_answer=None, typed=TYPED)
             assert str(refused.value) == f"Port {port} is taken by another program. Choose another: {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again", "port", "gateway_port"),
+    [
+        (["--by-make", "--demo"], "make run", "make run PORT={}", "STANDBY_GATEWAY_PORT={} make run"),
+        (["--by-make", "--demo", "--port", "4310"], "make run PORT=4310", "make run PORT={}",
+         "STANDBY_GATEWAY_PORT={} make run"),
+        ([], "standby up", "standby up --port {}", "standby up --gateway-port {}"),
+        (["--demo", "--port", "4310", "--gateway-port", "4311"], "standby up --demo --port 4310 --gateway-port 4311",
+         "standby up --port {}", "standby up --gateway-port {}"),
+    ],
+)  # fmt: skip
+def test_what_is_advised_is_what_was_typed(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], again: str, port: str, gateway_port: str
+) -> None:
+    told: list[stack.Typed] = []
+
+    async def run_stack(*, typed: stack.Typed, **_: object) -> int:
+        told.append(typed)
+        return 0
+
+    monkeypatch.setattr(stack, "run_stack", run_stack)
+    assert CliRunner().invoke(app, ["up", *arguments]).exit_code == 0
+    [typed] = told
+    assert (typed.again.rpartition("/")[2], typed.port, typed.gateway_port) == (again, port, gateway_port)
+
+
+def test_of_what_a_bootstrap_says_notes_are_for_people() -> None:
+    assert stack.notes_in("Block a/b is there.\nNote: Agents pay elsewhere.\nDone.\n") == ["Agents pay elsewhere."]
