@@ -71,11 +71,9 @@ class RunsTable:
 
     def _below(self) -> Group:
         parts: list[RenderableType] = []
-        heads = _Row("run", Text("state"), "step", "", "for", None)
+        heads, widths = _Row("run", Text("state"), "step", "", "for", None), self._widths
         for row in (heads, *self._rows):
-            line = Text(" " * _GAP).join(
-                _filled(cell, width) for cell, width in zip(row.cells(), self._widths, strict=True)
-            )
+            line = Text(" " * _GAP).join(map(_filled, row.cells(), widths))
             line.rstrip()
             line.stylize("bold" if row is heads else "")
             parts.append(_folding(line))
