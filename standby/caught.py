@@ -92,6 +92,11 @@ class Failures:
         self.unrecorded: list[Failure] = []
         self._recorded: list[Failure] = []
 
+    @property
+    def known(self) -> list[Failure]:
+        """Those that may be what ends the run."""
+        return [*self.unrecorded, *self._recorded]
+
     def add(self, failure: Failure) -> None:
         """It is recorded if the agent goes on. One that ends the run is not: a retry of the run then tries the step, or
         waits, again."""

@@ -328,7 +328,7 @@ class AgentRun:
 
     def failed_step(self, error: str) -> str | None:
         """The key of the step that raised this error (as JSON), if it was a step."""
-        return next((one.place.key for one in self._failures if not one.of_wait and one.text == error), None)
+        return next((one.place.key for one in self.failures.known if not one.of_wait and one.text == error), None)
 
     async def _record_failures(self) -> None:
         """Before new work: errors that have evidently been caught are part of the path."""

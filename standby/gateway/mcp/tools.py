@@ -159,7 +159,8 @@ TOOLS = {
         Tool(
             Waits, list_waits, changes=False,
             says="What runs wait for now, what people are asked first, the oldest first: each with its id, the "
-            "question, the evidence to decide on, and the form of the answer. Is there more, `next` is what `after` takes.",
+            "question, the evidence to decide on, and the form of the answer. Is there more, `next` is what `after` "
+            "takes.",
         ),
         Tool(
             Answer, answer_wait, changes=True,
