@@ -48,6 +48,9 @@ class Prefect:
     async def read_flow_run(self, run_id: Any) -> Any:
         return SimpleNamespace(id=run_id, name="a run", state=self.state, deployment_id="deployment")
 
+    async def read_flow_runs(self, *, flow_run_filter: Any, **_: Any) -> list[Any]:
+        return [await self.read_flow_run(run_id) for run_id in flow_run_filter.id.any_]
+
     async def read_flow_run_states(self, _: Any) -> list[Any]:
         return self.history
 
