@@ -52,8 +52,8 @@ async def here() -> Place:
             if running.get("api_url") != told_api:
                 raise ConnectionError(
                     f"The Prefect server at {told_api}, whose block names the ledger, cannot be asked: "
-                    f"{str(error) or 'it does not answer'}. Start it, or set STANDBY_LEDGER_URL to the ledger's "
-                    "address."
+                    f"{str(error) or 'it does not answer'}. Start it, correct PREFECT_API_URL, or set "
+                    "STANDBY_LEDGER_URL to the ledger's address."
                 ) from error
             ledger_url = running.get("ledger_url")
     if ledger_url is None and told_api is None:

@@ -59,13 +59,17 @@ async def test_a_bank_that_cannot_be_told_is_said_without_the_secret(
     said = await tell_bank(GATEWAY) or ""
     assert said.startswith("The bank at http://127.0.0.1:1 was not told where to report (")
     async with running_bank(tmp_path, forks=forks) as bank:
-        for provider, secret in (
-            (PaymentProvider(base_url=bank.url, api_key=SecretStr("wrong")), SECRET),
-            (PaymentProvider(base_url=bank.url), "whsec_x"),
+        for provider, secret, why in (
+            (
+                PaymentProvider(base_url=bank.url, api_key=SecretStr("wrong")),
+                SECRET,
+                "was not told where to report (status 4",
+            ),
+            (PaymentProvider(base_url=bank.url), "whsec_x", "secrets: number 1 is not base64"),
         ):
             blocks(provider, secret)
             refused = await tell_bank(GATEWAY) or ""
-            assert "was not told where to report (status 4" in refused
+            assert why in refused
             assert secret not in refused
 
 

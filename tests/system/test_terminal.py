@@ -277,8 +277,9 @@ async def test_a_prefect_server_that_is_away_is_named_with_what_to_do(
     said = await standby("ps")
     assert (said.code, said.out) == (1, "")
     assert said.err == (
-        "The Prefect server at http://127.0.0.1:9/api cannot be asked: All connection attempts failed. "
-        "Start it, or correct PREFECT_API_URL.\n"
+        "The Prefect server at http://127.0.0.1:9/api, whose block names the ledger, cannot be asked: "
+        "All connection attempts failed. Start it, correct PREFECT_API_URL, or set STANDBY_LEDGER_URL to the "
+        "ledger's address.\n"
     )
     # Of the `standby up` that was here; what waits is still listed, without a page that is not there.
     monkeypatch.delenv("PREFECT_API_URL")
