@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Update, case, select, update
+from sqlalchemy import Row, Update, bindparam, case, func, select, update
 
 from standby import clock, settings
-from standby.ledger.database import Database
+from standby.ledger.batches import Batches
+from standby.ledger.database import Database, among, listed
 from standby.ledger.locks import locked_run
-from standby.ledger.tables import Checkpoint, Wait, table_of
+from standby.ledger.tables import Checkpoint, Run, Wait, table_of
 from standby.outlook import Past
 from standby.states import CheckpointState, Hold, WaitState
 
+runs = table_of(Run)
 waits = table_of(Wait)
 checkpoints = table_of(Checkpoint)
 
@@ -25,9 +28,31 @@ def held(run_id: str, group_key: str, hold: Hold) -> Update:
     )
 
 
+class Bill(NamedTuple):
+    run: str
+    group: str
+    gib: float
+    let_go: datetime | None
+
+
+class _Statements:
+    def __init__(self, database: Database) -> None:
+        self.free = select(runs.c.id).where(among(runs.c.id, "runs", database)).with_for_update(skip_locked=True)
+        billed = case((waits.c.member == 0, bindparam("gib", type_=waits.c.gib_seconds.type)), else_=0.0)
+        let_go = bindparam("let_go", type_=waits.c.let_go_at.type)
+        self.bill = database.prepared(
+            update(waits)
+            .where(waits.c.run_id == bindparam("run"), waits.c.group_key == bindparam("group"))
+            .values(gib_seconds=waits.c.gib_seconds + billed, let_go_at=func.coalesce(let_go, waits.c.let_go_at))
+        )
+
+
 class Holds:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._sql = database.made(_Statements)
+        # Hundreds may wake in the same second, and an answer waits for each connection.
+        self._bills: Batches[Bill, None] = Batches(self._write)
 
     async def history(self, agent: str, kind: str, *, limit: int = settings.LEARN_FROM) -> list[Past]:
         """How long the latest waits of this agent and kind took, newest first, at most ``limit``.
@@ -54,15 +79,21 @@ class Holds:
 
         ``let_go``: it holds none any more though it waits on. The bill stands with the group's first wait.
         """
-        bill = case((waits.c.member == 0, gib_seconds), else_=0.0)
-        values: dict[str, Any] = {"gib_seconds": waits.c.gib_seconds + bill}
-        if let_go:
-            values["let_go_at"] = clock.utcnow()
-        group = (waits.c.run_id == run_id, waits.c.group_key == group_key)
+        await self._bills.do(Bill(run_id, group_key, gib_seconds, clock.utcnow() if let_go else None))
+
+    async def _write(self, bills: Sequence[Bill]) -> list[None]:
+        """The locks are those of whoever settles the waits, in the same order: run, then wait. Those of others are not
+        waited for while these are held."""
         async with self._db.transaction() as connection:
-            # As whoever settles one of them does: two that lock the waits of a group in another order block each other.
-            await locked_run(connection, run_id)
-            await connection.execute(update(waits).where(*group).values(**values))
+            runs_of = listed({one.run for one in bills}, self._db)
+            free = set((await connection.execute(self._sql.free, {"runs": runs_of})).scalars())
+            await self._sql.bill.many(connection, [one._asdict() for one in bills if one.run in free])
+        for one in bills:
+            if one.run not in free:
+                async with self._db.transaction() as connection:
+                    await locked_run(connection, one.run)
+                    await self._sql.bill.many(connection, [one._asdict()])
+        return [None] * len(bills)
 
     async def waited(self, since: datetime, *, limit: int = 100_000) -> list[Row[Any]]:
         """Waits that opened since then, oldest first; of more than ``limit`` the newest.

@@ -205,10 +205,7 @@ class Runs:
         error does.
         """
         async with self._db.transaction() as connection:
-            if await run_of_attempt(connection, run_id, attempt) is None:
-                return False
-            await _end(connection, run_id, state, result, error, after, by, step)
-            return True
+            return await _end(connection, run_id, attempt, state, result, error, after, by, step)
 
     async def end_from_outside(
         self,
@@ -230,7 +227,7 @@ class Runs:
             row = await self._locked(connection, run_id)
             if row is None or RunState(row.state) in ENDED or attempt not in (None, row.attempt):
                 return False
-            await _end(connection, run_id, state, None, error, after)
+            await _end(connection, run_id, row.attempt, state, None, error, after)
             values: dict[str, Any] = {"attempt": row.attempt + 1, "confirmed": True}
             if at is not None:
                 values["ended_at"] = clock.plain(at)
@@ -344,17 +341,19 @@ class Runs:
 async def _end(
     connection: AsyncConnection,
     run_id: str,
+    attempt: int,
     state: RunState,
     result: str | None,
     error: str | None,
     after: str | None,
     by: str | None = None,
     step: str | None = None,
-) -> None:
+) -> bool:
+    """False if the run is in another attempt by now, or has ended."""
     now = clock.utcnow()
-    await connection.execute(
+    ended = await connection.execute(
         update(runs)
-        .where(runs.c.id == run_id)
+        .where(runs.c.id == run_id, runs.c.attempt == attempt, runs.c.state.not_in(ENDED))
         .values(
             state=state,
             result=result,
@@ -370,10 +369,12 @@ async def _end(
             confirmed=False,
         )
     )
+    if not ended.rowcount:
+        return False
     await connection.execute(
         update(waits)
         .where(waits.c.run_id == run_id, unindexed(waits.c.state) == WaitState.OPEN)
         .values(state=WaitState.CLOSED, settled_at=now)
     )
-    attempt = (await connection.execute(select(runs.c.attempt).where(runs.c.id == run_id))).scalar_one()
     await tell_parents(connection, run_id, state, result, error, attempt)
+    return True

@@ -33,7 +33,7 @@ AT_ONCE = 8
 BACKOFF_SECONDS = (0.03, 5.0)
 """How long the first try after a failed one waits, and the longest; doubled in between, and spread by half."""
 
-PUT_OFF_SECONDS = 2.0
+PUT_OFF_SECONDS = 10.0
 """How long at most Prefect is told nothing because runs are on their way to their next line."""
 
 LATE_SECONDS = 30.0
@@ -203,7 +203,7 @@ class Following:
 
     async def _do(self, run_id: str, change: _Change) -> None:
         while self._busy() and monotonic() - change.since < PUT_OFF_SECONDS:  # noqa: ASYNC110
-            await asyncio.sleep(PUT_OFF_SECONDS / 20)
+            await asyncio.sleep(PUT_OFF_SECONDS / 100)
         pause, tries = BACKOFF_SECONDS[0], TRIES
         while True:
             try:
