@@ -100,10 +100,6 @@ class _Statements:
             )
         )
         alive = select(runs.c.id).where(*_its_attempt, _alive).with_for_update(read=True, key_share=False)
-        if not database.sqlite:
-            # The agent's next line waits for this, and not for the disk: whatever it writes next reaches the disk after
-            # this, and until then the answer is still that of the wait, which is taken in again.
-            alive = alive.where(func.set_config("synchronous_commit", "off", True) == "off")
         self.record_wait = database.prepared(
             update(checkpoints)
             .where(
