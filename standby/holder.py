@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,12 @@ import psutil
 
 def this_process() -> str:
     """``machine/pid/start``: one process on one boot of one machine (and one container of it)."""
-    return f"{_machine()}/{os.getpid()}/{started(os.getpid())}"
+    return _named(os.getpid())
+
+
+@cache
+def _named(pid: int) -> str:
+    return f"{_machine()}/{pid}/{started(pid)}"
 
 
 def is_dead(holder: str) -> bool:

@@ -36,6 +36,9 @@ BACKOFF_SECONDS = (0.03, 5.0)
 PUT_OFF_SECONDS = 10.0
 """How long at most Prefect is told nothing because runs are on their way to their next line."""
 
+LOOK_SECONDS = 0.1
+"""How often it is looked whether that is over."""
+
 LATE_SECONDS = 30.0
 """From this lag on the host takes up nothing new until Prefect has caught up."""
 
@@ -114,6 +117,7 @@ class Following:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[_Change] = set()
         self._taken = 0.0  # when the server last took a change
+        self._storm_goes_on: asyncio.Task[None] | None = None
         # Prefect's client would wait for seconds before it asks a second time.
         self._context = contextvars.copy_context()
         self._settings = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})  # kept: the context is never left
@@ -201,9 +205,24 @@ class Following:
                 change.done.cancel()
             self._runs.pop(run_id, None)
 
+    def _storm(self) -> asyncio.Task[None] | None:
+        """What ends when the more urgent work does; None when there is none. One looks for all that wait for it."""
+        if self._storm_goes_on is None and self._busy():
+
+            async def until_calm() -> None:
+                while self._busy():  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_SECONDS)
+                self._storm_goes_on = None
+
+            task = asyncio.get_running_loop().create_task(until_calm(), context=self._context.copy())
+            self._storm_goes_on = task
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return self._storm_goes_on
+
     async def _do(self, run_id: str, change: _Change) -> None:
-        while self._busy() and monotonic() - change.since < PUT_OFF_SECONDS:  # noqa: ASYNC110
-            await asyncio.sleep(PUT_OFF_SECONDS / 100)
+        while (left := change.since + PUT_OFF_SECONDS - monotonic()) > 0 and (storm := self._storm()) is not None:
+            await asyncio.wait([storm], timeout=left)
         pause, tries = BACKOFF_SECONDS[0], TRIES
         while True:
             try:
