@@ -67,10 +67,17 @@ CONFIRM_AFTER = timedelta(seconds=5)
 
 
 class Keeper:
-    """``client`` opens a Prefect client, as ``prefect.get_client`` does."""
+    """``client`` opens a Prefect client, as ``prefect.get_client`` does. ``being_told``: whether somebody in this
+    process still tells Prefect of this run, which is then left to it."""
 
-    def __init__(self, ledger: Ledger, client: Callable[[], AbstractAsyncContextManager[PrefectClient]]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: Callable[[], AbstractAsyncContextManager[PrefectClient]],
+        being_told: Callable[[str], bool] = lambda run_id: False,
+    ) -> None:
         self.ledger = ledger
+        self._being_told = being_told
         self._client = client
         self._me = f"{holder.this_process()}/{uuid4().hex[:8]}"
         self._notifier = Notifier(ledger, client)
@@ -352,6 +359,7 @@ class Keeper:
     async def _confirm_ends(self, client: PrefectClient) -> None:
         """Runs that ended in the ledger: Prefect must come to know, or the process died in between."""
         ended = await self.ledger.runs.unconfirmed(clock.utcnow() - CONFIRM_AFTER)
+        ended = [run for run in ended if not self._being_told(run.id)]
         # A run without a deployment may be on another server, and nobody could run it again.
         confirmed = [run.id for run in ended if run.deployment_id is None]
         deployed = [run for run in ended if run.deployment_id is not None]

@@ -115,7 +115,7 @@ class Host:
             for loop in (lease.beats(), self.intake.loop(), self._look_loop(), self.warmth.watch()):
                 self.start(loop)
             if self._keep:
-                self.start(Keeper(self.ledger, self._open_client).run())
+                self.start(Keeper(self.ledger, self._open_client, self.following.tells_of).run())
             self._exit = stack.pop_all()
         return self
 

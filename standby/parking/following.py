@@ -33,8 +33,9 @@ AT_ONCE = 8
 BACKOFF_SECONDS = (0.03, 5.0)
 """How long the first try after a failed one waits, and the longest; doubled in between, and spread by half."""
 
-PUT_OFF_SECONDS = 10.0
-"""How long at most Prefect is told nothing because runs are on their way to their next line."""
+PUT_OFF_SECONDS = 4.0
+"""How long at most Prefect is told nothing because runs are on their way to their next line: less than a keeper
+elsewhere waits before it tells of a run's end."""
 
 LOOK_SECONDS = 0.1
 """How often it is looked whether that is over."""
@@ -127,6 +128,10 @@ class Following:
     def behind(self) -> int:
         """How many changes Prefect does not know of yet."""
         return sum(map(len, self._runs.values()))
+
+    def tells_of(self, run_id: str) -> bool:
+        """Whether Prefect is still to be told something of this run."""
+        return bool(self._runs.get(run_id))
 
     @property
     def lag(self) -> float:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -85,6 +85,25 @@ async def test_a_duty_that_fails_keeps_nobody_from_the_others(desk: Desk, monkey
     [fired], [announced] = [await desk.ledger.waits.of_run(run) for run in (due, open_)]
     assert fired.state == WaitState.SETTLED
     assert announced.announced_at is not None
+
+
+async def test_an_end_that_prefect_is_still_being_told_of_is_left_to_who_tells_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(keeper_module, "CONFIRM_AFTER", timedelta(0))
+    deployment = await desk.client.create_deployment(await desk.client.create_flow_from_name("slow"), "slow")
+    run_id = str((await desk.client.create_flow_run_from_deployment(deployment, state=Running())).id)
+    attempt = (await claim(desk.ledger, run_id)).attempt
+    assert await desk.ledger.runs.end(run_id, attempt, RunState.FAILED, error="no")
+    being_told, shown = {run_id}, []
+    keeper = Keeper(desk.ledger, lambda: PrefectClient(desk.url), being_told.__contains__)
+    for _ in range(2):
+        assert await keeper.tick()
+        state = (await desk.client.read_flow_run(UUID(run_id))).state
+        assert state is not None
+        shown.append(state.name)
+        being_told.clear()
+    assert shown == ["Running", "Failed"]
 
 
 async def test_an_attempt_that_renews_its_lease_is_left_alone_by_a_keeper_whose_clock_is_ahead(
