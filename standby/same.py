@@ -13,10 +13,12 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
+
+from standby.annotated import KEY, At
 
 _SECRETS = (SecretStr, SecretBytes, Secret)
 _MASK = "**********"
@@ -41,58 +43,33 @@ _TRUSTED = frozenset({
 })  # fmt: skip
 """Parts of a schema whose values are the same, as far as their types say, if Python finds them equal."""
 
+_BELOW = frozenset({
+    "schema", "fields", "items_schema", "keys_schema", "values_schema", "extras_schema", "extras_keys_schema",
+    "definitions",
+})  # fmt: skip
+"""Where these parts have schemas. All else in them is not for walking: a default may look like a schema."""
+
+_SAYS_MORE = frozenset({"serialization", "computed_fields"})
+
 _TRUSTED_EQUALITY = (BaseModel.__eq__, RootModel.__eq__, object.__eq__, str.__eq__, int.__eq__)
-
-
-class At(NamedTuple):
-    """Where in a value somebody looks, and the classes that the unions of its annotation name."""
-
-    named: frozenset[type]
-    path: tuple[object, ...] = ()
-
-    def below(self, name: object) -> At:
-        return At(self.named, (*self.path, name))
-
-
-def named_by(schema: Any) -> frozenset[type]:
-    """The classes that the unions of this Pydantic core schema name: it is for them to say which one it was."""
-    parts = list(_schemas(schema))
-    by_ref = {part["ref"]: part for part in parts if "ref" in part}
-    named = set()
-    for part in parts:
-        for choice in part.get("choices", ()) if part.get("type") == "union" else ():
-            one = choice[0] if isinstance(choice, tuple) else choice
-            while one is not None and "cls" not in one:
-                one = by_ref.get(one["schema_ref"]) if "schema_ref" in one else one.get("schema")
-            if one is not None:
-                named.add(one["cls"])
-    return frozenset(named)
-
-
-def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
-    left = [schema]
-    while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            yield part
-            left += [below for key, below in part.items() if key not in ("metadata", "config")]
-        elif isinstance(part, list | tuple):
-            left += part
 
 
 def equality_tells(schema: Any) -> bool:
     """Whether two values of this Pydantic core schema are the same if they are equal, so that nobody has to look into
     them. With a union that is not so: two classes of one shape may be equal. Nor with validators, or classes that say
     themselves what is equal."""
-    if isinstance(schema, list | tuple):
-        return all(map(equality_tells, schema))
-    if not isinstance(schema, dict):
-        return True
-    if "type" in schema and schema["type"] not in _TRUSTED:
-        return False
-    if "cls" in schema and getattr(schema["cls"], "__eq__", None) not in _TRUSTED_EQUALITY:
-        return False
-    return all(equality_tells(part) for key, part in schema.items() if key not in ("metadata", "config"))
+    left = [schema]
+    while left:
+        part = left.pop()
+        if not isinstance(part, dict) or part["type"] not in _TRUSTED or part.keys() & _SAYS_MORE:
+            return False
+        if "cls" in part and getattr(part["cls"], "__eq__", None) not in _TRUSTED_EQUALITY:
+            return False
+        for key in _BELOW & part.keys():
+            below = part[key]
+            # Fields have any names, also those of parts of a schema.
+            left += below.values() if key == "fields" else below if isinstance(below, list) else [below]
+    return True
 
 
 @lru_cache(maxsize=512)
@@ -119,7 +96,7 @@ def check_same(value: Any, back: Any, at: At) -> None:
         _check_fields(value, back, at)
     elif isinstance(value, Set) and isinstance(back, Set):
         for one in value - back:
-            _check(any(_is_same(one, other, at) for other in back), "one of them changes", value, back, at)
+            _check(any(_is_same(one, other, at.below(0)) for other in back), "one of them changes", value, back, at)
         _check_elements(value, back, at)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         _check(_is_of(kind, found, at), "the annotation does not tell them apart", value, back, at)
@@ -136,7 +113,7 @@ def check_same(value: Any, back: Any, at: At) -> None:
 def _check(same: bool, why: str, value: Any, back: Any, at: At) -> None:
     if not same:
         kind, found = type(value).__qualname__, type(back).__qualname__
-        place = f"{'.'.join(map(str, at.path))}: " if at.path else ""
+        place = f"{'.'.join(map(str, at.path()))}: " if at.above else ""
         another = "another one" if kind == found else found
         raise ValueError(f"{place}{kind} would be read back as {another} ({why})")
 
@@ -152,7 +129,7 @@ def _is_same(value: Any, back: Any, at: At) -> bool:
 def _is_of(kind: type, found: type, at: At) -> bool:
     """Whether an object of one class may stand for one of the other: of the same, or of one below it that no
     union names. A generic model and one with its parameters are the same."""
-    if kind is not found and kind in at.named:
+    if kind is not found and kind in at.named():
         return False
     return found in kind.__mro__ or _origin(found) in map(_origin, kind.__mro__)
 
@@ -204,7 +181,7 @@ def _check_mapping(value: Mapping[Any, Any], back: Mapping[Any, Any], at: At) ->
     for (key, one), other in zip(value.items(), keys, strict=True):
         there = keys.get(key, other)
         if not (type(there) is str and type(key) in (int, float, bool, type(None))):  # as text, as JSON has them
-            check_same(key, there, at.below("a key"))
+            check_same(key, there, at.below(KEY))
         check_same(one, back[there], at.below(_name_of(key)))
 
 
@@ -217,13 +194,13 @@ def _check_elements(value: Set[Any], back: Set[Any], at: At) -> None:
     there = {one: one for one in back}
     for one in value:
         if one in there:
-            check_same(one, there[one], at)
+            check_same(one, there[one], at.below(0))
 
 
 def _check_fields(value: Any, back: Any, at: At) -> None:
     exactly = type(value) is type(back)
     for name, one, other in _fields_of(value, back):
-        check_same(one, other, at.below(name))
+        check_same(one, other, at.below(name, type(back)))
     if not isinstance(back, BaseModel):
         return
     if exactly or (value.__pydantic_extra__ and back.__pydantic_extra__):

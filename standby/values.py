@@ -16,8 +16,9 @@ from typing import Any, Generic, TypeVar
 from pydantic import ConfigDict, PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from standby.annotated import At
 from standby.errors import NotStorable
-from standby.same import At, check_same, equality_tells, named_by
+from standby.same import check_same, equality_tells
 
 T = TypeVar("T")
 
@@ -62,10 +63,6 @@ class Codec(Generic[T]):
     def _equality_tells(self) -> bool:
         return equality_tells(self._adapter.core_schema)
 
-    @cached_property
-    def _at(self) -> At:
-        return At(named_by(self._adapter.core_schema))
-
     def check(self, what: str) -> None:
         """Raise ``NotStorable`` naming ``what`` if no value of this annotation could be stored."""
         try:
@@ -91,7 +88,7 @@ class Codec(Generic[T]):
                 raise ValueError("NaN or infinity would become null")
             if "{" in text:
                 self._check_keys(value)
-            check_same(value, back, self._at)
+            check_same(value, back, At(self.annotation))
             return text, back
         except (PydanticSerializationError, ValidationError, ValueError, TypeError, RecursionError) as error:
             raise NotStorable(what, summary(error)) from error

@@ -63,6 +63,23 @@ class Stray(Dog):
     """With the fields of any dog."""
 
 
+class Pack(RootModel[list[Annotated[Dog | Stray, "either"]]]): ...
+
+
+@dataclass
+class Lead:
+    dog: "Dog | Stray | None"
+
+
+class Leads(TypedDict):
+    dogs: tuple[int, Dog | Stray]
+
+
+class Walk(BaseModel):
+    first: Dog
+    others: list["Stray | Told"]
+
+
 class Told(BaseModel):
     kind: Literal["told"]
     name: str
@@ -240,6 +257,10 @@ BERLIN = ZoneInfo("Europe/Berlin")
         (Dog | Stray, lambda: Stray(name="rex")),
         (dict[str, list[Dog | Stray]], lambda: {"a": [Stray(name="rex")]}),
         (list[Cat | Dog], lambda: [Cat(name="tom"), Dog(name="rex")]),
+        (Lead, lambda: Lead(Stray(name="rex"))),
+        (Leads, lambda: {"dogs": (0, Stray(name="rex"))}),
+        (list[Dog] | list[Stray], lambda: [Stray(name="rex")]),
+        (tuple[Dog, Pack], lambda: (Dog(name="rex"), Pack([Stray(name="rex")]))),
         (ById, lambda: ById(id=1, animal=Dog(name="rex"))),
         (dict[str, Point | Size], lambda: {"a": Size(1, 2)}),
         (Colour | Mood, lambda: Mood.RED),
@@ -340,6 +361,8 @@ def test_what_is_right_is_kept(annotation: Any, make: Callable[[], Any]) -> None
         (Dog | None, lambda: Stray(name="x"), Dog(name="x")),
         (tuple[Dog | None, Stray], lambda: (Stray(name="x"), Stray(name="y")), (Dog(name="x"), Stray(name="y"))),
         (list[Dog | Told], lambda: [Puppy(name="x")], [Dog(name="x")]),
+        (Walk, lambda: Walk(first=Stray(name="x"), others=[Stray(name="y")]), None),
+        (tuple[Dog, list[Dog | Puppy]], lambda: (Puppy(name="x"), [Puppy(name="y")]), None),
         (Approved, lambda: type("Later", (Approved,), {})("yes"), Approved("yes")),
         (AnyUrl, lambda: HttpUrl("http://a.example"), AnyUrl("http://a.example")),
         (Box[int], lambda: Box(content=1), Box[int](content=1)),
