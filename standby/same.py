@@ -7,7 +7,8 @@ object of the class that was named for one of a subclass. All else must come bac
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -94,11 +95,11 @@ def check_same(value: Any, back: Any, at: At) -> None:
         _check(_is_of(kind, found, at), "the annotation does not tell them apart: give each a field of its own, such "
                "as a Literal", value, back, at)  # fmt: skip
         _check_fields(value, back, at)
-    elif isinstance(value, Set) and isinstance(back, Set):
+    elif isinstance(value, set | frozenset) and isinstance(back, set | frozenset):
         for one in value - back:
             _check(any(_is_same(one, other, at.below(0)) for other in back), "one of them changes", value, back, at)
         _check_elements(value, back, at)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    elif _has_parts(value) and _has_parts(back):
         _check(_is_of(kind, found, at), "the annotation does not tell them apart", value, back, at)
         _check(getattr(value, "maxlen", None) == getattr(back, "maxlen", None), "its maxlen is lost", value, back, at)
         for number, (one, other) in enumerate(zip(value, back, strict=True)):
@@ -138,13 +139,18 @@ def _origin(kind: type) -> Any:
     return (getattr(kind, "__pydantic_generic_metadata__", None) or {}).get("origin") or kind
 
 
+def _has_parts(value: Any) -> bool:
+    """An enum has none: a flag contains itself."""
+    return isinstance(value, list | tuple | set | frozenset | deque) and not isinstance(value, Enum)
+
+
 def _check_plain(value: Any, back: Any, at: At) -> None:
     """The annotation says less than the value was."""
     if isinstance(back, _NUMBERS) and isinstance(value, _NUMBERS):
         _check(value == back, "the number is rounded", value, back, at)
     elif isinstance(back, dict) and isinstance(value, Mapping):
         _check_mapping(value, back, at)
-    elif isinstance(back, list) and isinstance(value, Sequence | Set) and len(value) == len(back):
+    elif isinstance(back, list) and _has_parts(value) and len(value) == len(back):
         for number, (one, other) in enumerate(zip(value, back, strict=True)):
             check_same(one, other, at.below(number))
     else:
@@ -159,18 +165,21 @@ def _check_plain(value: Any, back: Any, at: At) -> None:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """A value and all that is in it, also keys."""
-    left = [value]
+    """A value and all that is in it, also keys, each object once."""
+    left, seen = [value], {}
     while left:
         part = left.pop()
         yield part
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part  # kept, so that no other object gets its id
         if isinstance(part, BaseModel):
             left += [*part.__dict__.values(), *(part.__pydantic_extra__ or {}).items()]
-        elif is_dataclass(part) and not isinstance(part, type):
+        elif is_dataclass(part) and not isinstance(part, type | Enum):
             left += [getattr(part, field.name, None) for field in fields(part)]
         elif isinstance(part, Mapping):
             left += [*part.keys(), *part.values()]
-        elif isinstance(part, Collection) and not isinstance(part, str | bytes | bytearray):
+        elif _has_parts(part):
             left += part
 
 
@@ -189,7 +198,7 @@ def _name_of(key: Any) -> str:
     return str(key).encode("utf-8", "backslashreplace").decode()
 
 
-def _check_elements(value: Set[Any], back: Set[Any], at: At) -> None:
+def _check_elements(value: set[Any] | frozenset[Any], back: set[Any] | frozenset[Any], at: At) -> None:
     _check(len(value) == len(back), "some of it is lost", value, back, at)
     there = {one: one for one in back}
     for one in value:
