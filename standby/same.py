@@ -128,11 +128,13 @@ def _is_same(value: Any, back: Any, at: At) -> bool:
 
 
 def _is_of(kind: type, found: type, at: At) -> bool:
-    """Whether an object of one class may stand for one of the other: of the same, or of one below it that no
-    union names. A generic model and one with its parameters are the same."""
-    if kind is not found and kind in at.named():
-        return False
-    return found in kind.__mro__ or _origin(found) in map(_origin, kind.__mro__)
+    """Whether an object of one class may stand for one of the other: of the same, of one above it where no union names
+    the first, or of one below it where none names the second, which is the doing of the class itself. A generic model
+    and one with its parameters are the same."""
+    if kind is found:
+        return True
+    above = found in kind.__mro__ or _origin(found) in map(_origin, kind.__mro__)
+    return (above and kind not in at.named()) or (kind in found.__mro__ and found not in at.named())
 
 
 def _origin(kind: type) -> Any:
@@ -207,23 +209,22 @@ def _check_elements(value: set[Any] | frozenset[Any], back: set[Any] | frozenset
 
 
 def _check_fields(value: Any, back: Any, at: At) -> None:
-    exactly = type(value) is type(back)
-    for name, one, other in _fields_of(value, back):
-        check_same(one, other, at.below(name, type(back)))
     if not isinstance(back, BaseModel):
+        for field in fields(back):
+            one, other = getattr(value, field.name, _MISSING), getattr(back, field.name, _MISSING)
+            # What a class does not compare itself, it may fill in when it is asked for it.
+            if (field.compare and field.init and not field.name.startswith("_")) or isinstance(one, _SECRETS):
+                check_same(one, other, at.below(field.name, type(back)))
         return
+    exactly = type(value) is type(back)
+    for name in type(back).model_fields:
+        check_same(getattr(value, name, _MISSING), getattr(back, name, _MISSING), at.below(name, type(back)))
     if exactly or (value.__pydantic_extra__ and back.__pydantic_extra__):
         _check_mapping(value.__pydantic_extra__ or {}, back.__pydantic_extra__ or {}, at)
     kept, known = value.__pydantic_private__ or {}, back.__pydantic_private__ or {}
     for name in kept.keys() | known.keys() if exactly else known:
         _check(_is_same(kept.get(name, _MISSING), known.get(name, _MISSING), at), f"its private {name} is not stored",
                value, back, at)  # fmt: skip
-
-
-def _fields_of(value: Any, back: Any) -> Iterator[tuple[str, Any, Any]]:
-    names = type(back).model_fields if isinstance(back, BaseModel) else [field.name for field in fields(back)]
-    for name in names:
-        yield name, getattr(value, name, _MISSING), getattr(back, name, _MISSING)
 
 
 def _same_moment(value: datetime, back: datetime) -> bool:

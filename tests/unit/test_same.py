@@ -259,6 +259,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
         (list[Cat | Dog], lambda: [Cat(name="tom"), Dog(name="rex")]),
         (Lead, lambda: Lead(Stray(name="rex"))),
         (Leads, lambda: {"dogs": (0, Stray(name="rex"))}),
+        (list[Stray | Dog], lambda: [Dog(name="rex")]),
         (list[Dog] | list[Stray], lambda: [Stray(name="rex")]),
         (tuple[Dog, Pack], lambda: (Dog(name="rex"), Pack([Stray(name="rex")]))),
         (ById, lambda: ById(id=1, animal=Dog(name="rex"))),

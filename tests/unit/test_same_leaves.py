@@ -1,4 +1,4 @@
-"""What a value is looked into for, and what is left alone: no look goes on for ever, and a class's own cache is its own."""
+"""What a value is looked into for, and what is left alone: no look goes on for ever."""
 
 import threading
 import time
@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, PrivateAttr, SecretStr, computed_field
 
+from standby.errors import NotStorable
 from standby.values import Codec
 
 
@@ -56,12 +57,11 @@ class Seen:
     url: str
     _identifier: str | None = field(default=None, compare=False)
     asked: int = field(default=0, compare=False)
-    length: int = field(init=False, default=0)
 
 
 def asked() -> Seen:
     seen = Seen("a")
-    seen._identifier, seen.asked, seen.length = "1", 1, 1
+    seen._identifier, seen.asked = "1", 1
     return seen
 
 
@@ -120,3 +120,29 @@ def test_an_enum_is_not_looked_into(value: Any) -> None:
 @pytest.mark.timeout(10)
 def test_what_contains_itself_is_not_looked_into() -> None:
     assert type(accepts(list[AsText], [Endless()])[0]) is Endless
+
+
+@pytest.mark.parametrize("annotation", [Seen, list[Seen], Seen | None, dict[str, Seen | int]])
+def test_what_a_dataclass_does_not_compare_is_not_compared(annotation: Any) -> None:
+    made: dict[Any, Any] = {list[Seen]: [asked()], dict[str, Seen | int]: {"a": asked()}}
+    value = made.get(annotation, asked())
+    assert accepts(annotation, value) == value or value == asked()
+
+
+def test_a_secret_is_refused_where_it_is_not_compared_too() -> None:
+    with pytest.raises(NotStorable, match=r"_password: SecretStr would be read back as another one"):
+        accepts(Login, Login("ada", SecretStr("hunter2")))
+
+
+def test_pictures_for_a_model_and_messages_with_them_are_kept() -> None:
+    from pydantic_ai.messages import BinaryContent, DocumentUrl, ImageUrl, ModelMessage, ModelRequest, UserPromptPart
+
+    for one in (BinaryContent(b"\x89PNG", media_type="image/png"), ImageUrl("http://a.example/b.png"),
+                DocumentUrl("http://a.example/b.pdf")):  # fmt: skip
+        assert one.identifier
+        assert accepts(type(one), one) == one
+        assert accepts(list[type(one) | str], [one]) == [one]  # type: ignore[misc]
+        message = ModelRequest(parts=[UserPromptPart(["look", one])])
+        seen = accepts(list[ModelMessage], [message])[0].parts[0].content[1]
+        assert isinstance(seen, type(one)), "an image comes back as the class that pydantic-ai makes of one"
+        assert seen.identifier == one.identifier
