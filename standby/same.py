@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
+from pydantic_core import PydanticUndefined
 
 from standby.annotated import KEY, At
 
@@ -216,15 +217,19 @@ def _check_fields(value: Any, back: Any, at: At) -> None:
             if (field.compare and field.init and not field.name.startswith("_")) or isinstance(one, _SECRETS):
                 check_same(one, other, at.below(field.name, type(back)))
         return
-    exactly = type(value) is type(back)
-    for name in type(back).model_fields:
-        check_same(getattr(value, name, _MISSING), getattr(back, name, _MISSING), at.below(name, type(back)))
-    if exactly or (value.__pydantic_extra__ and back.__pydantic_extra__):
-        _check_mapping(value.__pydantic_extra__ or {}, back.__pydantic_extra__ or {}, at)
+    kind, found = type(value), type(back)
+    for name in found.model_fields:
+        check_same(getattr(value, name, _MISSING), getattr(back, name, _MISSING), at.below(name, found))
+    if kind is found or (value.__pydantic_extra__ and back.__pydantic_extra__):
+        computed = found.model_computed_fields  # written like all others, and read back as what is extra
+        extra = {name: one for name, one in (back.__pydantic_extra__ or {}).items() if name not in computed}
+        _check_mapping(value.__pydantic_extra__ or {}, extra, at)
     kept, known = value.__pydantic_private__ or {}, back.__pydantic_private__ or {}
-    for name in kept.keys() | known.keys() if exactly else known:
-        _check(_is_same(kept.get(name, _MISSING), known.get(name, _MISSING), at), f"its private {name} is not stored",
-               value, back, at)  # fmt: skip
+    for name, attribute in found.__private_attributes__.items():
+        # Others the class fills in itself, from a factory or in the place of None.
+        if attribute.default is not None and attribute.default is not PydanticUndefined:
+            _check(_is_same(kept.get(name, known.get(name)), known.get(name), at.below(name)),
+                   f"its private {name} is not stored", value, back, at)  # fmt: skip
 
 
 def _same_moment(value: datetime, back: datetime) -> bool:

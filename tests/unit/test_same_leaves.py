@@ -146,3 +146,16 @@ def test_pictures_for_a_model_and_messages_with_them_are_kept() -> None:
         seen = accepts(list[ModelMessage], [message])[0].parts[0].content[1]
         assert isinstance(seen, type(one)), "an image comes back as the class that pydantic-ai makes of one"
         assert seen.identifier == one.identifier
+
+
+@pytest.mark.parametrize("annotation", [Made, Made | Area, list[Made]])
+def test_a_private_attribute_that_its_class_fills_in_comes_back_as_the_class_makes_it(annotation: Any) -> None:
+    for made in (Made(), used()):
+        back = accepts(annotation, [made] if annotation == list[Made] else made)
+        back = back[0] if annotation == list[Made] else back
+        assert (back.shown, back._cache, back._request_id) == (1, {}, None)
+
+
+def test_a_computed_field_is_not_extra() -> None:
+    assert accepts(Area, Area()).area == 4
+    assert accepts(Area, Area(x=1)).x == 1  # type: ignore[call-arg]
