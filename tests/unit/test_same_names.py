@@ -33,3 +33,11 @@ def test_a_field_may_have_any_name(name: str) -> None:
 def test_a_default_may_look_like_a_schema(annotation: Any) -> None:
     value: Any = [Tool(name="a")] if annotation == list[Tool | Told] else Tool(name="a")
     assert Codec(lambda: annotation).encode(value, "x")[1] == value
+
+
+class Frozen(BaseModel, frozen=True):
+    type: int = 1
+
+
+def test_a_set_of_models_is_kept() -> None:
+    assert Codec(lambda: set[Frozen]).encode({Frozen()}, "x")[1] == {Frozen()}
