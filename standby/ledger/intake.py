@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -29,6 +30,10 @@ from standby.states import Disposition, Door, Outcome
 
 log = logging.getLogger("standby.ledger")
 
+ALONE = 5
+"""Signals that are taken in alone at the same time. Each may wait long for a lock that somebody else has, with one of
+the ledger's 15 connections; the others are for what nobody has locked."""
+
 waits = table_of(Wait)
 signals = table_of(Signal)
 
@@ -40,6 +45,7 @@ class Intake:
         self._settling = SettlingMany(database)
         self._batches: Batches[Incoming, Delivery | None] = Batches(self._take, _address)
         self._turns: WeakValueDictionary[tuple[str, str | None], asyncio.Lock] = WeakValueDictionary()
+        self._room = asyncio.Semaphore(ALONE)
 
     async def take(self, signal: Incoming) -> Delivery:
         """What became of it, once that is committed. Raises ``StartRefused`` as ``keep``; then nothing was written."""
@@ -48,16 +54,17 @@ class Intake:
         made = await self._batches.do(signal) if beside_others else None
         if made is not None:
             return made
-        # Those of one key wait for each other here, and not each with a connection that others need.
         turn = self._turns.setdefault(_address(signal), asyncio.Lock())
-        try:
-            await asyncio.wait_for(turn.acquire(), STATEMENT_SECONDS)
-        except TimeoutError as error:
-            raise LedgerUnavailable(self._db.shown, "other signals for the same topic and key wait for it") from error
-        try:
+        async with AsyncExitStack() as stack:
+            # Those of one key, and those for which there is no room, wait here and not with a connection each.
+            try:
+                async with asyncio.timeout(STATEMENT_SECONDS):
+                    await stack.enter_async_context(turn)
+                    await stack.enter_async_context(self._room)
+            except TimeoutError as error:
+                why = "other signals, for the same topic and key or that wait for others' locks, come before it"
+                raise LedgerUnavailable(self._db.shown, why) from error
             return await self._alone(signal)
-        finally:
-            turn.release()
 
     async def _take(self, batch: Sequence[Incoming]) -> Sequence[Delivery | None]:
         """None for those that have to be taken in alone."""
