@@ -41,7 +41,7 @@ async def answered(
     note: str | None = None,
     opening: int | None = None,
 ) -> AnswerOut:
-    """Answer a wait (its ledger row) with a JSON text for a caller; only this ``opening`` of it, where one is given.
+    """Answer a wait (its ledger row) with a JSON text for a caller: this ``opening`` of it, or the one in the row.
 
     The same answer again through the same door changes nothing, and is told the same; if the wait was opened again
     since, it has to say that it answers this opening. Raises ``Refused``, ``AnswerRefused`` and ``NotAllowed``; the run
@@ -64,15 +64,17 @@ async def answered(
         )
     if opening in (None, wait.opening) and (before := await _sent_before(ledger, place, wait, text, caller, door)):
         return before
+    # It may be opened anew from here on: what was not looked at is not answered.
+    meant = wait.opening if opening is None else opening
     try:
         made = await doors.answer(
-            ledger, wait, text, door=door, actor=caller.name, api_url=place.api_url, note=note, opening=opening
+            ledger, wait, text, door=door, actor=caller.name, api_url=place.api_url, note=note, opening=meant
         )
     except NotAllowed as error:
         if (before := await _sent_before(ledger, place, wait, text, caller, door)) is not None:
             return before
         now = await ledger.waits.get(wait.id)
-        if opening is not None and now is not None and opening != now.opening:
+        if now is not None and meant != now.opening:
             look = f"Look at it again, and answer its opening {now.opening}."
             raise Refused(409, f"{error} {look}") from None
         raise

@@ -10,10 +10,14 @@ import pytest
 from sqlalchemy import update
 
 from standby import Approval, Escalation, Policy, doors
+from standby.callers import Caller
+from standby.connect import Place
+from standby.gateway.answering import AnswerOut, answered
+from standby.gateway.refusals import Refused
 from standby.ledger.events import topic_of
 from standby.ledger.tables import Wait, table_of
 from standby.ledger.waits import WaitRow
-from standby.states import Role, WaitKind, WaitState
+from standby.states import Door, Role, WaitKind, WaitState
 from standby.waits import Decision
 from tests.gateway.conftest import Gate
 from tests.ledger.acts import approval, claim, parked, signal
@@ -190,6 +194,24 @@ async def test_an_answer_that_is_sent_again_is_none_to_a_question_that_was_asked
         assert answered.status_code == status, answered.text
         assert why in answered.json().get("error", "")
         assert status == 200 or answered.json()["error"].endswith("answer its opening 2.")
+
+
+async def test_an_answer_does_not_count_for_a_question_that_is_asked_anew_while_it_is_looked_at(gate: Gate) -> None:
+    """Also where nobody says which opening they answer: it is the one that was open when the wait was looked up."""
+    ada = Caller("ada", Role.APPROVER, None, "key")
+    place = Place(gate.ledger.database.url.render_as_string(), None)
+
+    async def send(wait: Any) -> AnswerOut:
+        return await answered(gate.ledger, place, ada, wait, '{"approved": true}', door=Door.GATEWAY)
+
+    [wait] = (await parked(gate.ledger, [approval(**FORM)])).waits
+    assert (await send(wait)).decided
+    looked_at = await gate.ledger.waits.get(wait.id)
+    assert await gate.ledger.waits.refuse("run", (await claim(gate.ledger)).attempt, wait.id, "It has changed.")
+    with pytest.raises(Refused, match=r"asked anew since.* answer its opening 2\.$") as refused:
+        await send(looked_at)
+    assert refused.value.status == 409
+    assert (await gate.ledger.waits.get(wait.id)).state == WaitState.OPEN
 
 
 async def test_who_is_named_for_a_question_answers_it_also_after_an_escalation(gate: Gate) -> None:
