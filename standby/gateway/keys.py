@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from standby.callers import Caller, caller_of, why_no_more
-from standby.gateway.names import shallow
+from standby.gateway.names import shallow, storable
 from standby.gateway.refusals import Refused
 from standby.ledger import Ledger
 from standby.states import Door, Role
@@ -46,6 +46,14 @@ async def _said(request: Request) -> str | None:
         return json.dumps(json.loads(body))
     except (ValueError, RecursionError):
         return None
+
+
+def _may_be_one(wait_id: str) -> bool:
+    """Whether it can be looked for: nothing has checked the path yet."""
+    try:
+        return bool(storable(wait_id))
+    except ValueError:
+        return False
 
 
 def lacks(caller: Caller, roles: set[Role]) -> str | None:
@@ -80,7 +88,8 @@ class Allow:
 
     async def _refuse(self, request: Request, name: str, status: int, why: str) -> NoReturn:
         """Who has a key and is kept from deciding a wait with it is in the audit."""
-        if request.method == "POST" and (wait_id := request.path_params.get("wait_id")):
+        wait_id: str | None = request.path_params.get("wait_id")
+        if request.method == "POST" and wait_id and _may_be_one(wait_id):
             ledger: Ledger = request.app.state.ledger
             await ledger.waits.note_not_allowed(wait_id, Door.GATEWAY, name, why, await _said(request))
         raise Refused(status, why)

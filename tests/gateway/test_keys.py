@@ -94,6 +94,16 @@ async def test_what_somebody_says_who_may_not_is_not_kept_at_any_length(door: Ga
     assert long == ["gone", "vic", "bob"]
 
 
+@pytest.mark.parametrize("wait_id", ["%00", "a%00b"])
+async def test_who_may_not_answer_is_told_so_whatever_they_call_the_wait(gate: Gate, wait_id: str) -> None:
+    """No database need be able to look for it."""
+    old, _ = await make_key(gate.ledger, "old", Role.APPROVER, expires_at=clock.utcnow() - timedelta(seconds=1))
+    vic, gone = await gate.as_(Role.VIEWER, "vic"), {"Authorization": f"Bearer {old}"}
+    for headers, status in ((vic, 403), (gone, 401), (await gate.as_(Role.APPROVER, "ada"), 422)):
+        sent = await gate.client.post(f"/waits/{wait_id}/answer", json=1, headers=headers)
+        assert (sent.status_code, sent.headers["content-type"]) == (status, "application/json")
+
+
 async def test_the_key_itself_is_not_kept(gate: Gate) -> None:
     key, _ = await make_key(gate.ledger, "ada", Role.VIEWER)
     [row] = await gate.ledger.keys.all()
