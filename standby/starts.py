@@ -97,6 +97,8 @@ def _on_their_own(start: ToStart, key: str | None, payload: str) -> Iterator[tup
         yield "start.payload_as", f"{start.payload_as} is among the parameters already"
     if len(start.deployment) > LONGEST_NAME:
         yield "start.deployment", f"it is longer than {LONGEST_NAME} characters"
+    if _UNFIT.search(start.deployment):
+        yield "start.deployment", _CHARACTERS
     if _UNFIT.search(start.payload_as or ""):
         yield "start.payload_as", _CHARACTERS
     yield from _not_for_prefect(start.parameters, "start.parameters")

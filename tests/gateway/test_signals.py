@@ -139,11 +139,12 @@ LARGE = "x" * 600_000
         ('{"deployment": "a/b", "parameters": {"x": "a\\u0000"}}', "1", "start.parameters.x"),
         ('{"deployment": "a/b", "parameters": {"x": 1e400}}', "1", "start.parameters.x"),
         ('{"deployment": "a/b", "payload_as": "\\ud800"}', "1", "start.payload_as"),
+        ('{"deployment": "a/\\ud800"}', "1", "start.deployment"),
         ('{"deployment": "a/b", "payload_as": "x"}', '{"a": "\\ud800"}', "payload.a"),
         ('{"deployment": "a/b", "payload_as": "x"}', f'"{LARGE}"', "payload"),
         (f'{{"deployment": "a/b", "parameters": {{"x": "{LARGE}"}}}}', "1", "start.parameters"),
     ],
-    ids=["value", "name", "NUL", "infinite", "payload_as", "payload", "large payload", "large parameter"],
+    ids=["value", "name", "NUL", "infinite", "payload_as", "deployment", "payload", "large payload", "large parameter"],
 )  # fmt: skip
 async def test_parameters_that_prefect_never_takes_are_refused(
     gate: Gate, start: str, payload: str, field: str
