@@ -91,11 +91,12 @@ class Intake:
             ]
             await self._arrivals.undo(connection, alone)
             for signal_id, one in batch.items():
-                if signal_id not in new:
-                    if (duplicate := await _duplicate(connection, one)) is not None:
-                        made[signal_id] = duplicate
-                elif new[signal_id].wait_id is None:
+                if signal_id in new and new[signal_id].wait_id is None:
                     made[signal_id] = await keep(connection, signal_id, one.topic, one.correlation, one.start)
+            # After all that is new: the first of a delivery may be of this batch, and PostgreSQL writes in its own order.
+            for signal_id, one in batch.items():
+                if signal_id not in new and (duplicate := await _duplicate(connection, one)) is not None:
+                    made[signal_id] = duplicate
         return made
 
     async def _settle_waits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +112,24 @@ async def test_each_of_a_batch_becomes_what_it_would_have_become_alone(ledger: L
         assert [(one.verdict, one.door, one.actor) for one in decisions] == [("won", "signal", "bank")] * count
     [wait] = await ledger.waits.of_run("suspended")
     assert (wait.state, wait.outcome, wait.answer) == (WaitState.SETTLED, "answered", '"good"')
+
+
+async def test_a_duplicate_in_a_batch_is_told_what_became_of_the_first(ledger: Ledger) -> None:
+    """The same delivery for several keys: whichever of them is written, the others hear that it came late."""
+    keys = [str(number) for number in range(20)]
+    for key in keys:
+        await parked(ledger, [signal(correlation=key)], run=key)
+        await ledger.runs.end_from_outside(key, RunState.CANCELLED)
+    _, *made = await asyncio.gather(
+        deliver(ledger, "before", correlation="before"),
+        *(deliver(ledger, "same", correlation=key) for key in keys[:10]),
+        deliver(ledger, "a", correlation="a"),
+        *(deliver(ledger, "same", correlation=key) for key in keys[10:]),
+    )
+    became = Counter((one.disposition, one.first) for one in made)
+    assert became == {
+        (Disposition.LATE, None): 1, (Disposition.DUPLICATE, Disposition.LATE): 19, (Disposition.BUFFERED, None): 1
+    }  # fmt: skip
 
 
 async def test_one_that_breaks_a_batch_breaks_no_other(ledger: Ledger) -> None:
