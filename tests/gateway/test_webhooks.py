@@ -384,6 +384,21 @@ async def test_cloud_events_binary_and_structured(gate: Gate, mode: Any) -> None
     assert json.loads(kept.payload) == {"order": 7}
 
 
+@pytest.mark.parametrize("attribute", ["ce-id", "ce-source", "ce-type"])
+async def test_an_attribute_of_a_cloud_event_that_is_not_utf_8_is_refused_by_name(door: Gate, attribute: str) -> None:
+    """Read with marks in the place of what is wrong, two events would be one."""
+    door.sources.blocks["cloud"] = source("cloudevents", "s")
+    headers = {"ce-id": "1", "ce-source": "/shop", "ce-type": "paid", "ce-specversion": "1.0",
+               "Content-Type": "application/json", "Authorization": "Bearer s"}  # fmt: skip
+    for value in ("%FF%01", "%FE%01", "%ED%A0%80"):
+        sent = await door.client.post("/webhooks/cloud", content=b"{}", headers=headers | {attribute: value})
+        assert (sent.status_code, sent.json()["problems"]) == (422, [{"field": attribute, "reason": "it is not UTF-8"}])
+    sent = await door.client.post("/webhooks/cloud", content=b"{}", headers=headers | {attribute: "%C3%A4%25"})
+    assert sent.status_code == 200
+    [kept] = await door.ledger.signals.all()
+    assert "\u00e4%" in f"{kept.delivery_id} {kept.topic}"
+
+
 @pytest.mark.parametrize("mode", [to_binary_event, to_structured_event])
 async def test_places_in_a_cloud_event_are_said_as_in_the_event_or_as_in_its_data(door: Gate, mode: Any) -> None:
     attributes = {"source": "/shop", "type": "order.paid", "specversion": "1.0", "datacontenttype": "application/json"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
@@ -22,6 +23,7 @@ def receive(incoming: Incoming) -> Received:
     kind = incoming.headers.get("content-type", "").lower()
     if kind.startswith("application/cloudevents") and ("-batch" in kind or incoming.body.lstrip().startswith(b"[")):
         raise Malformed("event", "batches are not taken: send each event by itself")
+    _check_headers(incoming)
     try:
         event = from_http_event(HTTPMessage(dict(incoming.headers), incoming.body))
     except Exception as error:  # the library lets the errors of its parsers through
@@ -30,6 +32,16 @@ def receive(incoming: Incoming) -> Received:
     if isinstance(data, bytes):
         data = parsed(data) if data else None
     return Received(f"{event.get_source()} {event.get_id()}", event.get_type(), data, "data")
+
+
+def _check_headers(incoming: Incoming) -> None:
+    """Refuse what the library would read with a mark in the place of what is no UTF-8: two ids would become one."""
+    for name, value in incoming.headers.items():
+        if name.startswith("ce-"):
+            try:
+                unquote_to_bytes(value).decode()
+            except UnicodeDecodeError:
+                raise Malformed(name, "it is not UTF-8") from None
 
 
 def _authenticate(incoming: Incoming) -> None:
