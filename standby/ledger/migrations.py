@@ -107,6 +107,13 @@ async def _how_runs_ended(connection: AsyncConnection) -> None:
     await _add_columns(connection, "runs", "failed_step", "cancelled_by", "cancelled_door")
 
 
+async def _decisions_of_a_run(connection: AsyncConnection) -> None:
+    """How they are found, and the signals that are kept no longer; a new ledger has the indexes already."""
+    for name in ("decisions", "signals"):
+        for index in metadata.tables[name].indexes:
+            await connection.run_sync(index.create, checkfirst=True)
+
+
 async def _add_columns(connection: AsyncConnection, table: str, *names: str) -> None:
     """Columns that today's table has and an older one may not."""
     there = await connection.run_sync(lambda sync: {column["name"] for column in inspect(sync).get_columns(table)})
@@ -131,6 +138,7 @@ MIGRATIONS: list[Callable[[AsyncConnection], Awaitable[None]]] = [
     _asked_since,
     _retries,
     _how_runs_ended,
+    _decisions_of_a_run,
 ]
 
 

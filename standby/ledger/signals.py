@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, func, literal, select, update
 
 from standby import clock
 from standby.ledger.arrivals import Incoming
@@ -135,9 +135,11 @@ class Signals:
         One whose key is a run's id is kept for as long as that run lives, which may be longer.
         """
         lives = select(runs.c.id).where(runs.c.id == signals.c.correlation, runs.c.state.not_in(ENDED)).exists()
+        # As the index on those that are kept has it, or a database would look at all that ever came.
+        kept = signals.c.disposition == literal(Disposition.BUFFERED, literal_execute=True)
         return await self._db.write(
             update(signals)
-            .where(signals.c.disposition == Disposition.BUFFERED, signals.c.expires_at <= clock.utcnow(), ~lives)
+            .where(kept, signals.c.expires_at <= clock.utcnow(), ~lives)
             .values(disposition=Disposition.UNMATCHED)
         )
 

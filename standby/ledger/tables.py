@@ -57,6 +57,11 @@ def _text(**kwargs: Any) -> Any:
     return Field(sa_column=Column(Words, **kwargs))
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """Of an index: only rows of which this is so are in it."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 class Run(_Base, table=True):
     """One agent run. ``attempt`` fences every write; ``holder`` and the lease say who works on it."""
 
@@ -116,19 +121,8 @@ class Wait(_Base, table=True):
         Index("waits_polled", "state", "poll_at"),
         Index("waits_by_child", "child_run_id"),
         Index("waits_by_agent", "agent", "kind", "opened_at"),
-        Index(
-            "waits_for_events",
-            "topic",
-            "correlation",
-            sqlite_where=text("kind = 'event' AND state = 'open'"),
-            postgresql_where=text("kind = 'event' AND state = 'open'"),
-        ),
-        Index(
-            "waits_unannounced",
-            "opened_at",
-            sqlite_where=text("announced_at IS NULL"),
-            postgresql_where=text("announced_at IS NULL"),
-        ),
+        Index("waits_for_events", "topic", "correlation", **_where("kind = 'event' AND state = 'open'")),
+        Index("waits_unannounced", "opened_at", **_where("announced_at IS NULL")),
     )
 
     id: str = Field(primary_key=True)
@@ -179,7 +173,7 @@ class Decision(_Base, table=True):
     """One attempt to decide a wait: who, when, through which door, on which evidence, and what became of it."""
 
     __tablename__ = "decisions"
-    __table_args__ = (Index("decisions_by_wait", "wait_id"),)
+    __table_args__ = (Index("decisions_by_wait", "wait_id"), Index("decisions_by_run", "run_id"))
 
     id: str = Field(primary_key=True)
     wait_id: str
@@ -239,6 +233,7 @@ class Signal(_Base, table=True):
     __table_args__ = (
         UniqueConstraint("source", "delivery_id"),
         Index("signals_by_topic", "topic", "correlation", "disposition"),
+        Index("signals_kept", "expires_at", **_where("disposition = 'buffered'")),
     )
 
     id: str = Field(primary_key=True)
@@ -259,14 +254,7 @@ class Start(_Base, table=True):
 
     __tablename__ = "starts"
     __table_args__ = (
-        Index(
-            "starts_alive",
-            "topic",
-            "correlation",
-            unique=True,
-            sqlite_where=text("over_at IS NULL"),
-            postgresql_where=text("over_at IS NULL"),
-        ),
+        Index("starts_alive", "topic", "correlation", unique=True, **_where("over_at IS NULL")),
         Index("starts_by_signal", "signal_id"),
         Index("starts_by_topic", "topic", "correlation"),
         Index("starts_by_run", "run_id"),
@@ -292,14 +280,7 @@ class Push(_Base, table=True):
     """Where the client of an A2A task is told of its states, until it has been told of the last one."""
 
     __tablename__ = "pushes"
-    __table_args__ = (
-        Index(
-            "pushes_not_done",
-            "task_id",
-            sqlite_where=text("done_at IS NULL"),
-            postgresql_where=text("done_at IS NULL"),
-        ),
-    )
+    __table_args__ = (Index("pushes_not_done", "task_id", **_where("done_at IS NULL")),)
 
     task_id: str = Field(primary_key=True)  # of a start, or of a run
     config_id: str = Field(primary_key=True)  # as the client calls it

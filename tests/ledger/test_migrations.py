@@ -195,3 +195,21 @@ async def test_a_ledger_from_before_it_knew_how_runs_ended_learns_it(ledger_url:
         assert (run.error, run.cancelled_by, run.cancelled_door) == ("cancelled by ada", "ada", "terminal")
     finally:
         await after.close()
+
+
+async def test_a_ledger_from_before_it_found_decisions_by_run_gets_the_indexes(ledger_url: str) -> None:
+    """And the one of signals that are kept."""
+    before = await Ledger.connect(ledger_url)
+    async with before.database.transaction() as connection:
+        for statement in ("DROP INDEX IF EXISTS decisions_by_run", "DROP INDEX IF EXISTS signals_kept",
+                          "DELETE FROM ledger_version WHERE version > 14"):  # fmt: skip
+            await connection.execute(text(statement))
+    await before.close()
+    after = await Ledger.connect(ledger_url)
+    try:
+        async with after.database.reading() as connection:
+            for table, name in (("decisions", "decisions_by_run"), ("signals", "signals_kept")):
+                indexes = await connection.run_sync(lambda sync, table=table: inspect(sync).get_indexes(table))
+                assert name in {index["name"] for index in indexes}
+    finally:
+        await after.close()
