@@ -61,7 +61,7 @@ def answer_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def by_starlette(_: Request, error: HTTPException) -> JSONResponse:
-        response = _response(error.status_code, str(error.detail))
+        response = _response(error.status_code, str(error.detail), _unreadable(error.__cause__))
         response.headers.update(error.headers or {})
         return response
 
@@ -88,6 +88,16 @@ def _problem(one: dict[str, Any]) -> tuple[str, str]:
     if one["type"] == "json_invalid":
         return "body", f"it is not JSON: {one['ctx']['error']} at character {one['loc'][-1]}"
     return ".".join(map(str, one["loc"])), str(one["msg"]).removeprefix("Value error, ")
+
+
+def _unreadable(cause: BaseException | None) -> list[tuple[str, str]]:
+    """Why a body could not be parsed, which FastAPI does not tell where it is no mistake of syntax."""
+    if isinstance(cause, RecursionError):
+        return [("body", "it is nested too deeply")]
+    if isinstance(cause, ValueError):
+        # After a semicolon Python says how its limit on digits is raised.
+        return [("body", f"it cannot be read: {str(cause).partition(';')[0]}")]
+    return []
 
 
 async def _about_body(request: Request) -> tuple[str, str] | None:
