@@ -93,7 +93,7 @@ class Intake:
             for signal_id, one in batch.items():
                 if signal_id in new and new[signal_id].wait_id is None:
                     made[signal_id] = await keep(connection, signal_id, one.topic, one.correlation, one.start)
-            # After all that is new: the first of a delivery may be of this batch, and PostgreSQL writes in its own order.
+            # After all that is new: the first of a delivery may be of this batch, which PostgreSQL writes in its order.
             for signal_id, one in batch.items():
                 if signal_id not in new and (duplicate := await _duplicate(connection, one)) is not None:
                     made[signal_id] = duplicate
