@@ -220,10 +220,11 @@ def _check_fields(value: Any, back: Any, at: At) -> None:
     kind, found = type(value), type(back)
     for name in found.model_fields:
         check_same(getattr(value, name, _MISSING), getattr(back, name, _MISSING), at.below(name, found))
-    if kind is found or (value.__pydantic_extra__ and back.__pydantic_extra__):
-        computed = found.model_computed_fields  # written like all others, and read back as what is extra
-        extra = {name: one for name, one in (back.__pydantic_extra__ or {}).items() if name not in computed}
-        _check_mapping(value.__pydantic_extra__ or {}, extra, at)
+    # A computed field is written like all others, and is read back as what is extra.
+    extra, seen = ({name: one for name, one in (made.__pydantic_extra__ or {}).items()
+                    if name not in found.model_computed_fields} for made in (value, back))  # fmt: skip
+    if kind is found or (extra and seen):
+        _check_mapping(extra, seen, at)
     kept, known = value.__pydantic_private__ or {}, back.__pydantic_private__ or {}
     for name, attribute in found.__private_attributes__.items():
         # Others the class fills in itself, from a factory or in the place of None.
