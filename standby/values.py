@@ -18,7 +18,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from standby.annotated import At
 from standby.errors import NotStorable
-from standby.same import check_same, equality_tells
+from standby.same import check_same, equality_tells, parts_of
 
 T = TypeVar("T")
 
@@ -96,12 +96,18 @@ class Codec(Generic[T]):
 
     def _not_numbers(self, value: Any) -> int:
         """How many floats in the value are NaN or infinite."""
-        parts = _parts(self._adapter.dump_python(value))
+        parts = self._parts(value)
         return sum(isinstance(part, float) and not isfinite(part) for part in parts)
+
+    def _parts(self, value: Any) -> Iterator[Any]:
+        try:
+            return _parts(self._adapter.dump_python(value))
+        except TypeError:  # models in a set, whose dictionaries no set can have
+            return parts_of(value)
 
     def _check_keys(self, value: Any) -> None:
         """Raise ``ValueError`` for a dictionary that JSON would take a key from, such as one with 1 and "1"."""
-        for part in _parts(self._adapter.dump_python(value)):
+        for part in self._parts(value):
             if isinstance(part, dict) and not all(type(key) is str for key in part):
                 known = to_jsonable_python(dict.fromkeys(part), serialize_unknown=True)
                 if len(known) < len(part):

@@ -1,10 +1,13 @@
 """What stands in a model does not decide how it is compared: its fields and defaults may be called anything."""
 
+import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field, create_model
 
+from standby.errors import NotStorable
 from standby.values import Codec
 
 
@@ -39,5 +42,45 @@ class Frozen(BaseModel, frozen=True):
     type: int = 1
 
 
-def test_a_set_of_models_is_kept() -> None:
-    assert Codec(lambda: set[Frozen]).encode({Frozen()}, "x")[1] == {Frozen()}
+class Iced(BaseModel, frozen=True):
+    ref: dict[int, float | None] = Field(default={1: None}, frozen=True)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Place:
+    type: str
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (set[Frozen], {Frozen()}),
+        (set[Frozen | Place], {Frozen(), Place("a")}),
+        (list[frozenset[Place]], [frozenset({Place("a"), Place("b")})]),
+        (set[Iced | int], {Iced(), 3}),
+    ],
+)
+def test_a_set_of_models_is_kept(annotation: Any, value: Any) -> None:
+    assert Codec(lambda: annotation).encode(value, "x")[1] == value
+
+
+class Colder(Frozen, frozen=True):
+    """An object of a subclass, of which Pydantic says that none is equal to one of its base."""
+
+    by: int = 1
+
+
+@pytest.mark.timeout(20)
+def test_a_large_set_is_not_compared_each_with_each() -> None:
+    assert len(Codec(lambda: set[Frozen]).encode({Colder(type=number) for number in range(3000)}, "x")[1]) == 3000
+
+
+@pytest.mark.parametrize("ref", [{1: math.nan}, {1: 2.5, 2: math.inf}])
+def test_what_is_lost_in_a_set_of_models_is_refused(ref: dict[int, float | None]) -> None:
+    with pytest.raises(NotStorable):
+        Codec(lambda: set[Iced | int]).encode({Iced(ref=ref)}, "x")
+    with pytest.raises(NotStorable):
+        Codec(lambda: Any).encode({Iced(ref=ref)}, "x")
