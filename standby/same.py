@@ -1,7 +1,8 @@
 """Whether a value that was read back is the one that was stored.
 
 An annotation that says less gets less back, and that is meant: plain JSON under ``Any`` or where text will do, an
-object of the class that was named for one of a subclass. All else must come back as what it was, with its type.
+object of the class that was named for one of a subclass. What a class fills in itself, such as a private attribute or a
+field that it does not compare, is its own. All else must come back as what it was, with its type.
 """
 
 from __future__ import annotations
