@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
 
 from standby import holder, settings
 from standby.checkpoints import CheckpointStore, shared_ledger
 from standby.errors import LedgerUnavailable, StandbyError
 from standby.hosting import current_hosting
+from standby.interrupts import noticed
 from standby.ledger.runs import Claim
 from standby.pulse import pulse
 from standby.runs import AgentRun, current_run
@@ -101,8 +102,11 @@ async def attach(
         if hosting is not None:
             run.hosting = hosting
             hosting.begins(run)
-        token = current_run.set(run)
-        with pulse.holding(url, run):
+        with ExitStack() as stack:
+            if hosting is None:
+                run.ending = stack.enter_context(noticed())
+            token = current_run.set(run)
+            stack.enter_context(pulse.holding(url, run))
             try:
                 yield run
             finally:

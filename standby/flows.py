@@ -202,6 +202,11 @@ def _met(error: BaseException, *kinds: type[BaseException]) -> BaseException | N
     return None
 
 
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _exits(run: AgentRun) -> Callable[[BaseException], bool]:
     """Whether an error would end the process, or have the run crash and be taken up again for ever, and is the agent's
     own. In a host that is any, for its host hears of signals in another way; in a process of its own ``SystemExit``."""
@@ -242,7 +247,13 @@ async def _attempt(
         run.check_all_met()
         await run.record_failed_waits()
         return codec.encode(value, what)
-    except (Fenced, Left):
+    except Left as left:
+        if run.hosting is None:
+            await release_quietly(run)
+            if _is_cancelled():  # it ends as it would without a step on the way
+                raise asyncio.CancelledError from left
+        raise
+    except Fenced:
         raise
     except asyncio.CancelledError:
         if run.fenced:

@@ -31,6 +31,7 @@ from standby.errors import (
 from standby.faults import reach
 from standby.hold import Asked, chosen
 from standby.hosting import Hosting
+from standby.interrupts import Ending
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
 from standby.ledger.text import digest_of
@@ -61,7 +62,10 @@ class AgentRun:
     """The run of the agent that is executing, bound to one attempt. Steps and waits go through it.
 
     ``sure_at``: when its lease was last asked for (``clock.elapsed``) and given; for so long it is sure of the run.
+    ``ending``: of its process, outside of a host.
     """
+
+    ending: Ending | None = None
 
     def __init__(
         self,
@@ -102,7 +106,7 @@ class AgentRun:
         self.hosting: Hosting | None = None
         self.lingering = False  # parked warm: the host's lease stands for its own
         self.threads = Threads()
-        self.host_ends = False  # its host ends: it goes no further than its next checkpoint
+        self.host_ends = False  # it goes no further than its next checkpoint
         self.at = ""  # key of the step or wait that was asked for last
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
@@ -171,6 +175,11 @@ class AgentRun:
     def hold_for(self, asked: Asked | None) -> Hold:
         """How the run is held while it waits for something: as ``asked`` there, else as all its waits."""
         return self.hold if asked is None else chosen(asked, deployed=self.deployed, hosted=self.hosting is not None)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it goes no further than its next checkpoint: its host ends, or outside of one its process."""
+        return self.host_ends or (self.ending is not None and self.ending.has_begun)
 
     def must_stop(self, error: E) -> E:
         """Remember an error after which the run must do nothing more. Returns it, to be raised."""
@@ -264,7 +273,7 @@ class AgentRun:
         """Called before anything that is not in the journal: by now racing branches must have met their own steps."""
         if self.fenced:
             raise Fenced(self.id, self.attempt)
-        if self.host_ends:
+        if self.leaves:
             raise Left(self.id)
         if self.over:
             raise Over(self.id)

@@ -22,7 +22,8 @@ class Fenced(Abort):
 
 
 class Left(Abort):
-    """Stop signal: the host that runs this attempt ends, and another takes the run up from its last checkpoint."""
+    """Stop signal: the host that runs this attempt ends, or its process, and another takes the run up from its last
+    checkpoint."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"Run {run_id} is left to another process: this one ends.")

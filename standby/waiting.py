@@ -135,7 +135,7 @@ async def _settled(
     except Away as stop:
         raise run.must_stop(stop) from None
     except asyncio.CancelledError:
-        if not (run.fenced or run.host_ends):
+        if not (run.fenced or run.leaves):
             # For an agent that goes on all the same; the wait stays open for one that ends.
             run.must_stop(
                 UsageError(

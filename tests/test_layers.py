@@ -27,7 +27,7 @@ pulse checkpoints parts caught
 places
 spill
 ledger
-patience waker stillness topics
+patience waker stillness topics interrupts
 stops branches policy moments values holder threads faults settings hold outlook clock states same errors ports testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from standby.states import Door, RunState
 from tests.invoices.documents import NO_ORDER, SAMPLES
 from tests.support.forks import ROOT
@@ -91,6 +93,64 @@ async def test_the_agent_of_the_readme_does_what_the_readme_says(
         await wait_until(lambda: second.poll() is not None, WITHIN, every=0.1, shows=said.read_text)
     assert "Ordered a laptop for 1250.00" in said.read_text().splitlines()
     assert (project.folder / "asked").read_text() == "x"
+
+
+TIDIES_UP = """
+import asyncio, signal
+from standby import agent, run_here, step
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background has it ignored
+
+
+@step(visible=False)
+async def work() -> str:
+    print("working", flush=True)
+    await asyncio.sleep(0 if open("done", "a").tell() else 600)
+    return "worked"
+
+
+@step(visible=False)
+async def tidy_up() -> None:
+    print("tidied up", flush=True)
+
+
+@agent
+async def careful() -> str:
+    try:
+        return await work()
+    finally:
+        await tidy_up()
+
+
+print("result:", asyncio.run(run_here(careful)), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("by", "code", "last"),
+    [(signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, 1, "prefect.exceptions.TerminationSignal")],
+)
+async def test_after_ctrl_c_or_sigterm_the_same_command_goes_on_also_where_the_agent_tidies_up_in_a_step(
+    project: Project, prefect_server: PrefectServer, by: signal.Signals, code: int, last: str
+) -> None:
+    """The end of the process is no cut that the agent has dealt with: a replay would stand there for ever."""
+    (project.folder / "careful.py").write_text(TIDIES_UP)
+    command = [sys.executable, "careful.py"]
+    env = {"PREFECT_HOME": str(project.folder / "prefect"), "PREFECT_API_URL": prefect_server.url}
+    said = project.folder / "careful.out"
+    with project.process("careful", command, **env) as first:
+        await waits_for(said, "working", first)
+        first.send_signal(by)
+        await wait_until(lambda: first.poll() is not None, WITHIN, every=0.1, shows=said.read_text)
+        assert first.returncode == code, said.read_text()
+    lines = said.read_text().splitlines()
+    assert (lines.count("working"), lines.count("tidied up"), lines[-1]) == (1, 0, last)
+    (project.folder / "done").write_text("done")
+    with project.process("careful", command, **env) as second:
+        await wait_until(lambda: second.poll() is not None, WITHIN, every=0.1, shows=said.read_text)
+    lines = said.read_text().splitlines()
+    assert (lines.count("working"), lines.count("tidied up")) == (2, 1)
+    assert "result: worked" in lines
 
 
 async def waits_for(said: Path, text: str, process: subprocess.Popen[bytes]) -> None:
