@@ -313,7 +313,14 @@ async def on_and_fail_there(bank: Bank) -> None:
         raise Refused from None
 
 
-@pytest.mark.parametrize("going", [on_with_it_in_hand, on_and_fail_otherwise, on_and_fail_there])
+async def on_in_a_finally(bank: Bank) -> None:
+    try:
+        await bank.pay()
+    finally:
+        await fallback(1)
+
+
+@pytest.mark.parametrize("going", [on_with_it_in_hand, on_in_a_finally, on_and_fail_otherwise, on_and_fail_there])
 async def test_an_error_that_the_agent_went_on_with_stays_in_the_path_also_if_the_run_then_fails(
     desk: Desk, going: Callable[[Bank], Coroutine[Any, Any, None]]
 ) -> None:
