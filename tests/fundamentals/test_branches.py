@@ -1,12 +1,13 @@
 """Branches: steps that run at the same time."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Literal
 
 import pytest
 
-from standby import Approval, UsageError, agent, settings, step, wait_for
+from standby import Approval, JournalMismatch, UsageError, agent, settings, step, wait_for
 from standby.caught import Failures
 from standby.runs import AgentRun
 from tests.fundamentals.conftest import Desk, Interruption
@@ -231,3 +232,60 @@ async def test_which_branch_was_first_is_sure_once_a_step_has_recorded_it(desk: 
     run = await desk.interrupted(order)
     assert await run.again() == "fast"
     assert first_done == ["fast", "slow"]
+
+
+async def by_wait(task: asyncio.Task[int]) -> bool:
+    done, _ = await asyncio.wait([task], timeout=0.3)
+    return bool(done)
+
+
+async def by_shield(task: asyncio.Task[int]) -> bool:
+    try:
+        await asyncio.wait_for(asyncio.shield(task), 0.3)
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("looked", [by_wait, by_shield])
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_what_was_late_and_not_cut_off_may_be_in_time_on_a_replay_unless_a_step_has_recorded_which(
+    desk: Desk, interruption: Interruption, looked: Callable[[asyncio.Task[int]], Awaitable[bool]], recorded: bool
+):
+    comes = asyncio.Event()
+
+    @step
+    async def offer() -> int:
+        await comes.wait()
+        return 1
+
+    @step(visible=False)
+    async def is_in_time(in_time: bool) -> bool:
+        return in_time
+
+    @step
+    async def accept() -> str:
+        return "accepted"
+
+    @step
+    async def refuse() -> str:
+        return "refused"
+
+    @agent
+    async def negotiate() -> str:
+        task = asyncio.create_task(offer.with_options(key="offer")())
+        in_time = await looked(task)
+        if recorded:
+            in_time = await is_in_time(in_time)
+        said = await accept() if in_time else await refuse()
+        comes.set()
+        await task
+        interruption()
+        return said
+
+    run = await desk.interrupted(negotiate)
+    if recorded:
+        assert await run.again() == "refused"
+    else:
+        with pytest.raises(JournalMismatch, match=r"'refuse'.*'accept'"):
+            await run.again()
