@@ -29,8 +29,8 @@ runs = table_of(Run)
 waits = table_of(Wait)
 signals = table_of(Signal)
 
-BATCH_WAITS = "500ms"
-"""How long a transaction that works for many signals waits for a lock, where it cannot pass over it."""
+LOCK_WAITS = "500ms"
+"""How long a transaction that takes signals in waits for a lock, where it cannot pass over it."""
 
 
 class Incoming(NamedTuple):
@@ -95,7 +95,7 @@ def _write_free() -> ClauseElement:
     transactions: one of two that write the same delivery, for two keys, waits for the other."""
     one = unnested("one", name=Text(), **{name: signals.c[name].type for name in _OWN})
     lock = func.pg_try_advisory_xact_lock(func.hashtextextended(one.c.name, 0))
-    patience = func.set_config("lock_timeout", BATCH_WAITS, True)
+    patience = func.set_config("lock_timeout", LOCK_WAITS, True)
     tried = select(one, lock.label("is_free"), patience).cte("tried").prefix_with("MATERIALIZED")
     same = (bindparam(f"each_{name}", type_=signals.c[name].type) for name in _SAME)
     rows = (

@@ -61,18 +61,34 @@ class Delivery(NamedTuple):
 _names = func.unnest(bindparam("names", type_=ARRAY(Text))).alias("name")
 _key = func.hashtextextended(column("name"), 0)
 _lock = select(func.pg_advisory_xact_lock(_key)).select_from(_names)
+_patience = func.set_config("lock_timeout", bindparam("within", type_=Text), True)
+_lock_within = select(_patience, func.pg_advisory_xact_lock(_key)).select_from(_names)
 
 
 async def lock_topics(
-    connection: AsyncConnection, database: Database, topics: Iterable[tuple[str, str | None]]
+    connection: AsyncConnection,
+    database: Database,
+    topics: Iterable[tuple[str, str | None]],
+    *,
+    within: str | None = None,
 ) -> None:
     """Let a signal and a wait for the same topic and key see each other: the second to come waits for the first.
 
     Taken before any row is locked, in one order. SQLite has one writer at a time and needs no lock.
+    ``within``: how long it is waited for, such as ``500ms``, and each later lock up to ``wait_for_locks``.
     """
     names = sorted(set(map(lock_name, topics)))
     if names and not database.sqlite:
-        await connection.execute(_lock, {"names": names})
+        if within is None:
+            await connection.execute(_lock, {"names": names})
+        else:
+            await connection.execute(_lock_within, {"names": names, "within": within})
+
+
+async def wait_for_locks(connection: AsyncConnection, database: Database) -> None:
+    """As long as for any statement, from here to the end of the transaction."""
+    if not database.sqlite:
+        await connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
 
 
 def lock_name(topic: tuple[str, str | None]) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -19,10 +19,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby.errors import LedgerUnavailable
-from standby.ledger.arrivals import Arrival, Arrivals, Incoming
+from standby.ledger.arrivals import LOCK_WAITS, Arrival, Arrivals, Incoming
 from standby.ledger.batches import Batches
 from standby.ledger.database import STATEMENT_SECONDS, Database, in_the_way
-from standby.ledger.delivering import Delivery, keep, lock_topics, set_disposition, to_open_wait
+from standby.ledger.delivering import Delivery, keep, lock_topics, set_disposition, to_open_wait, wait_for_locks
 from standby.ledger.settling_many import Answer, SettlingMany, is_open
 from standby.ledger.starts import started_by
 from standby.ledger.tables import Signal, Wait, table_of
@@ -31,8 +31,9 @@ from standby.states import Disposition, Door, Outcome
 log = logging.getLogger("standby.ledger")
 
 ALONE = 5
-"""Signals that are taken in alone at the same time. Each may wait long for a lock that somebody else has, with one of
-the ledger's 15 connections; the others are for what nobody has locked."""
+"""Signals that are taken in alone at the same time, each with one of the ledger's 15 connections. One that cannot be
+written for ``LOCK_WAITS`` makes room for the next, and has its turn again: what nobody has locked is taken in between.
+"""
 
 waits = table_of(Wait)
 signals = table_of(Signal)
@@ -55,16 +56,30 @@ class Intake:
         if made is not None:
             return made
         turn = self._turns.setdefault(_address(signal), asyncio.Lock())
-        async with AsyncExitStack() as stack:
-            # Those of one key, and those for which there is no room, wait here and not with a connection each.
-            try:
-                async with asyncio.timeout(STATEMENT_SECONDS):
-                    await stack.enter_async_context(turn)
-                    await stack.enter_async_context(self._room)
-            except TimeoutError as error:
-                why = "other signals, for the same topic and key or that wait for others' locks, come before it"
-                raise LedgerUnavailable(self._db.shown, why) from error
-            return await self._alone(signal)
+        until = asyncio.get_running_loop().time() + STATEMENT_SECONDS
+        # Those of one key, and those for which there is no room, wait here and not with a connection each.
+        async with self._in_time(turn, until):
+            while True:
+                async with self._in_time(self._room, until):
+                    try:
+                        return await self._alone(signal)
+                    except LedgerUnavailable as error:
+                        if not in_the_way(error) or asyncio.get_running_loop().time() >= until:
+                            raise
+
+    @asynccontextmanager
+    async def _in_time(self, turn: asyncio.Lock | asyncio.Semaphore, until: float) -> AsyncIterator[None]:
+        """Raises ``LedgerUnavailable`` when it is not had by then, by the event loop's time."""
+        try:
+            async with asyncio.timeout_at(until):
+                await turn.acquire()
+        except TimeoutError as error:
+            why = "other signals, for the same topic and key or that wait for others' locks, come before it"
+            raise LedgerUnavailable(self._db.shown, why) from error
+        try:
+            yield
+        finally:
+            turn.release()
 
     async def _take(self, batch: Sequence[Incoming]) -> Sequence[Delivery | None]:
         """None for those that have to be taken in alone."""
@@ -130,11 +145,13 @@ class Intake:
     async def _alone(self, one: Incoming) -> Delivery:
         signal_id = uuid4().hex
         async with self._db.transaction() as connection:
-            await lock_topics(connection, self._db, [_address(one)])
+            await lock_topics(connection, self._db, [_address(one)], within=LOCK_WAITS)
             if not await self._arrivals.write_one(connection, signal_id, one):
                 duplicate = await _duplicate(connection, one)
                 assert duplicate is not None  # who wrote it has committed, or it would be written here
                 return duplicate
+            # It is written: the same delivery for another key is a duplicate, and does not come first.
+            await wait_for_locks(connection, self._db)
             found = await to_open_wait(
                 connection, signal_id, one.source, one.topic, one.correlation, one.payload, one.misfit
             )

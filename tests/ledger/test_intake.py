@@ -219,6 +219,26 @@ async def test_a_delivery_under_way_keeps_only_itself_waiting(ledger: Ledger, co
 
 
 @pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+async def test_many_deliveries_under_way_keep_no_others_waiting(ledger: Ledger, connect: Connect) -> None:
+    """More than are taken in alone at a time, each written by a transaction that does not end, and in one batch with
+    what is free."""
+    keys = [f"under way {number}" for number in range(20)]
+    other = await connect()
+    async with other.database.transaction() as connection:
+        columns = "(id, source, delivery_id, topic, correlation, payload, disposition, received_at)"
+        for key in keys:
+            row = {"id": key, "delivery": f'{key}/"good"'}
+            values = "VALUES (:id, 'bank', :delivery, 'paid', 'another', '1', 'late', 1)"
+            await connection.execute(text(f"INSERT INTO signals {columns} {values}"), row)
+        blocked = [asyncio.create_task(send(ledger, key)) for key in keys]
+        free = [asyncio.create_task(send(ledger, f"free {number}")) for number in range(10)]
+        await asyncio.wait_for(asyncio.gather(*free), 20)
+        await asyncio.wait_for(ledger.answers(), 10)
+        assert not any(one.done() for one in blocked)
+    assert [one.disposition for one in await asyncio.gather(*blocked)] == [Disposition.DUPLICATE] * 20
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 async def test_a_process_that_is_frozen_in_a_transaction_loses_its_locks(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
