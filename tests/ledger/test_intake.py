@@ -185,19 +185,26 @@ async def test_a_key_that_is_locked_keeps_only_its_own_signals_waiting(ledger: L
 
 
 @pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
-async def test_many_keys_that_are_locked_leave_connections_to_others(ledger: Ledger, connect: Connect) -> None:
-    """More keys than there are connections: signals for others are taken in, and the ledger answers."""
+@pytest.mark.parametrize("locked", ["keys", "runs"])
+async def test_many_that_are_locked_leave_connections_to_others(ledger: Ledger, connect: Connect, locked: str) -> None:
+    """More keys or runs than there are connections: signals for others are taken in, and the ledger answers."""
     keys = [f"locked {number}" for number in range(20)]
+    for key in keys if locked == "runs" else ():
+        await parked(ledger, [signal(correlation=key)], run=key)
     other = await connect()
     async with other.database.transaction() as connection:
-        await lock_topics(connection, other.database, [("paid", key) for key in keys])
+        if locked == "runs":
+            await connection.execute(text("SELECT id FROM runs FOR UPDATE"))
+        else:
+            await lock_topics(connection, other.database, [("paid", key) for key in keys])
         blocked = [asyncio.create_task(send(ledger, key)) for key in keys]
         await wait_until(lambda: waiting_for_a_lock(other))
         free = await asyncio.wait_for(asyncio.gather(send(ledger, "8"), send(ledger, "9")), 10)
         await asyncio.wait_for(ledger.answers(), 10)
         assert [one.disposition for one in free] == [Disposition.BUFFERED] * 2
         assert not any(one.done() for one in blocked)
-    assert [one.disposition for one in await asyncio.gather(*blocked)] == [Disposition.BUFFERED] * 20
+    became = Disposition.DELIVERED if locked == "runs" else Disposition.BUFFERED
+    assert [one.disposition for one in await asyncio.gather(*blocked)] == [became] * 20
 
 
 @pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
