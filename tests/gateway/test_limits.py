@@ -185,3 +185,20 @@ async def test_a_stream_may_take_longer_than_a_request() -> None:
             await client.get("/other")
         others_are_over.set()
         assert (await stream).text == "done"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"[" * 5000 + b"]" * 5000, "it is nested too deeply"),
+        (b"9" * 5000, "it cannot be read: Exceeds the limit (4300 digits) for integer string conversion: value has "
+         "5000 digits"),
+        (b'"\xff"', "it cannot be read: 'utf-8' codec can't decode byte 0xff in position 12: invalid start byte"),
+    ],
+    ids=["deep", "digits", "bytes"],
+)  # fmt: skip
+async def test_a_body_that_cannot_be_read_is_told_why(door: Gate, body: bytes, says: str) -> None:
+    headers = await door.as_(Role.SENDER) | {"Content-Type": "application/json"}
+    sent = await door.client.post("/signals/paid", content=b'{"payload":%s}' % body, headers=headers)
+    assert (sent.status_code, sent.json()["problems"]) == (400, [{"field": "body", "reason": says}])
+    assert await door.signals() == []
