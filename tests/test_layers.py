@@ -28,7 +28,8 @@ places
 spill
 ledger
 patience waker stillness topics interrupts
-stops branches policy moments values holder threads faults settings hold outlook clock states same annotated errors ports testing
+stops branches policy moments values holder threads settings hold outlook
+faults clock states same annotated errors ports testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}
 PACKAGE = Path(__file__).parents[1] / "standby"
