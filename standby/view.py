@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from standby import clock
-from standby.agents.transcript import threads_of
+from standby.agents.transcript import read_threads
 from standby.connect import Place
 from standby.ledger import Ledger
 from standby.policy import Policy
@@ -71,7 +71,7 @@ async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
         "failed_step": run.failed_step,
         "cancelled_by": run.cancelled_by,
         "cancelled_door": run.cancelled_door,
-        "agents": threads_of(journal, await ledger.grants.of_run(run.id)),
+        "agents": await read_threads(ledger, run.id, journal),
         "checkpoints": [{"key": entry.key, "kind": entry.kind, "state": entry.state} for entry in journal],
         "waits": shown,
         "decisions": [

@@ -10,7 +10,7 @@ from uuid import UUID
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 
-from standby.agents.transcript import as_markdown, threads_of
+from standby.agents.transcript import read_markdown
 from standby.runs import AgentRun
 
 log = logging.getLogger("standby.agents")
@@ -30,9 +30,7 @@ class Artifact:
         run, context = self._run, FlowRunContext.get()
         if context is None:
             return
-        journal = await run.ledger.checkpoints.journal(run.id)
-        threads = threads_of(journal, await run.ledger.grants.of_run(run.id))
-        text = "\n\n".join(as_markdown(thread) for thread in threads)
+        text = await read_markdown(run.ledger, run.id)
         if not text or text == self._told:
             return
         artifact = ArtifactCreate(

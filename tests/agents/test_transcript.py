@@ -1,6 +1,8 @@
 """What people see of an agent's thinking: all of it, and no secrets."""
 
+import asyncio
 import json
+import threading
 from time import process_time
 from typing import Any
 
@@ -9,7 +11,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from pydantic_ai import Agent
 
 from standby import agent, step, view
-from standby.agents import AgentScope, run_agent
+from standby.agents import AgentScope, run_agent, transcript
 from standby.agents.redaction import redacted, redacted_text
 from standby.agents.transcript import as_markdown, threads_of
 from standby.connect import Place
@@ -65,6 +67,25 @@ async def test_the_transcript_stands_in_the_ledger_and_as_an_artifact_without_se
     artifacts = [one for one in await desk.client.read_artifacts(artifact_filter=mine) if one.type == "markdown"]
     assert text in [artifact.data for artifact in artifacts]
     assert len(artifacts) == 2, "one when it parked, one at the end"
+
+
+async def test_other_runs_go_on_while_a_long_transcript_is_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, begun, others_went_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def threads(*_: object) -> list[Any]:
+        loop.call_soon_threadsafe(begun.set)
+        assert others_went_on.wait(30), "nothing else ran meanwhile"
+        return []
+
+    async def other() -> None:
+        await begun.wait()
+        others_went_on.set()
+
+    monkeypatch.setattr(transcript, "threads_of", threads)
+    for read in (transcript.read_markdown(desk.ledger, "1"), transcript.read_threads(desk.ledger, "1", [])):
+        begun.clear()
+        others_went_on.clear()
+        await asyncio.gather(read, other())
 
 
 async def test_the_call_that_is_the_output_is_not_shown_as_under_way(desk: Desk) -> None:
