@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+    from standby.ledger.opening import Group
     from standby.ledger.runs import Claim
-    from standby.ledger.waits import Group
     from standby.runs import AgentRun
 
 

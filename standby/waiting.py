@@ -19,8 +19,8 @@ from standby.caught import Failure
 from standby.errors import CheckpointUnreadable, UsageError, WaitTimedOut
 from standby.faults import reach
 from standby.hold import Asked
+from standby.ledger.opening import Group
 from standby.ledger.text import digest_of
-from standby.ledger.waits import Group
 from standby.parking import pause, start_awaited, suspend, take_response
 from standby.parking.lingering import linger
 from standby.parts import current_part
@@ -163,7 +163,9 @@ async def _answers(
     if len(rows) == 1:
         need = Need.ONE  # of one, any and all are the same
     reach("wait.opening")
-    group = await run.ledger.waits.open(run.id, run.attempt, place.key, place.position, need, rows)
+    group = await run.ledger.waits.open(
+        run.id, run.attempt, place.key, place.position, need, rows, again=entry is not None
+    )
     del rows
     if group is None:
         run.stop()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from standby.hold import Asked
-from standby.ledger.waits import WaitRow
+from standby.ledger.opening import WaitRow
 from standby.waits import Approval
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from standby.errors import UsageError
 from standby.host.client import RunClient, RunClientContext
 from standby.host.engine import HostedEngine
 from standby.hosting import Woken, current_hosting
+from standby.ledger.opening import Group
 from standby.ledger.runs import Claim
-from standby.ledger.waits import Group
 from standby.parking import is_paused_by_somebody, show_suspended, wake
 from standby.projection import UNREAD
 from standby.runs import AgentRun

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Row, Text, and_, bindparam, case, column, func, or_, select, update
+from sqlalchemy import ARRAY, Row, Select, Text, and_, bindparam, case, column, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby.errors import StartRefused
@@ -95,21 +96,30 @@ def lock_name(topic: tuple[str, str | None]) -> str:
     return f"{topic[0]}\x1f{topic[1] or ''}"
 
 
+@cache
+def _kept(*, keyed: bool, again: bool) -> Select[Any]:
+    """The oldest signal for a topic, and a key if it is ``keyed``; ``again``: for a wait that opens anew."""
+    takes = signals.c.disposition == Disposition.BUFFERED
+    if again:
+        late = signals.c.disposition == Disposition.LATE
+        takes = or_(takes, and_(late, signals.c.received_at >= bindparam("since", type_=signals.c.received_at.type)))
+    correlation = signals.c.correlation
+    return (
+        select(signals)
+        .where(signals.c.topic == bindparam("topic"), takes)
+        .where(correlation == bindparam("correlation") if keyed else correlation.is_(None))
+        .order_by(signals.c.received_at, signals.c.id)
+        .limit(1)
+        .with_for_update()
+    )
+
+
 async def take_kept(connection: AsyncConnection, wait: Row[Any]) -> Row[Any] | None:
     """The oldest signal for a wait that opens, now delivered to it: of those that were kept, and if the wait opens anew
     also of those that came late since it first opened, for the wait was closed then."""
-    takes = signals.c.disposition == Disposition.BUFFERED
-    if wait.opening > 1:
-        takes = or_(takes, and_(signals.c.disposition == Disposition.LATE, signals.c.received_at >= wait.opened_at))
-    signal = (
-        await connection.execute(
-            select(signals)
-            .where(signals.c.topic == wait.topic, _same(signals.c.correlation, wait.correlation), takes)
-            .order_by(signals.c.received_at, signals.c.id)
-            .limit(1)
-            .with_for_update()
-        )
-    ).first()
+    statement = _kept(keyed=wait.correlation is not None, again=wait.opening > 1)
+    named = {"topic": wait.topic, "correlation": wait.correlation, "since": wait.opened_at}
+    signal = (await connection.execute(statement, named)).first()
     if signal is not None:
         note = "it was late until the wait was opened anew" if signal.disposition == Disposition.LATE else None
         await set_disposition(connection, signal.id, Disposition.DELIVERED, wait.id, note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from standby import clock
@@ -15,14 +15,17 @@ from standby.states import ENDED, RunState, WaitState
 runs = table_of(Run)
 waits = table_of(Wait)
 
+_ONE = select(runs).where(runs.c.id == bindparam("run"))
+_LOCKED, _FREE = _ONE.with_for_update(), _ONE.with_for_update(skip_locked=True)
+_STATES = select(waits.c.state).where(waits.c.run_id == bindparam("run"), waits.c.group_key == bindparam("group"))
+
 
 async def locked_run(connection: AsyncConnection, run_id: str, *, skip_locked: bool = False) -> Row[Any] | None:
     """The run's row, locked to the end of the transaction (SQLite: the transaction already has the write lock).
 
     ``skip_locked``: None, too, where somebody else has locked it, who may be frozen.
     """
-    statement = select(runs).where(runs.c.id == run_id).with_for_update(skip_locked=skip_locked)
-    return (await connection.execute(statement)).first()
+    return (await connection.execute(_FREE if skip_locked else _LOCKED, {"run": run_id})).first()
 
 
 async def run_of_attempt(connection: AsyncConnection, run_id: str, attempt: int) -> Row[Any] | None:
@@ -35,9 +38,7 @@ async def run_of_attempt(connection: AsyncConnection, run_id: str, attempt: int)
 
 async def group_ready(connection: AsyncConnection, run_id: str, group_key: str) -> bool:
     """Whether enough waits of the group have settled. One settled wait closes the rest where one is enough."""
-    states = (
-        await connection.execute(select(waits.c.state).where(waits.c.run_id == run_id, waits.c.group_key == group_key))
-    ).scalars()
+    states = (await connection.execute(_STATES, {"run": run_id, "group": group_key})).scalars()
     return WaitState.OPEN not in set(states)
 
 

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
-from uuid import uuid4
+from typing import Any
 
-from sqlalchemy import Row, case, func, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Row, func, or_, select, update
 
 from standby import clock
-from standby.ledger.checkpoints import Checkpoints, intend_wait
-from standby.ledger.children import try_again
-from standby.ledger.database import Database, unindexed
-from standby.ledger.delivering import lock_topics, mark_signal, take_kept
-from standby.ledger.locks import group_ready, locked_run, run_of_attempt
+from standby.ledger.checkpoints import Checkpoints
+from standby.ledger.database import Database
+from standby.ledger.delivering import lock_topics, mark_signal
+from standby.ledger.locks import locked_run, run_of_attempt
 from standby.ledger.notices import notify
-from standby.ledger.polls import first_poll
+from standby.ledger.opening import (
+    GROUP,
+    Group,
+    WaitRow,
+    ask_in_todays_form,
+    close_in,
+    group_in,
+    group_of,
+    is_answered,
+    open_group,
+    reopen,
+    take_kept_for,
+    topics_of,
+    wait_in,
+)
 from standby.ledger.settling import Settled, decide, settle_in, winner_of
 from standby.ledger.tables import Decision, Run, Wait, table_of
 from standby.ledger.text import SHORTEST
 from standby.ledger.votes import count_anew, next_chase, vote_in
 from standby.states import (
-    BY_SIGNAL,
     Disposition,
     Door,
     Need,
     NoticeKind,
     Outcome,
     Verdict,
-    WaitKind,
     WaitState,
 )
 
@@ -46,92 +53,35 @@ EARLIER = "the question was asked anew since, and this answers the earlier one"
 LATER = "the question has not been asked so often, and there is nothing that this answers"
 
 
-@dataclass(frozen=True, slots=True)
-class WaitRow:
-    """What a wait is when it opens. JSON is text; ``deadline`` is aware."""
-
-    key: str
-    kind: WaitKind
-    reason: str
-    party: str | None = None
-    topic: str | None = None
-    correlation: str | None = None
-    evidence: str | None = None
-    answer_type: str | None = None
-    answer_schema: str | None = None
-    has_default: bool = False
-    default_answer: str | None = None
-    deadline: datetime | None = None
-    policy: str | None = None
-    poll: str | None = None
-    child: str | None = None
-    hold: str | None = None
-    fresh: str | None = None
-
-
-class Group(NamedTuple):
-    """The waits that one ``wait_for``, ``wait_any`` or ``wait_all`` opened, in their order."""
-
-    ready: bool
-    waits: list[Row[Any]]
-
-
 class Waits:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._checkpoints = Checkpoints(database)
 
     async def open(
-        self, run_id: str, attempt: int, key: str, position: int | None, need: Need, rows: list[WaitRow]
+        self,
+        run_id: str,
+        attempt: int,
+        key: str,
+        position: int | None,
+        need: Need,
+        rows: list[WaitRow],
+        *,
+        again: bool = True,
     ) -> Group | None:
         """Open the group ``key``, or find it as an earlier attempt left it. None when fenced.
 
         Of one that is found, the waits that are not among ``rows`` are closed: nobody takes in what they are answered.
         A wait for a signal takes the oldest one there is for it (``take_kept``), in the same transaction.
+        ``again``: whether an earlier attempt has opened it, as far as the journal knows.
         """
+        if again:
+            # Nothing is done to one that is answered, and who takes the answers in is fenced then.
+            found = await self.group(run_id, key)
+            if is_answered(found.waits, need):
+                return found
         async with self._db.transaction() as connection:
-            await lock_topics(connection, self._db, _topics(rows))
-            run = await run_of_attempt(connection, run_id, attempt)
-            if run is None:
-                return None
-            found = await _group(connection, run_id, key)
-            if not found:
-                now = clock.utcnow()
-                await connection.execute(
-                    waits.insert(),
-                    [
-                        {
-                            "id": uuid4().hex,
-                            "run_id": run_id,
-                            "agent": run.flow,
-                            "group_key": key,
-                            "member": member,
-                            "need": need,
-                            "state": WaitState.OPEN,
-                            "opened_at": now,
-                            "chase_at": next_chase(row.policy, now, 0),
-                            "poll_at": first_poll(row.poll, now),
-                            **{name: getattr(row, name) for name in WaitRow.__slots__},
-                        }
-                        for member, row in enumerate(rows)
-                    ],
-                )
-                await intend_wait(connection, run_id, attempt, key, position)
-                found = await _group(connection, run_id, key)
-                await notify(connection, found, NoticeKind.OPENED)
-            else:
-                if need is Need.ALL or not any(wait.state == WaitState.SETTLED for wait in found):
-                    # The run ended (failed, cancelled) with these waits open and is being retried.
-                    await _reopen(connection, run_id, key)
-                earlier = {wait.id: wait.policy for wait in found}
-                await _ask_in_todays_form(connection, run_id, rows)
-                await _close(connection, [wait.id for wait in found if wait.key not in {row.key for row in rows}])
-                found = await _group(connection, run_id, key)
-                for wait in found:
-                    if wait.state == WaitState.OPEN and wait.policy != earlier[wait.id]:
-                        await count_anew(connection, run, wait)
-            await _take_kept(connection, run, key)
-            return Group(await group_ready(connection, run_id, key), await _group(connection, run_id, key))
+            return await open_group(connection, self._db, run_id, attempt, key, position, need, rows)
 
     async def settle(
         self,
@@ -157,7 +107,7 @@ class Waits:
             if run_id is None:
                 return None
             run = await locked_run(connection, run_id)
-            wait = await _wait(connection, wait_id)
+            wait = await wait_in(connection, wait_id)
             assert run is not None
             if not_before_deadline and (wait.deadline is None or wait.deadline > clock.utcnow()):
                 return Settled(False, wait, False, None)
@@ -195,7 +145,7 @@ class Waits:
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
                 return False
-            await _close(connection, [wait.id for wait in await _group(connection, run_id, key)])
+            await close_in(connection, [wait.id for wait in await group_in(connection, run_id, key)])
             return True
 
     async def refuse(
@@ -207,26 +157,26 @@ class Waits:
         its form; and what is shown, where it says what it is about.
         """
         async with self._db.transaction() as connection:
-            wait = await _wait(connection, wait_id)
-            await lock_topics(connection, self._db, _topics(await _group(connection, run_id, wait.group_key)))
+            wait = await wait_in(connection, wait_id)
+            await lock_topics(connection, self._db, topics_of(await group_in(connection, run_id, wait.group_key)))
             run = await run_of_attempt(connection, run_id, attempt)
             if run is None:
                 return False
-            if (await _wait(connection, wait_id)).state != WaitState.SETTLED:
+            if (await wait_in(connection, wait_id)).state != WaitState.SETTLED:
                 return True  # refused before
-            await _reopen(connection, run_id, wait.group_key, only=wait_id, refused=reason)
+            await reopen(connection, run_id, wait.group_key, only=wait_id, refused=reason)
             if anew is not None:
                 if anew.fresh is not None:
                     todays = {"fresh": anew.fresh, "evidence": anew.evidence}
                     await connection.execute(update(waits).where(waits.c.id == wait_id).values(**todays))
-                await _ask_in_todays_form(connection, run_id, [anew])
+                await ask_in_todays_form(connection, [await wait_in(connection, wait_id)], [anew])
             await connection.execute(
                 update(decisions)
                 .where(decisions.c.wait_id == wait_id, decisions.c.verdict == Verdict.WON)
                 .values(verdict=Verdict.REFUSED, note=reason)
             )
             await mark_signal(connection, wait_id, Disposition.REJECTED, reason)
-            await _take_kept(connection, run, wait.group_key)
+            await take_kept_for(connection, run, await group_in(connection, run_id, wait.group_key))
             return True
 
     async def count_anew(self, run_id: str, attempt: int, wait_id: str, todays: WaitRow) -> bool:
@@ -236,7 +186,7 @@ class Waits:
             run = await run_of_attempt(connection, run_id, attempt)
             if run is None:
                 return False
-            answered = await _wait(connection, wait_id)
+            answered = await wait_in(connection, wait_id)
             mine, new = waits.c.id == wait_id, {"policy": todays.policy, "party": todays.party}
             await connection.execute(update(waits).where(mine).values(**new))
             if todays.policy is None or answered.state != WaitState.SETTLED or answered.outcome != Outcome.ANSWERED:
@@ -252,8 +202,8 @@ class Waits:
                 .where(decisions.c.verdict == Verdict.WON)
                 .values(verdict=Verdict.COUNTED)
             )
-            await count_anew(connection, run, await _wait(connection, wait_id))
-            wait = await _wait(connection, wait_id)
+            await count_anew(connection, run, await wait_in(connection, wait_id))
+            wait = await wait_in(connection, wait_id)
             if wait.state == WaitState.OPEN:
                 why = "who decides has changed since, and what was said is not enough"
                 due = next_chase(todays.policy, clock.utcnow(), 0)
@@ -269,7 +219,7 @@ class Waits:
         async with self._db.transaction() as connection:
             if await run_of_attempt(connection, run_id, attempt) is None:
                 return False
-            wait = await _wait(connection, wait_id)
+            wait = await wait_in(connection, wait_id)
             await decide(connection, wait, Verdict.REFUSED, answer, Door.PREFECT, None, reason)
             await connection.execute(update(waits).where(waits.c.id == wait_id).values(refused=reason))
             return True
@@ -285,8 +235,7 @@ class Waits:
                 await decide(connection, wait, Verdict.REFUSED, answer, door, actor, why)
 
     async def group(self, run_id: str, key: str) -> Group:
-        rows = await self._db.read(_group_query(run_id, key))
-        return Group(all(row.state != WaitState.OPEN for row in rows), rows)
+        return group_of(await self._db.read(GROUP, {"run": run_id, "group": key}))
 
     async def get(self, wait_id: str) -> Row[Any] | None:
         rows = await self._db.read(select(waits).where(waits.c.id == wait_id))
@@ -369,112 +318,3 @@ class Waits:
             # One by one: a settling of several takes their locks in another order.
             same = waits.c.opening == wait.opening
             await self._db.write(update(waits).where(waits.c.id == wait.id, same).values(announced_at=now))
-
-
-def _topics(waiting: Iterable[WaitRow | Row[Any]]) -> list[tuple[str, str | None]]:
-    return [(wait.topic, wait.correlation) for wait in waiting if wait.topic is not None]
-
-
-def _group_query(run_id: str, key: str) -> Any:
-    return select(waits).where(waits.c.run_id == run_id, waits.c.group_key == key).order_by(waits.c.member)
-
-
-async def _wait(connection: AsyncConnection, wait_id: str) -> Row[Any]:
-    return (await connection.execute(select(waits).where(waits.c.id == wait_id))).one()
-
-
-async def _group(connection: AsyncConnection, run_id: str, key: str) -> list[Row[Any]]:
-    return list((await connection.execute(_group_query(run_id, key))).all())
-
-
-async def _close(connection: AsyncConnection, ids: list[str]) -> None:
-    """Close what of these is open."""
-    if ids:
-        await connection.execute(
-            update(waits)
-            .where(waits.c.id.in_(ids), unindexed(waits.c.state) == WaitState.OPEN)
-            .values(state=WaitState.CLOSED, settled_at=clock.utcnow())
-        )
-
-
-async def _ask_in_todays_form(connection: AsyncConnection, run_id: str, rows: list[WaitRow]) -> None:
-    """The code may have another form than when the waits were opened: an answer must fit the one it has now."""
-    for row in rows:
-        todays = {
-            name: getattr(row, name)
-            for name in ("answer_type", "answer_schema", "has_default", "default_answer", "policy", "poll", "hold")
-        }
-        await connection.execute(
-            update(waits)
-            .where(
-                waits.c.run_id == run_id,
-                waits.c.key == row.key,
-                waits.c.state == WaitState.OPEN,
-                or_(*(waits.c[name].is_distinct_from(value) for name, value in todays.items())),
-            )
-            .values(**todays)
-        )
-        if row.deadline is not None:  # it has timed out, and is open again for a retry
-            again = (waits.c.state == WaitState.OPEN, waits.c.deadline.is_(None), waits.c.opening > 1)
-            await connection.execute(
-                update(waits)
-                .where(waits.c.run_id == run_id, waits.c.key == row.key, *again)
-                .values(deadline=row.deadline)
-            )
-
-
-async def _take_kept(connection: AsyncConnection, run: Row[Any], key: str) -> None:
-    """Settle the waits of a group that has just opened with the oldest signals there are for them."""
-    for wait in await _group(connection, run.id, key):
-        if wait.kind not in BY_SIGNAL or wait.state != WaitState.OPEN:
-            continue
-        signal = await take_kept(connection, wait)
-        if signal is None:
-            continue
-        await settle_in(
-            connection,
-            run,
-            wait,
-            outcome=Outcome.ANSWERED,
-            answer=signal.payload,
-            door=Door.SIGNAL,
-            actor=signal.source,
-            note=f"signal {signal.id}, kept since {signal.received_at.isoformat()}",
-        )
-        if wait.need == Need.ANY:
-            return  # the others are closed now
-
-
-async def _reopen(
-    connection: AsyncConnection, run_id: str, key: str, only: str | None = None, refused: str | None = None
-) -> None:
-    """Open a wait again, and the ones of its group that were closed and have no answer. All are announced anew.
-
-    ``only``: the one whose answer was refused; what was said of it, or of those it had closed, does not count any more.
-    Without it, they were closed by the end of a run that is retried, and what was said and not read yet does count.
-    """
-    which = waits.c.state == WaitState.CLOSED
-    if only is not None:
-        which = or_(which, waits.c.id == only)
-    again = (
-        await connection.execute(select(waits).where(waits.c.run_id == run_id, waits.c.group_key == key, which))
-    ).all()
-    await notify(connection, again, NoticeKind.OPENED)
-    if only is None:
-        await try_again(connection, [wait.id for wait in again if wait.child_run_id is not None])
-    await connection.execute(
-        update(waits)
-        .where(waits.c.run_id == run_id, waits.c.group_key == key, which)
-        .values(
-            state=WaitState.OPEN,
-            outcome=None,
-            answer=None,
-            settled_at=None,
-            opening=waits.c.opening + 1,
-            announced_at=None,
-            child_attempt=case((waits.c.child_run_id.is_(None), None), else_=waits.c.child_attempt),
-            **({} if only is None else {"asked_since": waits.c.opening + 1}),
-        )
-    )
-    if only is not None:
-        await connection.execute(update(waits).where(waits.c.id == only).values(refused=refused))

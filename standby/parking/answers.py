@@ -12,7 +12,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRunInput
 
-from standby.ledger.waits import Group
+from standby.ledger.opening import Group
 from standby.parking.client import prefect_for
 from standby.parking.forms import answer_of, opening
 from standby.policy import Policy

@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 
 from standby.children import start_children
 from standby.faults import reach
-from standby.ledger.waits import Group
+from standby.ledger.opening import Group
 from standby.runs import AgentRun
 
 log = logging.getLogger("standby.parking")

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRunInput
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.input.run_input import Keyset
 
-from standby.ledger.waits import Group
+from standby.ledger.opening import Group
 from standby.policy import Policy
 from standby.states import BY_SIGNAL, WaitKind, WaitState
 from standby.waits import as_text

@@ -15,7 +15,7 @@ from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable, UsageError
 from standby.faults import reach
 from standby.hosting import Hosting, Woken
-from standby.ledger.waits import Group
+from standby.ledger.opening import Group
 from standby.parking.suspending import suspend, tell_log
 from standby.runs import AgentRun
 from standby.states import Hold, RunState

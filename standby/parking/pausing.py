@@ -22,8 +22,8 @@ from prefect.states import Cancelled, Running
 from standby import clock
 from standby.errors import LedgerUnavailable
 from standby.faults import reach
+from standby.ledger.opening import Group
 from standby.ledger.settling import Settled
-from standby.ledger.waits import Group
 from standby.parking.answers import responses
 from standby.parking.client import prefect_for
 from standby.parking.forms import form_wait, opening, save_form

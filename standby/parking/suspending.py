@@ -16,7 +16,7 @@ from prefect.utilities.engine import propose_state
 
 from standby.errors import UsageError
 from standby.faults import reach
-from standby.ledger.waits import Group
+from standby.ledger.opening import Group
 from standby.parking.client import prefect_for
 from standby.parking.forms import form_wait, opening, save_form
 from standby.parking.waking import wake

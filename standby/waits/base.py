@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from standby import clock
 from standby.errors import UsageError
 from standby.hold import Asked
-from standby.ledger.waits import WaitRow
+from standby.ledger.opening import WaitRow
 from standby.moments import BusinessDays, Moment, point_in_time
 from standby.places import check_text
 from standby.states import WaitKind

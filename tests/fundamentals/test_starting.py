@@ -17,9 +17,9 @@ from standby import doors, settings, starts
 from standby.errors import StartRefused
 from standby.keeper import Keeper
 from standby.ledger import Ledger
+from standby.ledger.opening import WaitRow
 from standby.ledger.signals import Delivery
 from standby.ledger.starts import NewStart
-from standby.ledger.waits import WaitRow
 from standby.starts import ToStart
 from standby.states import Disposition, WaitKind
 from tests.fundamentals.conftest import Desk

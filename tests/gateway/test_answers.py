@@ -15,8 +15,8 @@ from standby.connect import Place
 from standby.gateway.answering import AnswerOut, answered
 from standby.gateway.refusals import Refused
 from standby.ledger.events import topic_of
+from standby.ledger.opening import WaitRow
 from standby.ledger.tables import Wait, table_of
-from standby.ledger.waits import WaitRow
 from standby.states import Door, Role, WaitKind, WaitState
 from standby.waits import Decision
 from tests.gateway.conftest import Gate

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import text
 
 from standby.ledger import Ledger
+from standby.ledger.opening import Group, WaitRow
 from standby.ledger.runs import Claim
 from standby.ledger.settling import Settled
 from standby.ledger.signals import Delivery
-from standby.ledger.waits import Group, WaitRow
 from standby.states import Door, Hold, Need, Outcome, RunState, WaitKind
 
 LEASE = timedelta(seconds=20)

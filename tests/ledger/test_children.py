@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from standby.ledger import Ledger
-from standby.ledger.waits import WaitRow
+from standby.ledger.opening import WaitRow
 from standby.states import RunState, WaitKind, WaitState
 
 from .acts import claim, parked

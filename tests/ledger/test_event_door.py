@@ -17,8 +17,8 @@ from standby import settings
 from standby.event_door import OVERLAP, EventDoor
 from standby.ledger import Ledger
 from standby.ledger.events import topic_of
+from standby.ledger.opening import WaitRow
 from standby.ledger.settling import Settled
-from standby.ledger.waits import WaitRow
 from standby.states import WaitKind
 from tests.ledger.acts import parked, states_of
 from tests.ledger.conftest import Watch

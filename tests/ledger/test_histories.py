@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from standby import clock
 from standby.ledger import Ledger
-from standby.ledger.waits import WaitRow
+from standby.ledger.opening import WaitRow
 from standby.states import (
     ENDED,
     RUN_EDGES,

@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 
 from standby.cli import app
 from standby.ledger import Ledger
+from standby.ledger.opening import WaitRow
 from standby.ledger.tables import Run, Wait, table_of
-from standby.ledger.waits import WaitRow
 from standby.states import Hold, Need, RunState
 from standby.terminal import no_answer
 from standby.waits import Approval, Condition, Signal, Timer
