@@ -30,6 +30,7 @@ from prefect.utilities.asyncutils import run_sync_in_worker_thread
 from standby.errors import CodeNotLoaded, UsageError
 from standby.flows import is_agent
 from standby.host.configuration import HostConfiguration, Isolation
+from standby.host.parameters import check_quickly
 
 log = logging.getLogger("standby.host")
 
@@ -168,7 +169,10 @@ class Placing:
                 raise _not_loaded(deployment, Path(entrypoint.rpartition(":")[0]), error) from error
             except (SystemExit, KeyboardInterrupt) as error:  # which would end the host
                 raise UsageError(f"{deployment.entrypoint} raises {error!r} when it is loaded. Correct it.") from error
-        return Placement(flow) if is_agent(flow) else Placement(None, "it is no agent")
+        if not is_agent(flow):
+            return Placement(None, "it is no agent")
+        check_quickly(flow)
+        return Placement(flow)
 
     def _forget_modules(self) -> None:
         """Modules of the project's own. Runs that are under way keep what they have."""
