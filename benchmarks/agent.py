@@ -7,7 +7,8 @@ with 20 more of them cost more, for each.
 
 Resuming is timed from the start of an attempt (the flow run is read, and its flow called) until the model is asked for
 the next request, after 10, 100 and 500 turns of one request and one tool call: of it, the thread alone is from the
-query for the journal on. The median of 9 attempts.
+query for the journal on. Beside that, what plain pydantic-ai takes to its next request with such a history that is in
+memory already, for which nothing is read. The median of 9 attempts.
 """
 
 from __future__ import annotations
@@ -202,7 +203,20 @@ async def _resuming(kind: str) -> AsyncIterator[Figure]:
         figure = of_blocks(NAME, f"resume after {turns} turns", kind, whole, n=RESUMES)
         first = first or figure.value
         yield figure.beside(f"after {TURNS[0]} turns", first)
-        yield of_blocks(NAME, f"of it, the thread of {turns} turns", kind, alone, n=RESUMES)
+        thread = of_blocks(NAME, f"of it, the thread of {turns} turns", kind, alone, n=RESUMES)
+        yield thread.beside("plain pydantic-ai", statistics.median([await _continued(turns) for _ in range(RESUMES)]))
+
+
+async def _continued(turns: int) -> float:
+    """Milliseconds that plain pydantic-ai takes from a history of so many turns to the next request."""
+    model = Model(turns=turns)
+    bare = thinker(model)
+    history = (await bare.run("go", usage_limits=NO_LIMIT)).all_messages()[:-1]
+    model.stop_at = turns
+    started = perf_counter()
+    with suppress(NotYet):
+        await bare.run(message_history=history, usage_limits=NO_LIMIT)
+    return (model.asked_at - started) * 1000
 
 
 async def _attempt(run_id: UUID) -> float:

@@ -19,8 +19,8 @@ from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.houses import QUICK, House, counting, house, median_of
 
 NAME = "wake"
-BLOCKS = 3
-SIZE = 10 if QUICK else 30
+BLOCKS = 2 if QUICK else 3
+SIZE = 5 if QUICK else 30
 STOCK = 1 if QUICK else 5
 PEER = 10 if QUICK else 20
 

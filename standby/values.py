@@ -29,6 +29,15 @@ def _shared_adapter(annotation: Any, _as_text: str) -> TypeAdapter[Any]:
     return _adapter(annotation)
 
 
+@lru_cache(maxsize=512)
+def _schema_text(adapter: TypeAdapter[Any]) -> str:
+    """It takes as long as a statement of the ledger, and a wait that opens has one."""
+    try:
+        return json.dumps(adapter.json_schema())
+    except PydanticInvalidForJsonSchema:
+        return "{}"
+
+
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"))
@@ -125,12 +134,18 @@ class Codec(Generic[T]):
         """The JSON value itself, untyped."""
         return json.loads(text)
 
+    @property
+    def schema_text(self) -> str:
+        """JSON Schema of the values as forms ask for them, as text; ``{}`` where there is none."""
+        return _schema_text(self._adapter)
+
     def schema(self, *, stored: bool = False) -> dict[str, Any]:
         """JSON Schema of the values, as forms ask for them or as they are ``stored``; ``{}`` where there is none."""
+        if not stored:
+            schema: dict[str, Any] = json.loads(self.schema_text)
+            return schema
         try:
-            if stored:
-                return self._adapter.json_schema(by_alias=False, mode="serialization")
-            return self._adapter.json_schema()
+            return self._adapter.json_schema(by_alias=False, mode="serialization")
         except PydanticInvalidForJsonSchema:
             return {}
 

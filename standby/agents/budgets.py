@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from decimal import Decimal
+from operator import add, attrgetter
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -82,7 +84,13 @@ class Spent:
         return self.requests + self.tool_calls
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Spent)))
+        return Spent(*map(add, _each(self), _each(other)))
+
+    @staticmethod
+    def total(of: Iterable[Spent]) -> Spent:
+        """Of all of these together: one sum for each of its parts, where there are thousands."""
+        sums: Iterator[Any] = map(sum, zip(*map(_each, of), strict=True), _each(Spent()))
+        return Spent(*sums)
 
     @property
     def said(self) -> str:
@@ -94,6 +102,9 @@ class Spent:
             f"{self.requests} model requests, {self.tool_calls} tool calls, {self.tokens:,} tokens{unmeasured}, "
             f"{money}, {_seconds(self.running)} at work, {_seconds(self.wall)} in all"
         )
+
+
+_each: Callable[[Spent], tuple[Any, ...]] = attrgetter(*(one.name for one in fields(Spent)))
 
 
 def _seconds(span: timedelta) -> str:

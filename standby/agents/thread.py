@@ -115,8 +115,7 @@ class Thread:
         for rest, entry in self._entries.items():
             await self._sort(rest, entry, calls)
         counted = _calls.validate_json(f"[{','.join(calls)}]")
-        for spent in (*(turn.spent for turn in turns), *(call.spent for call in counted)):
-            self.spent += spent
+        self.spent += Spent.total([turn.spent for turn in turns] + [call.spent for call in counted])
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
         if (entry := self._entries.get("purse")) is not None and entry.state == CheckpointState.RECORDED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -64,7 +63,7 @@ class Wait(Generic[A]):
             has_default=has_default,
             default_answer=self.codec.encode(self.default, f"the default of wait {key!r}")[0] if has_default else None,
             answer_type=type_name(self.codec.annotation),
-            answer_schema=json.dumps(self.codec.schema()),
+            answer_schema=self.codec.schema_text,
             hold=asked.text if asked is not None else None,
             **self.more(),
         )
