@@ -334,8 +334,10 @@ class Turns:
 
 
 RACES = 5000 if ALL else 150
+PATIENT = pytest.mark.timeout(3600 if ALL else 300)
 
 
+@PATIENT
 async def test_whoever_claims_first_goes_on_in_any_order_of_things(ledger: Ledger) -> None:
     """Host against worker, wake against eviction, cancel, deadline and a keeper that takes the host for dead."""
 
@@ -360,6 +362,7 @@ async def test_whoever_claims_first_goes_on_in_any_order_of_things(ledger: Ledge
             group.create_task(lane(first))
 
 
+@PATIENT
 async def test_whoever_claims_first_goes_on_when_all_come_at_once(ledger: Ledger) -> None:
     """As above, with transactions that meet each other."""
     for number in range(RACES // 5):
