@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from standby import clock
 from standby.ledger import Ledger
 from standby.ledger.hosted import LEASES
