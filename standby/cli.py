@@ -297,7 +297,7 @@ async def _one_run(ledger: Ledger, target: str) -> Any:
 
 
 def _print_run(run: dict[str, Any]) -> None:
-    from rich.markdown import Markdown
+    from standby.markdown import print_markdown
 
     out.print(
         f"[bold]{escaped(run['flow'])}[/bold] {escaped(run['name'])}  {run['run_id']}  [bold]{run['state']}[/bold]"
@@ -311,16 +311,16 @@ def _print_run(run: dict[str, Any]) -> None:
     steps = Table("checkpoint", "kind", "state", box=None, pad_edge=False, header_style="bold")
     for entry in run["checkpoints"]:
         steps.add_row(escaped(entry["key"]), entry["kind"], entry["state"])
-    out.print(steps)
+    print_table(out, steps)
     for thread in run["agents"]:
-        out.print(Markdown(plain(as_markdown(thread))))
+        print_markdown(out, as_markdown(thread))
     for wait in run["waits"]:
         deadline = f", until {view.moment(wait['deadline'])}" if wait["deadline"] else ""
         out.print(f"\n[bold]{escaped(asked(wait))}[/bold]  {wait['state']}, {view.age(wait['age_seconds'])}{deadline}")
         if wait["refused"]:
             out.print(f"[red]The last answer was refused: {escaped(wait['refused'])}[/red]")
         if wait["evidence"]:
-            out.print(Markdown(plain(wait["evidence"])))
+            print_markdown(out, wait["evidence"])
         if wait["state"] == "open" and wait["command"]:
             fields = ", ".join(wait["form"].get("properties", {}))
             out.print(escaped(f"{wait['command']}    fields: {fields}" if fields else wait["command"]))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from standby import clock, settings, view
 from standby.costs import costs_view
+from standby.tables import print_table
 from standby.terminal import Json, escaped, open_ledger, out, perform
 
 WAYS = ("pause", "suspend", "warm 5 s", "warm 1 min", "warm 15 min", "warm for ever", "learnt", "foreseen")
@@ -30,8 +31,8 @@ def costs(
         if as_json:
             print(json.dumps(found, indent=2))
         elif found:
-            out.print(_table(found))
-            out.print(_ways(found))
+            print_table(out, _table(found))
+            print_table(out, _ways(found))
             out.print(
                 f"In the currency of the prices: {prices.gib_hour:g} for a GiB held for an hour, {prices.cpu_second:g} "
                 f"for a CPU second, {prices.waiting_second:g} for a second that somebody waits. The second table takes "

@@ -160,7 +160,11 @@ def runs_table(runs: list[dict[str, Any]], type_where: str = "") -> RenderableTy
 
 
 def print_table(console: Console, table: RenderableType) -> None:
-    """Into a pipe or a file it is as wide as it wants to be, so that each of its rows is one line."""
+    """Into a pipe or a file it is as wide as it wants to be, so that each of its rows is one line. In a terminal what a
+    column has no room for goes on in the next line."""
+    if isinstance(table, Table):
+        for column in table.columns:
+            column.overflow = "fold"
     if console.is_terminal:
         console.print(table)
         return

@@ -9,7 +9,7 @@ LAYERS = """
 cli __main__
 cli_answers cli_gateway cli_delegations cli_costs cli_host
 up
-gateway terminal host
+gateway terminal host markdown
 tables
 view costs agent_tasks pushes local doctor keeper cancelling
 missed event_door reconciling

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from standby.ledger.opening import WaitRow
 from standby.ledger.tables import Run, Wait, table_of
 from standby.states import Hold, Need, RunState
 from standby.terminal import no_answer
-from standby.waits import Approval, Condition, Signal, Timer
+from standby.waits import Approval, Condition, Signal, Timer, quoted
 from standby.wakeups import Listener
 from tasks import find_settlement
 from tasks.models import PaymentDecision, Settlement
@@ -732,3 +733,40 @@ def on_a_terminal(forks: Forks, command: list[str]) -> str:
     os.close(its)
     os.close(ours)
     return written.decode()
+
+
+WORDS = " ".join(f"w{number}" for number in range(120))
+LONG = "".join(f"w{number}" for number in range(120))
+ROW = "|".join(f"w{number}" for number in range(120))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        quoted(WORDS),
+        quoted(LONG),
+        f"> {WORDS}",
+        f"> {LONG}",
+        f"- {WORDS}\n- {LONG}",
+        f"| a | b |\n|---|---|\n| {LONG} | {WORDS} |",
+        f"|{ROW}|\n{'|---' * 120}|\n|{ROW}|",
+        f"# {LONG}",
+        f"<div>{WORDS}</div>",
+        f"[where](https://example.org/{LONG})",
+        f"![what](https://example.org/{LONG})",
+    ],
+    ids=["block", "unbroken", "quote", "unbroken quote", "list", "table", "many columns", "title", "html", "link",
+         "image"],
+)  # fmt: skip
+async def test_nothing_that_a_person_is_to_see_is_cut_off(ledger: Ledger, forks: Forks, shown: str) -> None:
+    """In a terminal, and in a pipe."""
+    await parked(ledger, Approval("Go on?", show=shown))
+    for said in (await asyncio.to_thread(on_a_terminal, forks, ["show", RUN]), (await standby("show", RUN)).out):
+        whole = re.sub(r"\x1b\[[0-9;]*m|\s|▌", "", said)
+        assert [word for word in WORDS.split() if word not in whole] == []
+
+
+async def test_a_long_key_of_a_checkpoint_is_shown_whole(ledger: Ledger, forks: Forks) -> None:
+    await acts.parked(ledger, [Approval("Go on?").row(LONG[:250])], run=RUN)
+    said = await asyncio.to_thread(on_a_terminal, forks, ["show", RUN])
+    assert LONG[:250] in re.sub(r"\s", "", said.partition("Go on?")[0].replace("wait", "").replace("intended", ""))
