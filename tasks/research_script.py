@@ -6,13 +6,13 @@ that a demonstration, and the tests, go through the tools, the questions and the
 
 from __future__ import annotations
 
-import json
 from datetime import date
 from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelRequest, RetryPromptPart, ToolReturnPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo
+from pydantic_core import to_jsonable_python
 
 from standby.testing.scripted_model import Call, Final, scripted
 
@@ -46,7 +46,7 @@ def research_script(goal: str, today: date, send_to: str | None, unreached: str 
 def _brief(goal: str, messages: list[ModelMessage]) -> dict[str, Any]:
     lines, sources = [NOTE, ""], []
     for tool, said in _results(messages):
-        if tool == "search_documents" and isinstance(said, list):
+        if tool == "search_documents" and isinstance(said, list) and said:
             for passage in said[:5]:
                 lines += [f"> {' '.join(passage['text'].split())[:400]}", f"> ({passage['path']})", ""]
                 sources.append(passage["path"])
@@ -54,7 +54,7 @@ def _brief(goal: str, messages: list[ModelMessage]) -> dict[str, Any]:
             names = ", ".join(str(row[0]) for row in said["rows"]) or "none"
             lines += [f"Tables of the database: {names}.", ""]
         elif tool in ("search_documents", "query_database"):
-            lines += [f"{tool}: {said}", ""]
+            lines += [f"{tool}: {said or 'nothing was found'}", ""]
     return {"title": goal[:200], "text": "\n".join(lines).strip(), "sources": list(dict.fromkeys(sources))}
 
 
@@ -64,13 +64,7 @@ def _results(messages: list[ModelMessage]) -> list[tuple[str, Any]]:
     for message in messages:
         for part in message.parts if isinstance(message, ModelRequest) else ():
             if isinstance(part, ToolReturnPart):
-                found.append((part.tool_name, _plain(part)))
+                found.append((part.tool_name, to_jsonable_python(part.content)))
             elif isinstance(part, RetryPromptPart) and part.tool_name:
                 found.append((part.tool_name, part.model_response()))
     return found
-
-
-def _plain(part: ToolReturnPart) -> Any:
-    if isinstance(part.content, str):
-        return part.content
-    return json.loads(part.model_response_str())

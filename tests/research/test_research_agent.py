@@ -58,6 +58,13 @@ async def test_without_a_model_a_script_goes_the_whole_way_and_says_what_it_is(
     assert done.note == ""
 
 
+async def test_a_search_that_finds_nothing_is_told_in_the_brief(desk: Desk, blocks: Blocks) -> None:
+    done = await desk.run(research_agent, goal="zebra quux")
+    assert "search_documents: nothing was found" in done.brief.text
+    assert "query_database: " in done.brief.text, "and it goes on"
+    assert done.brief.sources == []
+
+
 async def test_nobody_is_asked_to_send_a_brief_to_a_party_that_no_channel_reaches(
     desk: Desk, blocks: Blocks, sent: Sent, tmp_path: Path
 ) -> None:
