@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
+from standby.agents.forms import form_of, said_of
 from standby.agents.redaction import redacted, redacted_text
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
@@ -31,37 +32,63 @@ _ELSEWHERE: dict[str, Any] = {
 
 async def read_threads(ledger: Ledger, run_id: str, journal: Sequence[Entry]) -> list[dict[str, Any]]:
     """``threads_of`` a run's journal, in a thread: hundreds of turns take a tenth of a second to go through."""
-    grants = await ledger.grants.of_run(run_id)
-    return await asyncio.wrap_future(in_own_thread(threads_of, journal, grants))
+    grants, waits = await ledger.grants.of_run(run_id), await ledger.waits.of_run(run_id)
+    return await asyncio.wrap_future(in_own_thread(threads_of, journal, grants, waits))
 
 
 async def read_markdown(ledger: Ledger, run_id: str) -> str:
     """Each thread of a run ``as_markdown``, empty without any; in a thread as well."""
     journal, grants = await ledger.checkpoints.journal(run_id), await ledger.grants.of_run(run_id)
+    waits = await ledger.waits.of_run(run_id)
 
     def write() -> str:
-        return "\n\n".join(as_markdown(thread) for thread in threads_of(journal, grants))
+        return "\n\n".join(as_markdown(thread) for thread in threads_of(journal, grants, waits))
 
     return await asyncio.wrap_future(in_own_thread(write))
 
 
-def threads_of(journal: Iterable[Entry], grants: Iterable[Any] = ()) -> list[dict[str, Any]]:
-    """Each ``run_agent`` of a run, in order.
+def threads_of(journal: Iterable[Entry], grants: Iterable[Any] = (), waits: Iterable[Any] = ()) -> list[dict[str, Any]]:
+    """Each ``run_agent`` of a run, in order; with the grants and the waits of the run.
 
     Each: ``agent`` (its key), ``task``, ``turns``, ``stopped``, ``why``, ``output`` (the last words), ``requests``,
     ``tool_calls``, ``tokens``, ``money`` (US dollars, None if a price is missing), ``seconds`` at work. Each turn:
-    ``turn``, ``said``, ``changed`` (what was another than before), ``calls``; each call: ``tool``, ``arguments``,
-    ``outcome``, ``result``, ``approved_by``.
+    ``turn``, ``said``, ``changed`` (what was another than before), ``calls``; each call: ``tool``, ``arguments``
+    (as the model gave them), ``outcome``, ``result``, ``approved_by``, ``changed_to`` (the arguments it was made with,
+    if who approved it has changed them).
     """
     entries = {entry.key: entry for entry in journal}
-    approved = {grant.key: grant for grant in grants}
+    asked = {wait.id: wait for wait in waits}
+    approved = {grant.key: _Approved(grant, asked.get(grant.wait_id)) for grant in grants}
     names = [key for key in entries if f"{key}/1.model" in entries]
     # One that is a tool of another has no position, and comes after it.
     names.sort(key=lambda name: (entries[name.split("/")[0]].position or 0, name))
     return [_thread(name, entries, approved) for name in names]
 
 
-def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, Any]) -> dict[str, Any]:
+class _Approved(NamedTuple):
+    """What people approved of a call (``grants``), and the wait in which they did."""
+
+    grant: Any
+    wait: Any
+
+    @property
+    def by(self) -> str:
+        return self.grant.approver or f"somebody by {self.grant.door}"
+
+    def changed_to(self, ordinal: int) -> dict[str, Any] | None:
+        """The arguments that stand in the form for this call of an answer; None where they were left as shown."""
+        if self.wait is None or not self.wait.fresh or not self.wait.answer:
+            return None
+        shown = json.loads(self.wait.fresh)
+        numbers = [call[0] for call in shown]  # the tools' names, in waits of before calls were numbered
+        if len(shown) > 1 and ordinal not in numbers:
+            return None
+        at = numbers.index(ordinal) if len(shown) > 1 else 0
+        answer = form_of([call[-4] for call in shown]).model_validate_json(self.wait.answer)
+        return said_of(answer, len(shown))[at].arguments
+
+
+def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, _Approved]) -> dict[str, Any]:
     turns: list[dict[str, Any]] = []
     while (entry := entries.get(f"{name}/{len(turns) + 1}.model")) and entry.state == CheckpointState.RECORDED:
         turns.append(_value(entry) or _ELSEWHERE)
@@ -123,10 +150,10 @@ def _call(
     part: dict[str, Any],
     answer: dict[str, Any] | None,
     entries: Mapping[str, Entry],
-    approved: Mapping[str, Any],
+    approved: Mapping[str, _Approved],
 ) -> dict[str, Any]:
     key = f"{name}/{turn}.{ordinal}." + "".join(char if char not in "#/?" else ":" for char in part["tool_name"])
-    grant = approved.get(f"{key}.approved")
+    agreed = approved.get(f"{key}.approved")
     outcome = _value(entries.get(f"{key}.approved")) or _value(entries.get(key))
     if answer is not None:
         said, result = answer.get("outcome") or "success", answer.get("content")
@@ -145,7 +172,8 @@ def _call(
         "arguments": redacted(arguments),
         "outcome": said,
         "result": redacted(result),
-        "approved_by": (grant.approver or f"somebody by {grant.door}") if grant is not None else None,
+        "approved_by": agreed.by if agreed is not None else None,
+        "changed_to": redacted(agreed.changed_to(ordinal)) if agreed is not None else None,
     }
 
 
@@ -184,6 +212,8 @@ def as_markdown(thread: dict[str, Any]) -> str:
             approved = f", approved by {as_text(call['approved_by'])}" if call["approved_by"] else ""
             lines += [f"**{as_text(call['tool'])}**: {as_text(call['outcome'])}{approved}", ""]
             lines += [quoted(_shown(call["arguments"])), ""]
+            if call["changed_to"] is not None:
+                lines += [f"Changed by {as_text(call['approved_by'])} to:", "", quoted(_shown(call["changed_to"])), ""]
             if call["result"] is not None:
                 lines += [quoted(_shown(call["result"])), ""]
     if thread["stopped"]:

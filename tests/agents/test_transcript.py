@@ -69,6 +69,43 @@ async def test_the_transcript_stands_in_the_ledger_and_as_an_artifact_without_se
     assert len(artifacts) == 2, "one when it parked, one at the end"
 
 
+async def test_what_a_person_changed_is_shown_as_it_was_run(desk: Desk) -> None:
+    made: list[str] = []
+    script = Script([call("send", to="eve"), call("look"), call("send", to="ada"), call("send", to="ben")], "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def look() -> str:
+        return "seen"
+
+    @thinker.tool_plain
+    async def send(to: str, password: str = "") -> str:
+        made.append(to)
+        return "sent"
+
+    @agent
+    async def research() -> str | None:
+        scope = AgentScope(tools=(*allow("look").tools, *ask("send").tools))
+        return (await run_agent(thinker, "send it", scope=scope)).output
+
+    run = await desk.start(research)
+    changed = {"to": "zoe's friend", "password": "hunter2hunter2"}
+    await run.answer({"approved": True, "refuse_1": True, "arguments_2": json.dumps(changed)}, actor="zoe")
+    await run.result()
+    assert sorted(made) == ["ben", "zoe's friend"]
+    row = await desk.ledger.runs.get(run.id)
+    [thread] = (await view.run_view(desk.ledger, Place(desk.url, None), row))["agents"]
+    calls = thread["turns"][0]["calls"]
+    shown = {"to": "zoe's friend", "password": "[redacted]"}
+    assert [one["changed_to"] for one in calls] == [None, None, shown, None]
+    assert [one["arguments"].get("to") for one in calls] == ["eve", None, "ada", "ben"], (
+        "the model's own stand there too"
+    )
+    assert f"Changed by zoe to:\n\n```text\n{json.dumps(shown, indent=2)}\n```" in as_markdown(thread)
+    artifact = await transcript.read_markdown(desk.ledger, run.id)
+    assert artifact == as_markdown(thread)
+
+
 async def test_other_runs_go_on_while_a_long_transcript_is_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, begun, others_went_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
