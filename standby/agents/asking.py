@@ -24,7 +24,7 @@ from standby import clock
 from standby.agents.budgets import Spent
 from standby.agents.canonical import canonical
 from standby.agents.evidence import MOST_IN_ONE, ToShow, evidence_about
-from standby.agents.forms import Said, form_of, said_of
+from standby.agents.forms import Said, arguments_field, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
 from standby.agents.scope import Permission
 from standby.agents.scoped import ScopedApproval
@@ -231,13 +231,13 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
 
     def check(answer: BaseModel) -> None:
         """Arguments that the scope denies, or that do not fit the tool, are refused before the run goes on."""
-        for one, said in zip(asked, said_of(answer, len(asked)), strict=True):
+        for number, (one, said) in enumerate(zip(asked, said_of(answer, len(asked)), strict=True), start=1):
             if said.approved and said.arguments is not None:
-                judged = judge(thinking, one.call.tool_name, said.arguments)
-                if judged.permission is Permission.DENY:
-                    raise ValueError(f"arguments of call {one.ordinal}: {judged.why}")
-                if misfit := _misfit(ctx, one.call.tool_name, said.arguments):
-                    raise ValueError(f"arguments of call {one.ordinal}: {misfit}")
+                tool = one.call.tool_name
+                judged = judge(thinking, tool, said.arguments)
+                misfit = judged.why if judged.permission is Permission.DENY else _misfit(ctx, tool, said.arguments)
+                if misfit:
+                    raise ValueError(f"{arguments_field(number, len(asked))} of {tool}: {misfit}")
 
     nobody = form(approved=False, comment="Nobody answered in time.")
     limits = [scope.asking.within] if scope.asking.within is not None else []

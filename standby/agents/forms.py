@@ -52,15 +52,20 @@ def said_of(answer: BaseModel, count: int) -> list[Said]:
     """What the answer says about each call. Raises ``ValueError`` naming the field for arguments that are no object."""
     told = answer.model_dump()
     if count == 1:
-        return [Said(told["approved"], _arguments("arguments", told["arguments"]), told["comment"])]
+        return [Said(told["approved"], _arguments(arguments_field(1, 1), told["arguments"]), told["comment"])]
     return [
         Said(
             told["approved"] and not told[f"refuse_{number}"],
-            _arguments(f"arguments_{number}", told[f"arguments_{number}"]),
+            _arguments(arguments_field(number, count), told[arguments_field(number, count)]),
             told[f"reason_{number}"] or told["comment"],
         )
         for number in range(1, count + 1)
     ]
+
+
+def arguments_field(number: int, count: int) -> str:
+    """The form's field with the changed arguments of one of so many calls; the first has number 1."""
+    return "arguments" if count == 1 else f"arguments_{number}"
 
 
 def _arguments(field: str, text: str) -> dict[str, Any] | None:

@@ -127,9 +127,9 @@ async def test_so_many_calls_that_a_page_would_not_show_them_are_asked_about_in_
     [
         ({"approved": True, "arguments": "{"}, "arguments: it is not JSON"),
         ({"approved": True, "arguments": "[]"}, "arguments: the arguments are a JSON object"),
-        ({"approved": True, "arguments": '{"to": "ada", "amount": 900}'}, "outside the scope"),
-        ({"approved": True, "arguments": '{"too": "ada", "amount": 4}'}, "arguments of call 1: to: Field required"),
-        ({"approved": True, "arguments": '{"to": 7, "amount": 4}'}, "arguments of call 1: to: Input should be a valid"),
+        ({"approved": True, "arguments": '{"to": "ada", "amount": 900}'}, "arguments of pay: These arguments of"),
+        ({"approved": True, "arguments": '{"too": "ada", "amount": 4}'}, "arguments of pay: to: Field required"),
+        ({"approved": True, "arguments": '{"to": 7, "amount": 4}'}, "arguments of pay: to: Input should be a valid"),
         ({"approved": True, "arguments": '{"to": "ada", "amount": 4, "by": "x"}'}, "by: Extra inputs"),
     ],
 )
@@ -157,6 +157,32 @@ async def test_changed_arguments_that_will_not_do_are_refused_and_the_run_waits_
     await run.answer({"approved": True, "arguments": '{"to": "ada", "amount": 1.5}'})
     assert await run.result() == "done"
     assert script.told() == [("pay", 1.5, "success")]
+
+
+async def test_a_changed_call_that_is_refused_is_named_as_the_form_names_it(desk: Desk) -> None:
+    """By its number among those that are asked about, not among all that the model asked for, and by its tool."""
+    script = Script([call("look"), call("look"), call("pay", to="ada"), call("pay", to="ben")], "done")
+    thinker: Agent[None, str] = Agent(script.model, name="payer")
+
+    @thinker.tool_plain
+    async def look() -> str:
+        return "seen"
+
+    @thinker.tool_plain
+    async def pay(to: str) -> str:
+        return to
+
+    @agent
+    async def paying() -> str | None:
+        scope = AgentScope(tools=(*allow("look").tools, *ask("pay").tools))
+        return (await run_agent(thinker, "pay", scope=scope)).output
+
+    run = await desk.start(paying)
+    await run.answer({"approved": True, "arguments_2": '{"too": "ada"}'})
+    [wait] = await run.open_waits()
+    assert wait.refused.startswith("arguments_2 of pay: to: Field required")
+    await run.answer({"approved": False})
+    assert await run.result() == "done"
 
 
 async def test_row_56_arguments_that_change_after_the_approval_are_not_executed(desk: Desk) -> None:
