@@ -104,14 +104,14 @@ class StartRefused(AnswerRefused):
 
 
 class ScopeStopped(StandbyError):
-    """An agent has reached a limit of its scope. ``what``: which one, such as ``steps``; ``why`` in words."""
+    """An agent has reached a limit of its scope. ``what``: which one, such as ``steps``; ``why`` in words.
 
-    def __init__(self, agent: str, what: str, why: str) -> None:
+    ``remedy``: a sentence that says what helps against this one.
+    """
+
+    def __init__(self, agent: str, what: str, why: str, remedy: str = "") -> None:
         self.agent, self.what, self.why = agent, what, why
-        super().__init__(
-            f"Agent {agent!r} was stopped by its scope: {why}. Raise the limit in its scope and retry the run, or let "
-            "the scope finish or ask at a stop."
-        )
+        super().__init__(f"Agent {agent!r} was stopped by its scope: {why}. {remedy}".rstrip())
 
 
 class WaitTimedOut(StandbyError, TimeoutError):

@@ -29,11 +29,29 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """Why there is no room: ``what`` is spent. ``final``: a person cannot help it by granting this agent more."""
+    """Why there is no room: ``what`` is spent. ``unknown``: how much of it is not known. ``above``: it is the limit of
+    an agent that started this one."""
 
     what: str
     why: str
-    final: bool = False
+    unknown: bool = False
+    above: bool = False
+
+    @property
+    def final(self) -> bool:
+        """Whether a person cannot help it by granting this agent more."""
+        return self.unknown or self.above
+
+    @property
+    def remedy(self) -> str:
+        """What helps, in words for who reads the error."""
+        scope, run = ("the scope of the agent that started it", "its run") if self.above else ("its scope", "the run")
+        if self.unknown:
+            known = "whose price is known" if self.what == "money" else "whose provider counts its tokens"
+            limit = f"the limit in {self.what}"
+            return f"Take {limit} out of {scope} and retry {run}, or start another run with a model {known}."
+        at_stop = "finish" if self.above else "finish or ask"
+        return f"Raise the limit in {scope} and retry {run}, or let the scope {at_stop} at a stop."
 
 
 def short_of(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: int = 0) -> Short | None:
@@ -43,7 +61,7 @@ def short_of(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: int
         return None
     what, why = found
     unknown = (what == "money" and spent.unpriced) or (what in ("money", "tokens") and spent.unmeasured)
-    return Short(what, why, bool(unknown))
+    return Short(what, why, unknown=bool(unknown))
 
 
 def short_in(family: Sequence[Member], mine: Member, now: datetime, *, requests: int, tool_calls: int) -> Short | None:
@@ -53,7 +71,7 @@ def short_in(family: Sequence[Member], mine: Member, now: datetime, *, requests:
         if short is None:
             continue
         if one is not mine:
-            return Short(short.what, f"the agent that started it has no more to spend: {short.why}", final=True)
+            return replace(short, why=f"the agent that started it has no more to spend: {short.why}", above=True)
         others = any(member.parent == mine.id for member in family)
         return replace(short, why=f"{short.why}, with the agents it started") if others else short
     return None

@@ -248,7 +248,11 @@ class Thinking:
         changed = sorted(name for name in {*parts, *before} if parts.get(name) != before.get(name))
         log.warning("Run %s: agent %s goes on with other parts: %s", self.thread.run.id, self.thread.name, changed)
         if self.on_change == "stop":
-            raise self._stop("change", f"{', '.join(changed)} changed, and it must not go on then")
+            raise self._stop(
+                "change",
+                f"{', '.join(changed)} changed, and it must not go on then",
+                "Put back what changed, or take on_change='stop' off run_agent, and retry the run.",
+            )
         return parts, changed
 
     async def tag(self, tool: str, arguments: dict[str, Any]) -> str | None:
@@ -292,8 +296,8 @@ class Thinking:
         said = (await self._here(lambda: wait_at(thread.place(rest), {"": word})))[""]
         raise self._stop("person", f"a person stopped it: {said}" if said else "a person stopped it")
 
-    def _stop(self, what: str, why: str) -> ScopeStopped:
-        self.stopped = ScopeStopped(self.thread.name, what, why)
+    def _stop(self, what: str, why: str, remedy: str = "") -> ScopeStopped:
+        self.stopped = ScopeStopped(self.thread.name, what, why, remedy)
         return self.stopped
 
     def must_fail(self, stopped: ScopeStopped) -> bool:
@@ -304,7 +308,11 @@ class Thinking:
 
     def _check_time(self) -> None:
         if self.scope.deadline is not None and clock.utcnow() >= self.scope.deadline:
-            raise self._stop("deadline", f"the deadline {self.scope.deadline.isoformat()} has passed")
+            raise self._stop(
+                "deadline",
+                f"the deadline {self.scope.deadline.isoformat()} has passed",
+                "Set a later one in its scope and retry the run, or let the scope finish at a stop.",
+            )
 
     async def _check(self, **more: int) -> None:
         """Raise ``ScopeStopped`` if the scope has no room for so many more requests and calls, and nobody grants it."""
@@ -315,7 +323,7 @@ class Thinking:
                 await self.thread.close_left(f"{self.thread.turn}.more.")  # there is more by now
                 return
             if self.scope.at_stop is not AtStop.ASK or short.final:
-                raise self._stop(short.what, short.why)
+                raise self._stop(short.what, short.why, short.remedy)
             granted = await self._here(lambda short=short: self._ask_for_more(short.what, short.why))  # type: ignore[misc]
             if granted is None:
                 raise self._stop(short.what, f"{short.why}, and no more was granted")

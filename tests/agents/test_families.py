@@ -260,6 +260,8 @@ def test_a_price_that_is_not_known_anywhere_below_stops_all_where_money_is_limit
         short = short_in([top, below], mine, NOON, requests=1, tool_calls=0)
         assert short is not None
         assert (short.what, short.final) == ("money", True)
+        whose = "its scope" if mine is top else "the scope of the agent that started it"
+        assert short.remedy.startswith(f"Take the limit in money out of {whose} and")
     with pytest.raises(UsageError, match="price"):
         left_in([top, below], below, NOON)
 

@@ -83,6 +83,22 @@ async def test_a_stop_that_fails_names_the_limit_and_a_retry_under_a_raised_one_
     assert (looker.script.asked, looker.looked) == (3, 2)
 
 
+@pytest.mark.parametrize(
+    ("limits", "remedy"),
+    [
+        ({"budget": Budget(steps=0)}, "Raise the limit in its scope and retry the run, or let the scope finish or ask"),
+        ({"budget": Budget(money=Decimal(1))}, "Take the limit in money out of its scope and retry the run, or start"),
+        ({"deadline": datetime(2020, 1, 1, tzinfo=UTC)}, "Set a later one in its scope and retry the run, or let the"),
+    ],
+    ids=["spent", "unknown price", "deadline"],
+)
+async def test_a_stop_says_what_helps_against_it(bench: Bench, limits: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ScopeStopped) as stopped:
+        await bench.run(Looker(allow("look", **limits)).work)
+    said = str(stopped.value)
+    assert said.partition(f"{stopped.value.why}. ")[2].startswith(remedy)
+
+
 async def test_what_was_spent_before_a_crash_and_a_wait_is_not_forgotten(
     desk: Desk, interruption: Interruption
 ) -> None:
@@ -236,7 +252,7 @@ async def test_row_53_what_changed_while_it_waited_is_reported_and_it_goes_on(de
 
         await run.answer({"approved": True})
         if policy == "stop":
-            with pytest.raises(ScopeStopped, match="scope changed"):
+            with pytest.raises(ScopeStopped, match=r"scope changed.* Put back what changed"):
                 await run.result()
         else:
             assert await run.result() is None
