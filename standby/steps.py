@@ -58,6 +58,9 @@ class _Call:
 
 _current: ContextVar[_Call | None] = ContextVar("standby_step", default=None)
 
+tool_as_step: ContextVar[bool] = ContextVar("standby_tool_as_step", default=False)
+"""Whether the step that is executing is a whole tool of an agent."""
+
 
 def idempotency_key() -> str:
     """The key of the step that is executing, the same however often it is tried: send it along to outside systems.
@@ -73,6 +76,16 @@ def idempotency_key() -> str:
 def in_step() -> bool:
     """Whether a step of an agent is executing here."""
     return _current.get() is not None
+
+
+def unmarked(does: str) -> UsageError | None:
+    """The error for a tool of an agent that ``does`` what no step can; None where this is no tool that is one step."""
+    if not tool_as_step.get():
+        return None
+    return UsageError(
+        f"A tool that {does} is marked with @waits (from standby.agents import waits), below @agent.tool: without the "
+        "mark all of it is one step."
+    )
 
 
 @dataclass(frozen=True, slots=True)

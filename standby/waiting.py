@@ -27,7 +27,7 @@ from standby.parts import current_part
 from standby.places import LONGEST_KEY, Place, check_key, is_question, question_on
 from standby.runs import AgentRun, current_run
 from standby.states import CheckpointKind, CheckpointState, Hold, Need, Outcome, WaitState
-from standby.steps import in_step
+from standby.steps import in_step, unmarked
 from standby.stops import Away, stopped_without_ledger
 from standby.values import Codec, summary
 from standby.waits import AgentFinished, Approval, Wait
@@ -115,7 +115,9 @@ def _run_here() -> AgentRun:
     if run is None:
         raise UsageError("Waiting works in an agent: mark the function with @agent and run it as a Prefect flow.")
     if in_step():
-        raise UsageError("A step cannot wait: it would hold its task run. Wait in the agent, between steps.")
+        raise unmarked("waits") or UsageError(
+            "A step cannot wait: it would hold its task run. Wait in the agent, between steps."
+        )
     if not run.in_own_task:
         raise UsageError(
             "A racing branch cannot wait, because the run parks as a whole. Wait in the agent's own task, for several "

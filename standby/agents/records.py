@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pydantic_ai.messages import ModelMessage, ToolReturnContent, UserContent
 
 from standby.agents.budgets import Spent
-from standby.steps import step
+from standby.steps import step, tool_as_step
 
 _BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 """As pydantic-ai writes them, such as a picture that a tool returns."""
@@ -135,7 +135,11 @@ async def _turn(work: Callable[[], Awaitable[Turn]]) -> Turn:
 
 
 async def _call(work: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    return await work()
+    token = tool_as_step.set(True)
+    try:
+        return await work()
+    finally:
+        tool_as_step.reset(token)
 
 
 MODEL = {visible: step(name="model", visible=visible)(_turn) for visible in (False, True)}

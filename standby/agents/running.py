@@ -26,7 +26,7 @@ from standby.failures import revived, stored
 from standby.places import check_key
 from standby.runs import AgentRun, current_run
 from standby.states import CheckpointState
-from standby.steps import in_step
+from standby.steps import in_step, unmarked
 
 T = TypeVar("T")
 
@@ -109,7 +109,9 @@ async def run_agent(
     """
     run = current_run.get()
     if run is None or in_step() or not run.in_own_task:
-        raise UsageError("run_agent works in an agent's own task, between its steps: in an @agent function.")
+        raise unmarked("calls run_agent") or UsageError(
+            "run_agent works in an agent's own task, between its steps: in an @agent function."
+        )
     name = name or "".join(char if char not in "#/?" else ":" for char in agent.name or "agent")
     check_key(name)
     place = run.place(name)

@@ -13,7 +13,10 @@ from sqlalchemy import text
 from standby import step
 from standby.agents import current_scope, run_agent, waits
 from standby.agents.transcript import threads_of
+from standby.errors import UsageError
 from standby.stops import Fenced
+from standby.waiting import wait_for
+from standby.waits import Signal
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, call
 from tests.fundamentals.conftest import Interruption
@@ -205,6 +208,35 @@ async def test_a_tool_with_steps_of_its_own_runs_as_the_agents_code(bench: Bench
     assert [key for key in journal if key.startswith("thinker/1.1.both/")] == [
         "thinker/1.1.both/part_of_it", "thinker/1.1.both/part_of_it#2",
     ]  # fmt: skip
+
+
+async def test_a_tool_that_forgot_its_mark_is_told_of_it(bench: Bench) -> None:
+    inner: Agent[None, str] = Agent(Script("never").model, name="inner")
+
+    async def waiting() -> None:
+        await wait_for(Signal("go"))
+
+    async def delegating() -> None:
+        await run_agent(inner, "go", scope=allow())
+
+    @step(visible=False)
+    async def stepping() -> None:
+        await waiting()
+
+    says = {
+        waiting: "A tool that waits is marked with @waits",
+        delegating: "A tool that calls run_agent is marked with @waits",
+        stepping: "A step cannot wait",
+    }
+    for tool, said in says.items():
+        name = tool.__name__
+        thinker: Agent[None, str] = Agent(Script(call(name)).model, name="thinker", tools=[tool])
+
+        async def research(thinker: Agent[None, str] = thinker, name: str = name) -> None:
+            await run_agent(thinker, "go", scope=allow(name))
+
+        with pytest.raises(UsageError, match=said):
+            await bench.run(research)
 
 
 async def test_an_error_of_a_tool_ends_the_run_unless_the_agent_catches_it(
