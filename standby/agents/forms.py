@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator
 
 from standby.agents.budgets import Budget
+from standby.waits import NEEDED
 
 APPROVED = Field(title="Approve", description="On: they are made, as changed or refused below. Off: none is made.")
 ARGUMENTS = "Other arguments than the ones shown, as a JSON object. Empty: the ones shown."
@@ -96,8 +97,9 @@ class More(Granted):
     """The form that asks for more of a budget. ``amount``: on top, in the unit that the question names."""
 
     amount: float = Field(
-        default=0, ge=0, le=MOST_MORE, allow_inf_nan=False, title="How much more", validate_default=True
-    )
+        default=0, ge=0, le=MOST_MORE, allow_inf_nan=False, title="How much more", validate_default=True,
+        json_schema_extra={NEEDED: True},
+    )  # fmt: skip
 
     @field_validator("amount")
     @classmethod

@@ -10,12 +10,12 @@ from standby.waits.base import NOTHING, Wait
 from standby.waits.condition import Condition, Poll
 from standby.waits.event import PrefectEvent
 from standby.waits.names import imported, type_name
-from standby.waits.showing import WAITS_FOR, as_text, command_for, evidence_of, program, quoted, why_unanswered
+from standby.waits.showing import NEEDED, WAITS_FOR, as_text, command_for, evidence_of, program, quoted, why_unanswered
 from standby.waits.signal import Signal
 from standby.waits.timer import Timer
 
 __all__ = [
-    "NOTHING", "WAITS_FOR", "AgentFinished", "Approval", "Child", "Condition", "Decision", "Finished", "Poll",
-    "PrefectEvent", "Signal", "Timer", "Wait", "as_text", "checked_answer", "command_for", "evidence_of", "imported",
-    "program", "quoted", "type_name", "unknown_fields", "why_unanswered",
+    "NEEDED", "NOTHING", "WAITS_FOR", "AgentFinished", "Approval", "Child", "Condition", "Decision", "Finished",
+    "Poll", "PrefectEvent", "Signal", "Timer", "Wait", "as_text", "checked_answer", "command_for", "evidence_of",
+    "imported", "program", "quoted", "type_name", "unknown_fields", "why_unanswered",
 ]  # fmt: skip

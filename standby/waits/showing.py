@@ -78,8 +78,13 @@ def why_unanswered(wait: Any) -> str:
     return f"{said}. Send it with a sender's key: POST /signals/{quote(wait.topic, safe='')} with the payload{key}."
 
 
+NEEDED = "needed_to_approve"
+"""In the JSON Schema of a field that has a default: whether who approves has to say another value."""
+
+
 def command_for(wait: Any) -> str | None:
-    """What to type to answer the wait; None for one that nobody answers."""
+    """What to type to answer the wait, with a word in capitals where something is to be filled in; None for one that
+    nobody answers."""
     standby, short = program(), wait.id[:8]
     if wait.kind in NOBODY_ANSWERS:
         return None
@@ -87,11 +92,20 @@ def command_for(wait: Any) -> str | None:
         # Both may have come from outside, and the line is there to be pasted into a shell.
         key = f" --key {shlex.quote(wait.correlation)}" if wait.correlation is not None else ""
         return f"{standby} signal {shlex.quote(wait.topic)}{key} 'JSON'"
-    fields = json.loads(wait.answer_schema or "{}").get("properties", {})
-    command = f"{standby} approve {short}" if "approved" in fields else f"{standby} answer {short} 'JSON'"
+    form = json.loads(wait.answer_schema or "{}")
+    fields = form.get("properties", {})
+    command = f"{standby} answer {short} 'JSON'"
+    if "approved" in fields:
+        needed = [name for name in fields if name in form.get("required", []) or fields[name].get(NEEDED)]
+        command = f"{standby} approve {short}"
+        command += "".join(f" --set {_to_fill_in(name, fields[name])}" for name in needed if name != "approved")
     # Several people may answer from one terminal, each under a name.
     named = wait.policy is not None and Policy.model_validate_json(wait.policy).names_people
     return f"{command} --as NAME" if named else command
+
+
+def _to_fill_in(name: str, field: dict[str, Any]) -> str:
+    return shlex.quote(f"{name}={'N' if field.get('type') in ('number', 'integer') else 'VALUE'}")
 
 
 def program() -> str:

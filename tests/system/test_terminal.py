@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from sqlalchemy import delete, update
 from typer.testing import CliRunner
 
+from standby.agents.forms import More
 from standby.cli import app
 from standby.ledger import Ledger
 from standby.ledger.opening import WaitRow
@@ -104,6 +105,26 @@ async def test_ps_lists_who_waits_for_what_and_since_when(ledger: Ledger) -> Non
     said = await standby("ps")
     assert PAY.reason in " ".join(said.out.split())
     assert f"approve {wait.id[:8]}" in said.out
+
+
+class Booked(BaseModel):
+    approved: bool
+    account: str
+    amount: float
+    comment: str = ""
+
+
+@pytest.mark.parametrize(("form", "sets"), [(More, "--set amount=N"), (Booked, "--set account=VALUE --set amount=N")])
+async def test_the_command_that_ps_prints_says_what_else_has_to_be_said(
+    ledger: Ledger, form: type[BaseModel], sets: str
+) -> None:
+    """With a number and a word filled in it approves."""
+    [wait] = await parked(ledger, Approval("Grant more?", form=form))
+    said = (await standby("ps")).out
+    assert f"approve {wait.id[:8]} {sets}\n" in said
+    assert (await standby("approve", wait.id[:8])).code == 1, "and without it it does not"
+    typed = sets.replace("=N", "=5").replace("=VALUE", "=4930").split()
+    assert (await standby("approve", wait.id[:8], *typed)).code == 0
 
 
 async def test_words_between_colons_are_no_pictures(ledger: Ledger) -> None:
