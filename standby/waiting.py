@@ -229,7 +229,7 @@ async def _take_in(run: AgentRun, place: Place, group: Group, waits: dict[str, W
             stored[name]["answer"] = row.answer
             continue
         todays = await wait.today(row.key, Asked.read(row.hold))
-        if wait.counts_anew and todays.policy != row.policy:
+        if todays.policy != row.policy and wait.counts_anew():
             if not await run.ledger.waits.count_anew(run.id, run.attempt, row.id, todays):
                 run.stop()
             return None

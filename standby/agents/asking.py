@@ -27,7 +27,7 @@ from standby.agents.evidence import MOST_IN_ONE, ToShow, evidence_about
 from standby.agents.forms import Said, arguments_field, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
 from standby.agents.scope import Permission
-from standby.agents.scoped import ScopedApproval
+from standby.agents.scoped import InVain, ScopedApproval
 from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
 from standby.places import Place
@@ -162,7 +162,15 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
     left, number = asked, 1
     while left:
         place = thread.place(f"{thread.turn}.asks" if number == 1 else f"{thread.turn}.asks.{number}")
-        answer = await _answer(thinking, ctx, place, left[:MOST_IN_ONE])  # one that is answered knows what it showed
+        try:
+            answer = await _answer(
+                thinking, ctx, place, left[:MOST_IN_ONE]
+            )  # one that is answered knows what it showed
+        except InVain:
+            for one in left[:MOST_IN_ONE]:
+                verdicts[one.ordinal] = ToolDenied(judge(thinking, one.call.tool_name, one.arguments).why)
+            left, number = left[MOST_IN_ONE:], number + 1
+            continue
         wait = await _wait_at(thinking, place)
         shown = _shown(wait.fresh)
         said = said_of(answer, len(shown))
@@ -239,6 +247,9 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
                 if misfit:
                     raise ValueError(f"{arguments_field(number, len(asked))} of {tool}: {misfit}")
 
+    def in_vain() -> bool:
+        return all(judge(thinking, one.call.tool_name, one.arguments).permission is Permission.DENY for one in asked)
+
     nobody = form(approved=False, comment="Nobody answered in time.")
     limits = [scope.asking.within] if scope.asking.within is not None else []
     if scope.deadline is not None:
@@ -250,6 +261,7 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
         form=form,
         show=evidence_about(scope.goal, [ToShow(one.call.tool_name, one.arguments, one.why) for one in asked]),
         check=check,
+        in_vain=in_vain,
         fresh=as_it_is,
         max_age=scope.asking.max_age,
         **timed,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from standby.hold import Asked
 from standby.ledger.opening import WaitRow
@@ -15,20 +16,38 @@ if TYPE_CHECKING:
 F = TypeVar("F")
 
 
+class InVain(Exception):
+    """Nothing can come of any answer to a question: the scope denies by now all that it is about."""
+
+
 class ScopedApproval(Approval[F]):
     """An ``Approval`` whose ``party`` and ``policy`` are the scope's: as it is when the question is opened, and again
-    when the run takes the answer in."""
+    when the run takes the answer in. ``in_vain``: whether the scope denies by now all that it is about; ``InVain`` is
+    raised then, rather than that other people are asked."""
 
-    counts_anew: ClassVar[bool] = True
-
-    def __init__(self, thinking: Thinking, reason: str, *, form: type[F], **more: Any) -> None:
+    def __init__(
+        self,
+        thinking: Thinking,
+        reason: str,
+        *,
+        form: type[F],
+        in_vain: Callable[[], bool] = lambda: False,
+        **more: Any,
+    ) -> None:
         asking = thinking.scope.asking
         super().__init__(reason, form=form, party=asking.party, policy=asking.policy, **more)
         object.__setattr__(self, "thinking", thinking)
+        object.__setattr__(self, "in_vain", in_vain)
         object.__setattr__(self, "waited", [thinking.thread.run.paused_seconds])
 
     thinking: Thinking
+    in_vain: Callable[[], bool]
     waited: list[float]
+
+    def counts_anew(self) -> bool:
+        if self.in_vain():
+            raise InVain
+        return True
 
     async def today(self, key: str, asked: Asked | None = None) -> WaitRow:
         run = self.thinking.thread.run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from standby import clock
 from standby.errors import UsageError
@@ -41,7 +41,6 @@ class Wait(Generic[A]):
     default: Any = NOTHING
     fresh: Callable[[], Awaitable[str]] | None = None  # what it is about, such as an etag: asked again when it changed
     max_age: timedelta | None = None  # how old an answer may be when the run takes it in
-    counts_anew: ClassVar[bool] = False  # its policy may be another when the run takes the answer in, and counts then
 
     def row(self, key: str, asked: Asked | None = None) -> WaitRow:
         """The wait as it opens now; ``deadline`` becomes a point in time. ``asked``: how its run is to be held.
@@ -86,6 +85,11 @@ class Wait(Generic[A]):
     def more(self) -> dict[str, Any]:
         """Columns that only this kind has."""
         return {}
+
+    def counts_anew(self) -> bool:
+        """Whether an answer counts by the policy as it is when the run takes the answer in, where that is another by
+        now. May raise where nothing can come of an answer any more."""
+        return False
 
     def check_age(self, settled_at: datetime) -> None:
         """Raise ``ValueError`` if an answer of that time is too old to act on."""

@@ -500,6 +500,20 @@ async def test_who_may_not_approve_any_more_has_not_approved(desk: Desk) -> None
     assert [(one.actor, one.verdict) for one in decisions] == [("ivy", "refused"), ("fay", "won")]
 
 
+async def test_other_people_are_not_asked_about_a_call_that_is_denied_by_now(desk: Desk) -> None:
+    mail = Mail(ask("send", asking=Asking(policy=Policy(approvers=("ivy",)))))
+    run = await desk.start(mail.flow)
+    await run.open_waits()
+    mail.scope = AgentScope(asking=Asking(policy=Policy(approvers=("fay",))))
+    await run.answer({"approved": True}, actor="ivy")
+    assert await run.result() == "done"
+    assert mail.sent == []
+    assert mail.script.told() == [("send", "The tool 'send' is outside the scope.", "denied")]
+    [wait] = await run.waits()
+    assert (wait.state, wait.refused) == ("settled", None)
+    assert await desk.ledger.grants.of_run(run.id) == []
+
+
 async def test_an_answer_that_is_enough_by_the_new_policy_too_counts(desk: Desk) -> None:
     mail = Mail(ask("send"))
     run = await desk.start(mail.flow)
