@@ -29,23 +29,26 @@ def unfit(said: str, problems: Sequence[tuple[str, str]]) -> InvalidParamsError:
 
 
 def translated(error: Exception) -> Exception:
-    """The protocol's error for what was refused. Who may not, or comes at a bad time, is told by HTTP's status."""
+    """The protocol's error for what was refused: its clients show no body of another status of HTTP's. Only who is not
+    known, or comes at a bad time, is told by that."""
     if isinstance(error, A2AError | HTTPException):
         return error
     if isinstance(error, LedgerUnavailable):
         return HTTPException(503, UNREACHED, {"Retry-After": "2"})
     if isinstance(error, NotAllowed):
-        return HTTPException(403, str(error))
+        return UnsupportedOperationError(str(error))
     if isinstance(error, AnswerRefused):
         return unfit("The answer was refused, the task is still waiting.", error.problems)
     if isinstance(error, NotJson):
         return unfit("The message does not fit.", [("parts", str(error))])
     if isinstance(error, Refused):
-        if error.status in (401, 403, 503):
+        if error.status in (401, 503):
             return HTTPException(error.status, error.error)
         if error.status == 404:
             return TaskNotFoundError(error.error)
-        return UnsupportedOperationError(error.error) if error.status == 409 else unfit(error.error, error.problems)
+        if error.status in (403, 409):
+            return UnsupportedOperationError(error.error)
+        return unfit(error.error, error.problems)
     log.error("A request by A2A failed.", exc_info=error)
     return InternalError("This is a fault of the gateway's, whose log has more.")
 
