@@ -19,6 +19,9 @@ from typing import NamedTuple
 ASSUMED_WEIGHT = 1.0
 """How many waits' worth of evidence the assumption is."""
 
+ASSUMED_SECONDS = 3600.0
+"""The assumption's ``b`` where holding or a cold wake is free: the outlook then only says who goes first."""
+
 SPREAD = 0.7
 """How far waits like one that was seen may be from it, after ten: the standard deviation of the logarithm."""
 
@@ -102,12 +105,14 @@ class Outlook:
 
 
 def learnt(history: Iterable[Past], break_even: float) -> Outlook:
-    """What is expected of a wait after these past ones, newest first. ``break_even`` in seconds, above zero and finite.
+    """What is expected of a wait after these past ones, newest first. ``break_even`` in seconds, of any costs.
 
     The estimator of Susarla and Van Ryzin (1976): the share seen, one more wait speaking for the assumption, and one
     that is not over counted for as long as it has lasted and taken to go on like the rest. Later waits weigh more. Each
     wait that is over stands for a spread of similar ones, the wider the fewer there are: few do not say too much.
     """
+    if not 0 < break_even < math.inf:
+        break_even = ASSUMED_SECONDS
     past = list(history)
     weights = [0.5 ** (later / HALF_LIFE) for later in range(len(past))]
     weight = sum(weights)

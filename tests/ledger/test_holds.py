@@ -115,6 +115,11 @@ async def test_what_is_expected_of_a_wait_is_learnt_from_the_others(ledger: Ledg
     assert 2400 < remaining < 7200
 
 
+async def test_where_a_cold_wake_is_free_no_run_lingers(ledger: Ledger) -> None:
+    await parked(ledger, [approval()])
+    assert (await expected(ledger, "run", break_even=0.0))[0] == 0
+
+
 async def test_a_deadline_and_a_time_are_known_and_the_first_of_several_wakes(ledger: Ledger, watch: Watch) -> None:
     soon = watch.now + timedelta(seconds=20)
     await parked(ledger, [Timer(soon).row("timer")], run="timer")

@@ -209,6 +209,12 @@ def test_who_has_outlasted_the_quick_ones_is_expected_to_wait_on() -> None:
     assert evict([Warm("young", either, 0.0, 1.0), Warm("old", either, 100.0, 1.0)], 1.0) == ["old"]
 
 
+@pytest.mark.parametrize("break_even", [0.0, 60.0, math.inf])
+def test_the_longest_wait_goes_first_also_where_holding_or_a_cold_wake_is_free(break_even: float) -> None:
+    soon, late = (Warm(str(wait), learnt([Past(wait)] * 20, break_even), 1.0, 1.0) for wait in (5.0, 50_000.0))
+    assert evict([soon, late], 0.5) == evict([late, soon], 0.5) == ["50000.0"]
+
+
 # What it is told.
 
 
@@ -235,11 +241,11 @@ def test_whatever_is_a_price_a_linger_follows_from_it(
         monkeypatch.setenv(variable, str(price))
     at = Costs.of(settings.prices(), gib=settings.WARM_GIB, cold_seconds=0.15, cold_cpu_seconds=0.05)
     for history in ([], [Past(0.0)] * 3, [Past(0.001), Past(1e9, over=False)]):
-        if 0 < at.break_even < math.inf:
-            for waited in (0.0, 1.0, 1e9):
-                assert linger(learnt(history, at.break_even), at, waited=waited) >= 0
-        else:
-            assert linger(known(1.0), at) == at.break_even
+        outlook = learnt(history, at.break_even)
+        for waited in (0.0, 1.0, 1e9):
+            assert 0 <= outlook.remaining(waited) < math.inf
+            seconds = linger(outlook, at, waited=waited)
+            assert seconds >= 0 if 0 < at.break_even < math.inf else seconds == at.break_even
 
 
 @pytest.mark.parametrize("option", ["suspend", "pause", "warm", timedelta(minutes=5), timedelta(0)])
