@@ -103,7 +103,7 @@ def report(host: Host) -> dict[str, Any]:
         "running": phases[Phase.RUNNING] + phases[Phase.BEGINNING],
         "warm": phases[Phase.WARM],
         "paused": phases[Phase.PAUSED],
-        "waiting_for_a_turn": host.slots.waiting + len(host.intake.wanted) + queued,
+        "waiting_for_a_turn": host.slots.waiting + host.intake.unplaced + queued,
         "behind": host.following.behind,
         "lag_seconds": round(host.following.lag, 3),
         "address": host.address,

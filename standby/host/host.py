@@ -147,6 +147,7 @@ class Host:
         """Take nothing up any more, and let all go within ``grace`` seconds: what is parked is left, and what runs
         goes to its next checkpoint and is left there."""
         self.open = False
+        self.intake.stop()
         with suppress(LedgerUnavailable):
             await self.ledger.hosted.disown(self.address)
             await self.ledger.hosted.abandon(self.holder)
@@ -171,7 +172,7 @@ class Host:
 
     def _is_waking_many(self) -> bool:
         """Whether a storm of wakes goes on: whose answers have come go on before Prefect is told of those before."""
-        if len(self.intake.wanted) >= MANY:
+        if self.intake.unplaced >= MANY:
             return True
         waking = [guest for guest in self.guests.values() if guest.phase is Phase.WAKING]
         return sum(1 for guest in waking if not (guest.queued or self.slots.awaits(guest.id))) >= MANY

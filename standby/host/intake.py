@@ -1,11 +1,12 @@
-"""Taking up what is cold: each run once, whether the ledger or Prefect gives it, and so many at a time."""
+"""Taking up what is cold: each run once, whether the ledger or Prefect gives it, in its turn, and so many at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -54,7 +55,9 @@ class Intake:
         # Looks whether Prefect has the run scheduled.
         self.seek: Callable[[str], None] = lambda run_id: None
         self.beginning: set[str] = set()  # on their way to a guest, of whichever origin
-        self.wanted: OrderedDict[str, None] = OrderedDict()  # cold runs to take up, in the order they were heard of
+        self.wanted: dict[str, None] = {}  # cold runs to take up, in the order they were heard of
+        self._due: deque[str] = deque()  # of ``wanted``, those whose turn it is
+        self._aside = False  # all of ``wanted`` have left their places in the queue to others
         self.apart: set[str] = set()  # deployments whose runs have processes of their own
         self._asked_again: set[str] = set()  # of ``beginning``, those that the other origin gave, too
         self._said: OrderedDict[str, str] = OrderedDict()  # whose runs are, of which it was said
@@ -62,25 +65,65 @@ class Intake:
         self._taking = asyncio.Semaphore(AT_ONCE)
         self._reads: Batches[str, FlowRun | None] = Batches(self._read)
 
+    @property
+    def unplaced(self) -> int:
+        """How many of ``wanted`` wait for something else than their turn."""
+        return len(self.wanted if self._aside else self._due)
+
     def want(self, run_ids: list[str]) -> None:
+        """Take these cold runs up, each in its turn: its place is that of now."""
+        if not self._host.open:
+            return
         for run_id in run_ids:
-            if run_id not in self._host.guests:
-                self.wanted.setdefault(run_id)
+            if run_id not in self._host.guests and run_id not in self.wanted:
+                self.wanted[run_id] = None
+                if not self._aside:
+                    self._line_up(run_id)
+
+    def _line_up(self, run_id: str) -> None:
+        # In a bound pool it has its turn when Prefect's queue gives it, which it is only sent to.
+        if self._host.bound or self._host.slots.ask(_turn_of(run_id), partial(self._is_due, run_id)):
+            self._is_due(run_id)
+
+    def _is_due(self, run_id: str) -> None:
+        self._due.append(run_id)
         self._something.set()
+
+    def _give_up_turns(self) -> None:
+        for run_id in reversed(self.wanted):  # who waits before who is in, whose slot then goes to others at once
+            self._host.slots.leave(_turn_of(run_id))
+        self._due.clear()
+
+    def stop(self) -> None:
+        """The host ends: nothing more is taken up."""
+        self._give_up_turns()
+        self.wanted.clear()
 
     async def loop(self) -> None:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self.wanted and self._host.open:
-                await self._host.following.caught_up()
+            while self._due and self._host.open:
+                if self._host.following.is_late:
+                    await self._stand_aside()
+                    continue
                 await self._taking.acquire()
-                if not self.wanted:
+                if not self._due:
                     self._taking.release()
                     break
-                run_id, _ = self.wanted.popitem(last=False)
+                run_id = self._due.popleft()
+                del self.wanted[run_id]
                 task = self._host.start(self.take_up(run_id))
                 task.add_done_callback(lambda _: self._taking.release())
+
+    async def _stand_aside(self) -> None:
+        """Until Prefect has caught up, without which nothing is taken up, who is warm need not wait behind these."""
+        self._aside = True
+        self._give_up_turns()
+        await self._host.following.caught_up()
+        self._aside = False
+        for run_id in self.wanted:
+            self._line_up(run_id)
 
     def enters(self, run_id: str) -> bool:
         """Whether the caller is to begin the run, and call ``entered`` afterwards: it has no guest, and nobody else is
@@ -126,8 +169,10 @@ class Intake:
             self._said.popitem(last=False)
 
     async def take_up(self, run_id: str) -> None:
-        """Claim a cold run in the ledger and begin an attempt here."""
+        """Claim a cold run in the ledger and begin an attempt here, when it is its turn."""
+        turn, slots = _turn_of(run_id), self._host.slots
         if not self.enters(run_id):
+            slots.leave(turn)
             return
         taken: tuple[Claim, Any] | None = None
         begun = within = False
@@ -137,7 +182,8 @@ class Intake:
                 if row is not None and row.state == RunState.READY and row.holder is None:
                     await wake(self._host.plain, run_id)
                 return
-            await self._host.slots.enter(run_id)
+            await slots.enter(turn)
+            slots.hand_over(turn, run_id)
             within = True
             if not self._host.open:
                 return
@@ -171,8 +217,10 @@ class Intake:
         except Exception:
             log.exception("Run %s could not be taken up here.", run_id)
         finally:
-            if within and not begun:
-                self._host.slots.leave(run_id)
+            if not within:
+                slots.leave(turn)
+            elif not begun:
+                slots.leave(run_id)
             self.entered(run_id, begun=begun)
             if not begun and taken is not None:
                 self._host.returns.start(self._host.returns.give_back(run_id, taken[0].attempt))
@@ -186,3 +234,8 @@ class Intake:
         self.apart.add(deployment)
         self._host.deployments.discard(deployment)
         await self._host.ledger.hosted.disown(self._host.address, deployment)
+
+
+def _turn_of(run_id: str) -> str:
+    """What it is called among those that wait for a slot, where a guest has the name of its run."""
+    return f"cold run {run_id}"

@@ -119,7 +119,9 @@ async def test_a_run_that_the_ledger_and_prefect_give_at_once_is_begun_once(ledg
     placing.loaded.set()
     await taking
     assert "deployment" not in host.deployments, "it has a process of its own, so its runs are not adopted"
-    assert (host.slots.taken, sought) == (0, [RUN])
+    assert (list(host.intake.wanted), sought) == ([RUN], [RUN])
+    host.intake.stop()
+    assert host.slots.taken == 0, "but for its next turn"
     assert host.intake.enters(RUN)
 
 
