@@ -48,10 +48,10 @@ def costs_view(rows: Iterable[Any], prices: Prices, now: datetime) -> list[dict[
     ``would_cost``: the same history, held in other ways.
     """
     groups: dict[tuple[str, str], list[Any]] = {}
-    settled_last: dict[tuple[str, str], datetime] = {}
+    settled_last: dict[tuple[str, str], datetime] = {}  # not when one was closed, which may be later than the answer
     for row in rows:
         groups.setdefault((row.agent or "", row.kind), []).append(row)
-        if row.settled_at is not None:
+        if row.state == WaitState.SETTLED:
             group = (row.run_id, row.group_key)
             settled_last[group] = max(row.settled_at, settled_last.get(group, row.settled_at))
     found = []

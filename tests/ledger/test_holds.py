@@ -17,7 +17,7 @@ from standby.hold import Asked, Costs, linger
 from standby.ledger import Ledger
 from standby.outlook import Past
 from standby.outlooks import Outlooks
-from standby.states import Hold, Need, RunState, WaitKind
+from standby.states import Door, Hold, Need, Outcome, RunState, WaitKind
 from standby.waits import Approval, Timer
 from tests.ledger.acts import answer, approval, claim, deliver, open_group, parked, signal
 from tests.ledger.conftest import Watch
@@ -201,3 +201,20 @@ async def test_of_several_waits_the_last_answer_woke_the_run(ledger: Ledger, cos
     assert await ledger.waits.consume("run", (await claim(ledger)).attempt, "a", '"yes"', "digest")
     [found] = json.loads(await costs("--json"))
     assert (found["waits"], found["wake_p50_seconds"], found["wake_seconds"], found["cost"]) == (2, 2, 2, 2)
+
+
+async def test_an_answer_that_was_given_a_while_ago_woke_its_run_though_it_closed_others_since(
+    ledger: Ledger, costs: Any, watch: Watch
+) -> None:
+    """As one that Prefect has kept: those that it closes are closed when it is taken in."""
+    group = await parked(ledger, [approval("a"), signal("b")], need=Need.ANY)
+    watch.forward(MINUTE)
+    given_at = watch.now
+    watch.forward(timedelta(seconds=1))
+    await ledger.waits.settle(
+        group.waits[0].id, outcome=Outcome.ANSWERED, answer='"yes"', door=Door.PREFECT, given_at=given_at
+    )
+    watch.forward(timedelta(seconds=2))
+    assert await ledger.waits.consume("run", (await claim(ledger)).attempt, "a", '"yes"', "digest")
+    [of_approvals, of_signals] = json.loads(await costs("--json"))
+    assert (of_approvals["wake_seconds"], of_approvals["cost"], of_signals["wake_seconds"]) == (3, 3, 0)
