@@ -74,7 +74,7 @@ class Hosting(Protocol):
         """The run is another's, and its attempt was cancelled for that: it has to end."""
 
     def bill(self, key: str, *, let_go: bool) -> None:
-        """The run does not linger any more for the group ``key``; ``let_go``: it waits on."""
+        """The run does not linger any more for the group ``key``; ``let_go``: it waits on, unless it was cancelled."""
 
 
 current_hosting: ContextVar[Hosting | None] = ContextVar("standby_hosting", default=None)

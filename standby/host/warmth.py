@@ -7,8 +7,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import psutil
 
@@ -35,6 +37,9 @@ COLD_SECONDS, COLD_CPU_SECONDS = 0.15, 0.05
 BILL_SECONDS = 1.0
 """How long a bill waits before it is written down: SQLite has one writer, and the run that wakes comes first."""
 
+CLOSE_SECONDS = 5.0
+"""How long writing what is left to write down may take when the host ends."""
+
 CHECK_SECONDS = 1.0
 """How often the host looks at its memory."""
 
@@ -53,6 +58,14 @@ def memory_limit() -> int:
     raise UsageError(f"STANDBY_HOST_MEMORY is how many MiB a host may hold, not {told!r}.")
 
 
+class Held(NamedTuple):
+    """Since when a run lingers, what is expected of its wait, and how long that had lasted by then."""
+
+    since: float
+    outlook: Outlook
+    waited: float
+
+
 class Warmth:
     """``guests``: the attempts that linger."""
 
@@ -64,29 +77,34 @@ class Warmth:
         self._outlooks = Outlooks(ledger, self._costs.break_even)
         self._process = psutil.Process()
         self.limit = memory_limit()
-        self._since: dict[str, tuple[float, Outlook, float]] = {}  # since when, what is expected, waited before
+        self.held: WeakKeyDictionary[Guest, Held] = WeakKeyDictionary()  # some never come to a bill
         self._bills: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
 
     async def linger_seconds(self, guest: Guest, waits: list[Any]) -> float | None:
         """How long the run lingers for these waits (ledger rows): 0 not at all, None for ever."""
         assert guest.run is not None
         asked = Asked.read(waits[0].hold)
         outlook, waited = await self._outlooks.of(guest.flow.name, waits)
-        self._since[guest.id] = (monotonic(), outlook, waited)
         seconds = linger(outlook, self._costs, waited=waited, asked=asked)
+        if seconds > 0:
+            self.held[guest] = Held(monotonic(), outlook, waited)
         return None if math.isinf(seconds) else seconds
 
     def bill(self, guest: Guest, key: str, *, let_go: bool) -> None:
         """Write down what the run has held for the group ``key``."""
-        since, _, _ = self._since.pop(guest.id, (monotonic(), None, 0.0))
-        gib_seconds = GIB_PER_RUN * (monotonic() - since)
+        run_id, name = guest.id, guest.name
+        gib_seconds = GIB_PER_RUN * (monotonic() - self.held.pop(guest).since)
+        let_go = let_go and not guest.cancelled  # which ends the wait, too
 
         async def write() -> None:
-            await asyncio.sleep(BILL_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BILL_SECONDS):
+                    await self._closing.wait()
             try:
-                await self._ledger.holds.bill(guest.id, key, gib_seconds, let_go=let_go)
+                await self._ledger.holds.bill(run_id, key, gib_seconds, let_go=let_go)
             except LedgerUnavailable as error:  # a bill that is not written fails no run
-                log.info("What run %s has held is not written down: %s", guest.name, error)
+                log.info("What run %s has held is not written down: %s", name, error)
 
         task = asyncio.create_task(write(), context=apart())
         self._bills.add(task)
@@ -105,9 +123,9 @@ class Warmth:
         now = monotonic()
         warm = {guest.id: guest for guest in self._guests()}
         lingering = [
-            Warm(run_id, outlook, waited + now - since, GIB_PER_RUN)
-            for run_id, (since, outlook, waited) in self._since.items()
-            if run_id in warm
+            Warm(run_id, held.outlook, held.waited + now - held.since, GIB_PER_RUN)
+            for run_id, guest in warm.items()
+            if (held := self.held.get(guest)) is not None
         ]
         going = evict(lingering, over / 2**30)
         for run_id in going:
@@ -117,4 +135,9 @@ class Warmth:
         return len(going)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._bills, return_exceptions=True)
+        self._closing.set()
+        if self._bills:
+            _, late = await asyncio.wait(self._bills, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)

@@ -43,6 +43,7 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tup
     reach("wait.parked")
     hosting.parks(group)
     del group
+    let_go = True
     try:
         if parked is RunState.READY:
             woken = Woken.SETTLED
@@ -52,6 +53,7 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tup
         while True:
             attempt, called, group = await _goes_on(run, hosting, key, woken)
             if attempt:
+                let_go = False
                 break
             if woken is Woken.EVICTED:
                 seconds = 0  # it was called while it was about to go, for nothing
@@ -59,20 +61,18 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tup
             woken = await hosting.until_woken(seconds)
     except UsageError:
         # Prefect will not have it suspended, and the agent is told so.
+        let_go = False
         run.attempt = (
             await run.ledger.hosted.claim_warm(run.id, run.attempt, holder.this_process(), settings.LEASE, stray=True)
             or run.attempt
         )
         raise
-    except Pause:
-        hosting.bill(key, let_go=True)
-        raise
     finally:
         run.lingering = False
+        hosting.bill(key, let_go=let_go)
     run.attempt = attempt
     reach("wait.woken")
     hosting.goes_on()
-    hosting.bill(key, let_go=False)
     return called is Woken.RESUMED, group
 
 

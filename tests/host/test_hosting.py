@@ -93,7 +93,7 @@ async def test_a_resume_without_an_answer_passes_no_gate(inn: Inn) -> None:
 @on_sqlite
 @pytest.mark.parametrize("where", ["warm", "cold", "running"])
 async def test_a_run_is_cancelled_in_prefect_wherever_it_is(inn: Inn, where: str) -> None:
-    """Row 18: it ends cancelled in both, its wait is closed."""
+    """Row 18: it ends cancelled in both, its wait is closed, and what it held until then is billed."""
     run = await inn.start("worker" if where == "running" else "visitor")
     if where == "running":
         await wait_until(lambda: run.id in inn.host.guests and run.guest.phase is Phase.RUNNING)
@@ -108,6 +108,13 @@ async def test_a_run_is_cancelled_in_prefect_wherever_it_is(inn: Inn, where: str
     await run.is_shown(StateType.CANCELLED)
     await wait_until(lambda: run.id not in inn.host.guests)
     assert not await inn.ledger.waits.open_ones([run.id])
+
+    async def billed() -> bool:
+        [wait] = await inn.ledger.waits.of_run(run.id)
+        return bool(wait.gib_seconds > 0) and (wait.let_go_at is not None) == (where == "cold")
+
+    if where != "running":
+        await wait_until(billed)
 
 
 @on_sqlite
@@ -241,6 +248,9 @@ async def test_a_host_that_ends_leaves_nothing_behind(inn: Inn) -> None:
         RunState.PARKED, Hold.SUSPEND, None, None,
     )  # fmt: skip
     assert (left.state, left.holder) == (RunState.READY, None)
+    [wait] = await inn.ledger.waits.of_run(warm.id)
+    assert wait.gib_seconds > 0, "what it held is billed"
+    assert wait.let_go_at is not None
     assert (await busy.prefect()).type is StateType.SCHEDULED
     await inn.opens()
     await warm.signal("round-0", 2)

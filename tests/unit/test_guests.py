@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -217,6 +219,21 @@ async def test_a_call_is_heard_in_every_phase(host: Host) -> None:
     guest.nudge(Woken.EVICTED)
     guest.nudge(Woken.SETTLED)
     assert await guest.until_woken(None) is Woken.SETTLED, "an answer goes before an eviction"
+
+
+async def test_what_is_expected_of_a_run_is_kept_no_longer_than_the_run(ledger: Ledger, host: Host) -> None:
+    """Also where it does not come to a bill."""
+    await claim(ledger, RUN)
+    guest = guest_of(host)
+    guest.flow.name, guest.flow.timeout_seconds, guest.run = "an-agent", None, run_in(ledger)
+    cold = (await open_group(ledger, [approval("cold", hold="suspend")], run=RUN)).waits
+    assert (await guest.linger_seconds(cold), len(host.warmth.held)) == (0, 0)
+    waits = (await open_group(ledger, [approval()], run=RUN)).waits
+    assert await guest.linger_seconds(waits)
+    kept = weakref.ref(guest)
+    del guest
+    gc.collect()
+    assert (kept(), len(host.warmth.held)) == (None, 0)
 
 
 async def test_who_is_called_while_prefect_is_told_of_its_eviction_stays(host: Host) -> None:
