@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from standby.chance import now, random, uuid
     from standby.errors import (
         AgentFailed,
         AnswerRefused,
@@ -22,17 +23,18 @@ if TYPE_CHECKING:
     from standby.local import run_here
     from standby.moments import BusinessDays
     from standby.policy import Escalation, Policy
-    from standby.steps import idempotency_key, now, random, step, uuid
+    from standby.steps import idempotency_key, step
     from standby.waiting import First, resume_url, wait_all, wait_any, wait_for
     from standby.waits import AgentFinished, Approval, Condition, Decision, PrefectEvent, Signal, Timer
 
 _MENU = {
+    "chance": "now random uuid",
     "flows": "agent",
     "errors": "AgentFailed AnswerRefused JournalMismatch NotAllowed StandbyError UsageError WaitTimedOut",
     "local": "run_here",
     "moments": "BusinessDays",
     "policy": "Escalation Policy",
-    "steps": "idempotency_key now random step uuid",
+    "steps": "idempotency_key step",
     "waiting": "First resume_url wait_all wait_any wait_for",
     "waits": "AgentFinished Approval Condition Decision PrefectEvent Signal Timer",
 }

@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import random as _random
-import uuid as _uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
@@ -22,16 +19,17 @@ from prefect import Task
 from prefect.client.schemas.objects import State
 from pydantic import ValidationError
 
-from standby import clock
 from standby.caught import Failure
 from standby.checkpoints import PLAIN_JSON, JournalKey, ResultKey, result_key
 from standby.errors import CheckpointNotWritten, CheckpointUnreadable, UsageError
 from standby.failures import revived, stored
 from standby.faults import reach
+from standby.journal import CUT_OFF
 from standby.ledger.checkpoints import Entry
+from standby.options import StepOptions, is_async
 from standby.parts import Part, current_part
 from standby.places import Place, check_key
-from standby.runs import CUT_OFF, AgentRun, current_run
+from standby.runs import AgentRun, current_run
 from standby.states import CheckpointState, Effect
 from standby.threads import for_a_future
 from standby.values import Codec, summary
@@ -88,49 +86,15 @@ def unmarked(does: str) -> UsageError | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    name: str
-    key: str | None = None
-    effect: Effect = Effect.REPEATABLE
-    probe: Callable[..., Awaitable[Any]] | None = None
-    visible: bool = True
-    retries: int = 0
-    retry_delay_seconds: float = 0
-    retry_on: tuple[type[Exception], ...] = (Exception,)
-    timeout_seconds: float | None = None
-
-
 class Step(Generic[P, R]):
     """A function marked with ``step``; called and awaited like the function."""
 
-    def __init__(self, fn: Callable[P, Any], options: _Options) -> None:
+    def __init__(self, fn: Callable[P, Any], options: StepOptions) -> None:
         self.fn = fn
         self.options = options
         self.codec = _codec_of(fn, options.name)
         check_key(options.name)
-        if options.probe is not None and options.effect is not Effect.ONCE:
-            raise UsageError(f"Step {options.name!r} has a probe, which only effect='once' uses.")
-        if options.probe is not None and inspect.get_annotations(fn).get("return") in (None, "None"):
-            raise UsageError(
-                f"Step {options.name!r} returns None and has a probe, whose None says that it did not happen. Return "
-                "something, such as True."
-            )
-        if options.effect is Effect.ONCE and options.timeout_seconds is not None and not _is_async(fn):
-            raise UsageError(
-                f"Step {options.name!r} acts once and has a timeout, but is not async: its thread could not be stopped "
-                "and might act after all. Write it async, or let what it calls time out."
-            )
-        if options.retries < 0:
-            raise UsageError(
-                f"Step {options.name!r} has retries={options.retries}, with which it would never be tried. They count "
-                "the tries after the first: 0 for none."
-            )
-        if options.effect is Effect.ONCE and options.retries and options.probe is None:
-            raise UsageError(
-                f"Step {options.name!r} acts once and has retries: a failed try may have acted. Give it a probe= "
-                "that asks the outside system, or retries=0."
-            )
+        options.check(fn)
         update_wrapper(self, fn)
 
     def with_options(self, *, key: str) -> Step[P, R]:
@@ -352,7 +316,7 @@ class Step(Generic[P, R]):
             ) from error
 
     async def _invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _is_async(self.fn):
+        if is_async(self.fn):
             return await self.fn(*args, **kwargs)
         run = current_run.get()
         act = for_a_future(partial(self.fn, *args, **kwargs), f"Step {self.options.name!r}")
@@ -366,10 +330,6 @@ class Step(Generic[P, R]):
         except ValidationError as error:
             raise run.must_stop(CheckpointUnreadable(run.id, key, summary(error))) from error
         return value
-
-
-def _is_async(fn: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(fn)
 
 
 def _codec_of(fn: Callable[..., Any], name: str) -> Codec[Any]:
@@ -432,7 +392,7 @@ def step(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         if effect not in list(Effect):
             raise UsageError(f"effect= is {' or '.join(repr(str(one)) for one in Effect)}, not {effect!r}.")
         chosen["effect"] = Effect(effect)
-        return Step(function, _Options(**chosen))
+        return Step(function, StepOptions(**chosen))
 
     return mark if fn is None else mark(fn)
 
@@ -444,21 +404,3 @@ class _StepDecorator(Protocol):
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
-
-
-@step(visible=False)
-async def now() -> datetime:
-    """The time now, UTC; the same on every replay of the run."""
-    return clock.utcnow()
-
-
-@step(visible=False)
-async def uuid() -> _uuid.UUID:
-    """A random UUID; the same on every replay of the run."""
-    return _uuid.uuid4()
-
-
-@step(visible=False)
-async def random() -> float:
-    """A random number from 0 to 1, 1 excluded; the same on every replay of the run."""
-    return _random.random()

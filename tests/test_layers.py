@@ -19,11 +19,12 @@ agents
 waiting
 parking
 children starts
-projection polling outlooks
+projection polling outlooks chance
 steps
 failures links waits wakeups callers addresses attaching
 runs hosting
-pulse checkpoints parts caught
+journal
+pulse checkpoints parts caught options
 places
 spill
 ledger
