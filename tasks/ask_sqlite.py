@@ -29,8 +29,12 @@ _MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sq
 _MAY_NOT_CALL = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
 
 
-def ask(sql: str, file: str, most: int, seconds: float) -> dict[str, Any]:
-    """``columns`` and ``rows``; or ``said``, what SQLite says against it. Bytes come as hexadecimal."""
+def ask(sql: str, file: str, most: int, room: int, longest: int, largest: int, seconds: float) -> dict[str, Any]:
+    """``columns`` and ``rows``; or ``said``, what SQLite says against it. Bytes come as hexadecimal.
+
+    ``most``: rows that are read; ``room``: characters of them, the row that goes beyond it is the last. ``longest``:
+    characters of one value, of longer ones the beginning is read; ``largest``: of one row, and of the columns' names.
+    """
     ends = time.monotonic() + seconds
     try:
         with closing(sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True, timeout=seconds)) as database:
@@ -43,8 +47,17 @@ def ask(sql: str, file: str, most: int, seconds: float) -> dict[str, Any]:
             cursor = database.execute(sql)
             if cursor.description is None:
                 return {"said": "it is not a query"}
-            rows = [[_plain(value) for value in row] for row in cursor.fetchmany(most)]
-            return {"columns": [column[0] for column in cursor.description], "rows": rows}
+            columns = [column[0] for column in cursor.description]
+            if sum(map(len, columns)) > largest:
+                return {"said": f"the names of its columns have more than {largest} characters"}
+            rows: list[list[Any]] = []
+            while room >= 0 and len(rows) < most and (row := cursor.fetchone()) is not None:
+                rows.append([_plain(value, longest) for value in row])
+                size = sum(len(str(value)) for value in rows[-1])
+                if size > largest:
+                    return {"said": f"a row has more than {largest} characters"}
+                room -= size
+            return {"columns": columns, "rows": rows}
     except (sqlite3.Error, sqlite3.Warning) as error:
         return {"said": str(error)}
     except MemoryError:
@@ -57,8 +70,10 @@ def _authorize(action: int, first: str | None, second: str | None, _: str | None
     return sqlite3.SQLITE_OK
 
 
-def _plain(value: Any) -> Any:
-    return value.hex() if isinstance(value, bytes) else value
+def _plain(value: Any, longest: int) -> Any:
+    if isinstance(value, bytes):
+        value = value.hex()
+    return value[:longest] if isinstance(value, str) else value
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ async def query_database(
     sql = sql.strip().rstrip("; \t\n")
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/"):
-        columns, found = await _ask_sqlite(sql, Path(rest[1:]), most_rows + 1, seconds)
+        columns, found = await _ask_sqlite(sql, Path(rest[1:]), most_rows + 1, most_characters, seconds)
     elif scheme in ("postgresql", "postgres"):
         columns, found = await _ask_postgres(sql, url, most_rows + 1, seconds)
     else:
@@ -70,16 +70,18 @@ async def query_database(
     room, cut = most_characters, len(found) > most_rows
     for row in found[:most_rows]:
         plain = [_plain(value) for value in row]
-        room -= sum(len(str(value)) + 2 for value in plain)
+        short = [value[:LONGEST_VALUE] if isinstance(value, str) else value for value in plain]
+        room -= sum(len(str(value)) + 2 for value in short)
         if room < 0 and rows:
             return Rows(columns=columns, rows=rows, cut=True)
-        cut = cut or any(isinstance(value, str) and len(value) > LONGEST_VALUE for value in plain)
-        rows.append([value[:LONGEST_VALUE] if isinstance(value, str) else value for value in plain])
+        cut = cut or short != plain
+        rows.append(short)
     return Rows(columns=columns, rows=rows, cut=cut)
 
 
-async def _ask_sqlite(sql: str, file: Path, most: int, seconds: float) -> tuple[list[str], list[Any]]:
-    found = await _in_own_process({"sql": sql, "file": str(file), "most": most, "seconds": seconds})
+async def _ask_sqlite(sql: str, file: Path, most: int, room: int, seconds: float) -> tuple[list[str], list[Any]]:
+    bounds = {"most": most, "room": room, "longest": LONGEST_VALUE + 1, "largest": LARGEST_ROW, "seconds": seconds}
+    found = await _in_own_process({"sql": sql, "file": str(file), **bounds})
     if found is None or found.get("said") == "interrupted":
         raise ToolFailed(sql, f"it took longer than {seconds:g} seconds", "Ask for less.")
     if (said := found.get("said")) is None:
@@ -110,6 +112,8 @@ async def _in_own_process(asked: dict[str, Any]) -> dict[str, Any] | None:
             answer = await process.stdout.readline()
     except TimeoutError:
         return None
+    except ValueError:  # of a line that is longer than the limit
+        raise ToolFailed("the database", f"its answer has more than {LONGEST_ANSWER} bytes", "Ask for less.") from None
     finally:
         process.stdin.close()
         with suppress(ProcessLookupError):
@@ -177,15 +181,19 @@ async def _in_transaction(database: Any, sql: str, most: int) -> tuple[list[str]
     rows = await database.fetch(f"FETCH {most} FROM asked")
     if any(len(row[0]) > LARGEST_ROW for row in rows):
         raise ToolFailed(sql, f"a row has more than {LARGEST_ROW} characters", "Ask for fewer columns.")
-    return columns, [list(json.loads(row[0]).values()) for row in rows]
+    try:
+        return columns, [[_flat(value) for value in json.loads(row[0]).values()] for row in rows]
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; JSON in JSON in JSON
+        raise ToolFailed(sql, f"a value in it cannot be read ({error})", "Ask for a part of it, as text.") from None
+
+
+def _flat(value: Any) -> Value:
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    # JSON may say half a character, which can be told to nobody.
+    flat: Value = value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    return flat
 
 
 def _plain(value: Any) -> Value:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    plain: Value = value
-    return plain
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -155,6 +155,46 @@ async def test_a_value_that_is_too_large_fails_by_name(sqlite: str, postgres: st
     assert (len(str(long.rows[0][0])), long.cut) == (4000, True)
 
 
+_LONG = "replace(hex(zeroblob(49900)), '0', char(1))"  # six bytes a character on the way
+_MANY = (
+    f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 101), w(v) AS MATERIALIZED (SELECT {_LONG})"
+)
+_NAMED = f'WITH w AS (SELECT 1 AS "{"x" * 15_000}") SELECT * FROM {", ".join(f"w AS w{n}" for n in range(60))}'
+
+
+async def test_an_answer_that_would_be_huge_is_bounded_where_it_is_made(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.query_database.LONGEST_ANSWER", 1_000_000)
+    found = await query_database(f"{_MANY} SELECT v, substr(v, 1, 70000) AS b FROM n, w", url=sqlite)
+    assert (len(found.rows), found.cut, {len(str(value)) for row in found.rows for value in row}) == (4, True, {4000})
+    found = await query_database("SELECT hex(randomblob(40000)) AS a, hex(zeroblob(40000)) AS b", url=sqlite)
+    assert (len(found.rows), found.cut) == (1, True)
+    for wide in (f"{_MANY} SELECT {', '.join(f'v AS v{n}' for n in range(200))} FROM n, w", _NAMED):
+        with pytest.raises(ToolFailed, match="more than 200000 characters"):
+            await query_database(wide, url=sqlite)
+
+
+async def test_an_answer_that_is_longer_than_can_be_read_fails_by_name(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.query_database.LONGEST_ANSWER", 1000)
+    with pytest.raises(ToolFailed, match="more than 1000 bytes"):
+        await query_database("SELECT hex(zeroblob(4000)) AS x", url=sqlite)
+
+
+@pytest.mark.parametrize("value", ["repeat('9', 5000)::numeric", "(repeat('[', 3000) || repeat(']', 3000))::json"])
+async def test_a_value_that_cannot_be_read_fails_by_name(postgres: str, value: str) -> None:
+    with pytest.raises(ToolFailed, match="a value in it cannot be read"):
+        await query_database(f"SELECT {value} AS a", url=postgres)
+
+
+async def test_half_a_character_can_be_told(postgres: str) -> None:
+    found = await query_database(r"""SELECT '"a\ud800"'::json AS a, '{"b": "\ud800"}'::json AS b""", url=postgres)
+    assert found.rows == [["a?", '{"b": "\\ud800"}']]
+    found.model_dump_json()
+
+
 _NUMBERS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
 
 
