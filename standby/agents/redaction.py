@@ -8,10 +8,14 @@ What is looked through may be long and made to be slow: each pattern takes time 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 REDACTED = "[redacted]"
+
+DEEPEST = 50
+"""Lists and objects inside each other that are gone into; what is deeper is looked at, and shown, as text."""
 
 _NAMES = re.compile(
     r"pass(word|wd|phrase)?s?$|pwd$|secret|(^|[_-])token$|api[_-]?key|apikey|private[_-]?key|credential|authori[sz]ation|cookie"
@@ -38,15 +42,26 @@ _COUNTS = re.compile("token", re.IGNORECASE)
 
 
 def redacted(value: Any) -> Any:
-    """A JSON value without its secrets."""
+    """A JSON value without its secrets; its text, where it is deeper than ``DEEPEST``."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for one in level for inner in _inside(one)]
+    return redacted_text(json.dumps(value, ensure_ascii=False)) if any(map(_inside, level)) else _redacted(value)
+
+
+def _inside(value: Any) -> list[Any]:
+    return list(value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ())
+
+
+def _redacted(value: Any) -> Any:
     if isinstance(value, str):
         return redacted_text(value)
     if isinstance(value, dict):
         return {
-            redacted_text(str(name)): REDACTED if _is_secret(str(name), item) else redacted(item)
+            redacted_text(str(name)): REDACTED if _is_secret(str(name), item) else _redacted(item)
             for name, item in value.items()
         }
-    return [redacted(item) for item in value] if isinstance(value, list | tuple) else value
+    return [_redacted(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def redacted_text(text: str) -> str:

@@ -23,6 +23,8 @@ from standby.waits import as_text, quoted
 LONGEST = 4000
 """Characters of a value that are shown."""
 
+_UNREADABLE = (ValueError, RecursionError)
+"""What JSON can be to Python: none, a number of thousands of digits, or deeper than it goes."""
 
 _ELSEWHERE: dict[str, Any] = {
     "messages": [{"parts": [{"part_kind": "text", "content": "(a large turn, kept outside the ledger)"}]}]
@@ -165,7 +167,7 @@ def _call(
         said, result = "ended" if f"{name}/end" in entries else "under way", None
     arguments = part.get("args")
     if isinstance(arguments, str):
-        with suppress(ValueError):
+        with suppress(*_UNREADABLE):
             arguments = json.loads(arguments)
     return {
         "tool": redacted_text(part["tool_name"]),
@@ -178,10 +180,13 @@ def _call(
 
 
 def _value(entry: Entry | None) -> Any | None:
-    """The JSON value of a checkpoint; None where it is not recorded, or is so large that it is kept elsewhere."""
+    """The JSON value of a checkpoint; None where it is not recorded, is so large that it is kept elsewhere, or cannot
+    be read."""
     if entry is None or entry.state != CheckpointState.RECORDED or entry.value is None:
         return None
-    return json.loads(entry.value)
+    with suppress(*_UNREADABLE):
+        return json.loads(entry.value)
+    return None
 
 
 def _text(part: dict[str, Any]) -> str:

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from pydantic_ai import Agent
+from pydantic_ai.messages import ToolCallPart
 
 from standby import agent, step, view
 from standby.agents import AgentScope, run_agent, transcript
 from standby.agents.redaction import redacted, redacted_text
 from standby.agents.transcript import as_markdown, threads_of
 from standby.connect import Place
+from standby.ledger.checkpoints import Entry
+from standby.states import CheckpointKind, CheckpointState
+from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk
 
@@ -188,6 +192,47 @@ def test_no_text_takes_more_time_than_its_length(part: str) -> None:
     before = process_time()
     redacted_text(part * (200_000 // len(part)))
     assert process_time() - before < 3
+
+
+_DEEP = [(level, kind) for level in (40, 150, 600, 2000) for kind in ("lists", "objects")]
+
+
+@pytest.mark.parametrize(("levels", "kind"), _DEEP)
+async def test_what_is_deep_is_shown_as_the_text_it_is(bench: Bench, levels: int, kind: str) -> None:
+    opens, closes = ("[", "]") if kind == "lists" else ('{"a": ', "}")
+    given = f'{{"x": {opens * levels}"password=hunter22"{closes * levels}}}'
+    thinker: Agent[None, str] = Agent(Script(ToolCallPart("go", given), "done").model, name="thinker")
+
+    @thinker.tool_plain
+    async def go(x: Any) -> Any:
+        return x
+
+    async def work() -> str | None:
+        return (await run_agent(thinker, "x", scope=allow("go"))).output
+
+    run = await bench.start(work)
+    assert await run.result() == "done"
+    shown = await view.run_view(bench.ledger, Place("", None), await bench.ledger.runs.get(run.id))
+    [one] = shown["agents"][0]["turns"][0]["calls"]
+    text = given.replace("hunter22", "[redacted]")
+    assert one["arguments"] == (text if levels > 40 else json.loads(text))
+    markdown = await transcript.read_markdown(bench.ledger, run.id)
+    assert (text[:1000] in markdown) is (levels > 40)
+    assert "hunter22" not in json.dumps(shown["agents"]) + markdown
+
+
+def test_what_cannot_be_read_at_all_hides_nothing_else() -> None:
+    turn = {"messages": [{"parts": []}, {"parts": [{"part_kind": "tool-call", "tool_name": "go", "args": None}]}]}
+    unreadable = ("[" * 100_000 + "]" * 100_000, "9" * 5000)
+    values = {"thinker": "{}", "thinker/1.model": json.dumps(turn)}
+    values |= {f"thinker/1.{number}.go": text for number, text in enumerate(unreadable, start=1)}
+    journal = [
+        Entry(key, None, CheckpointKind.STEP, CheckpointState.RECORDED, value, None, None)
+        for key, value in values.items()
+    ]
+    [thread] = threads_of(journal)
+    assert [one["tool"] for one in thread["turns"][0]["calls"]] == ["go"]
+    assert "**go**" in as_markdown(thread)
 
 
 async def test_requests_and_calls_are_task_runs_where_that_is_asked_for(desk: Desk) -> None:
