@@ -1,13 +1,14 @@
 """The calls that people are asked about, as Markdown that shows words of the model and obeys none. Pure.
 
 Pages and notices cut what is long. So that no call, and no argument, is hidden behind another one that was made long,
-the first ``SEEN`` characters have something of each; what had no room there follows whole.
+the first ``SEEN`` characters have something of each, and say how much was cut; what had no room there follows whole.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from standby.waits import as_text, quoted
@@ -20,6 +21,12 @@ MOST_IN_ONE = 50
 
 _ARGUMENTS = 50_000
 """Characters of ``SEEN`` that the arguments of all calls share; the rest is for the words around them."""
+
+_LEVELS = 3
+"""Lists and objects inside each other that are cut part by part; what is deeper is cut as text."""
+
+_NAME, _ENTRY, _LEAST = 60, 40, 10
+"""Characters of a name, and least ones for an entry of a list or an object, and for an argument."""
 
 _WORDS, _GOAL = 600, 4_000
 """Characters of the reason why a call is asked about, and of the goal, where there is not room for all."""
@@ -66,27 +73,58 @@ def _quoted(arguments: Any) -> str:
 
 
 def _within(arguments: dict[str, Any], room: int) -> str:
-    """The arguments in so many characters: long texts among them are cut before an argument is left out."""
-    longest = room
-    while longest > 10:
-        if len(shown := _quoted(_shortened(arguments, longest))) <= room:
-            return shown
-        longest //= 2
-    text = json.dumps(_shortened(arguments, longest), indent=2, ensure_ascii=False)
-    while len(shown := quoted(f"{text[:room]} ... (cut)")) > room and room > 10:
-        text = text[: len(text[:room]) // 2]
-    return shown
+    """The arguments in so many characters: what is long in each is cut before one is left out."""
+    most = len(arguments)
+    while True:
+        longest = room
+        while longest > most * _LEAST:
+            if len(shown := _quoted(_parts(arguments, longest, most, _LEVELS))) <= room:
+                return shown
+            longest = longest * 2 // 3
+        if most <= 1:
+            return _quoted(_parts(arguments, longest, most, 0))
+        most = min(most * 2 // 3, room // _LEAST)
 
 
-def _shortened(value: Any, longest: int) -> Any:
-    if isinstance(value, str):
-        return value if len(value) <= longest else f"{value[:longest]} ... ({len(value):,} characters)"
-    if isinstance(value, dict):
-        return {name: _shortened(item, longest) for name, item in value.items()}
-    if isinstance(value, list):
-        first = [_shortened(item, longest) for item in value[:longest]]
-        return first if len(value) <= longest else [*first, f"... ({len(value):,} in all)"]
-    return value
+def _shortened(value: Any, room: int, levels: int) -> Any:
+    """A JSON value in about so many characters. What is cut says how much there is of it."""
+    text = _text(value)
+    if len(text) <= room:
+        return value
+    if levels and isinstance(value, dict):
+        return _parts(value, room, room // _ENTRY, levels - 1)
+    if levels and isinstance(value, list):
+        first = value[: room // _ENTRY]
+        share = _share([len(_text(item)) for item in first], room)
+        shown = [_shortened(item, share, levels - 1) for item in first]
+        return shown if len(first) == len(value) else [*shown, f"... ({len(value):,} in all)"]
+    return f"{text[:room]} ... ({len(text):,} characters)"
+
+
+def _parts(value: dict[str, Any], room: int, most: int, levels: int) -> dict[str, Any]:
+    """The first ``most`` entries, which share the room: what is short leaves more of it to what is long."""
+    first = list(islice(value.items(), most))
+    share = _share([min(len(name), _NAME) + len(_text(item)) for name, item in first], room)
+    shown: dict[str, Any] = {}
+    for name, item in first:
+        named = name if len(name) <= _NAME else f"{name[:_NAME]} ... ({len(name):,} characters)"
+        while named in shown or (named != name and named in value):
+            named += " "  # two long names may begin alike
+        shown[named] = _shortened(item, max(share - min(len(name), _NAME), 0), levels)
+    return shown if len(first) == len(value) else {**shown, "...": f"({len(value):,} in all)"}
+
+
+def _share(sizes: Sequence[int], room: int) -> int:
+    """The most that each may have of the room, where some need less."""
+    for at, size in enumerate(smallest := sorted(sizes)):
+        if size * (len(smallest) - at) > room:
+            return room // (len(smallest) - at)
+        room -= size
+    return room
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _cut(text: str, longest: int) -> str:

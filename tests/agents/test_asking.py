@@ -1,6 +1,7 @@
 """What people approve of an agent's calls: bound to the exact call, looked at again, used once."""
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -105,6 +106,41 @@ def test_each_argument_of_a_call_is_seen_however_long_an_earlier_one_is() -> Non
     assert "x" * 200_000 in evidence
     short = [ToShow("send", {"to": "ada"}, "why")]
     assert evidence_about("mail", short) == 'Goal: mail\n\n**1. send**\n\n```text\n{\n  "to": "ada"\n}\n```\n\nwhy'
+
+
+_PADDING: dict[str, Any] = {
+    "many": {f"k{i}": i for i in range(9_000)},
+    "in each other": [[[[1] * 10] * 10] * 10] * 10,
+    "a name": {"x" * 120_000: 1},
+    "names that begin alike": {f"{'x' * 500}{i}": 1 for i in range(500)},
+    "objects in each other": {
+        f"k{i}": {f"k{i}": {f"k{i}": 1 for i in range(15)} for i in range(15)} for i in range(15)
+    },
+    "unseen": "\u202e" * 10_000,
+}
+
+
+@pytest.mark.parametrize("padding", _PADDING.values(), ids=_PADDING)
+@pytest.mark.parametrize("calls", [2, MOST_IN_ONE])
+def test_no_argument_pushes_another_one_off_the_page(padding: Any, calls: int) -> None:
+    others = {f"other_{number}": "short" for number in range(12)}
+    pays = [ToShow("pay", {"meta": padding, **others, "to": f"m{n}"}, "why") for n in range(calls)]
+    page = evidence_about("", pays)[:EVIDENCE_CHARS]
+    assert [number for number in range(calls) if f'"to": "m{number}"' not in page] == []
+    assert page.count('"other_11": "short"') >= calls
+    cut = re.search(r'\([\d,]+ (characters|in all)\)"', page.partition('"other_0"')[0])
+    assert cut is not None
+
+    inside = [ToShow("pay", {"order": {"meta": padding, "to": "mallory"}}, "why")]
+    seen = '"to": "mallory"' in evidence_about("", inside)[:EVIDENCE_CHARS]
+    assert seen
+
+
+def test_so_many_arguments_that_a_page_would_not_show_them_are_counted() -> None:
+    many = {f"{'x' * 100}{n}": "y" * 100 for n in range(5_000)}
+    page = evidence_about("", [ToShow("pay", many, "why"), ToShow("pay", {"to": "ada"}, "why")])[:EVIDENCE_CHARS]
+    assert (page.count('(5,000 in all)"'), page.count('"to": "ada"')) == (1, 1)
+    assert page.count("(100 characters)") > 100
 
 
 async def test_so_many_calls_that_a_page_would_not_show_them_are_asked_about_in_several_waits(desk: Desk) -> None:
