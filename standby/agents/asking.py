@@ -26,6 +26,7 @@ from standby.agents.canonical import canonical
 from standby.agents.evidence import MOST_IN_ONE, ToShow, evidence_about
 from standby.agents.forms import Said, arguments_field, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
+from standby.agents.records import Outcome
 from standby.agents.scope import Permission
 from standby.agents.scoped import InVain, ScopedApproval
 from standby.agents.tools import Reply
@@ -109,8 +110,19 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
     # Of an earlier attempt, about calls that are all denied by now.
     await thinking.thread.close_left(f"{thinking.thread.turn}.asks")
     if outside:
-        results.calls |= await _results(thinking, requests, outside)
+        results.calls |= await _results(thinking, requests, outside, f"{thinking.thread.turn}.results")
     return results
+
+
+async def result_after_approval(thinking: Thinking, call: ToolCallPart, begun: Outcome) -> Any:
+    """Wait for the result of an approved call that has begun something elsewhere: pydantic-ai asks but once."""
+    request = DeferredToolRequests(
+        calls=[call],
+        metadata={call.tool_call_id: begun.metadata or {}},
+        _kinds={call.tool_call_id: "question" if begun.question else "external"},
+    )
+    rest = f"{thinking.thread.turn}.results.of.{thinking.ordinal(call)}"
+    return (await _results(thinking, request, [call], rest, approved=True))[call.tool_call_id]
 
 
 async def _asked(
@@ -322,8 +334,10 @@ async def _grants(
     return results
 
 
-async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: list[ToolCallPart]) -> dict[str, Any]:
-    """Wait for what others deliver: a signal for each call, an answer for each question."""
+async def _results(
+    thinking: Thinking, requests: DeferredToolRequests, outside: list[ToolCallPart], place: str, approved: bool = False
+) -> dict[str, Any]:
+    """Wait at this place for what others deliver: a signal for each call, an answer for each question."""
     thread = thinking.thread
     waits: dict[str, Wait[Any]] = {}
     ids: dict[str, str] = {}
@@ -336,7 +350,7 @@ async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: 
             shown = quoted(json.dumps(call.args_as_dict(), indent=2, ensure_ascii=False))
             waits[str(ordinal)] = Approval(question, form=Reply, show=shown, party=thinking.scope.asking.party)
             continue
-        key = f"{thread.run.id}/{thread.prefix}{thread.call_key(ordinal, call.tool_name)}"
+        key = f"{thread.run.id}/{thread.prefix}{thread.call_key(ordinal, call.tool_name, approved=approved)}"
         seconds = metadata.get("within_seconds")
         within = timedelta(seconds=float(seconds)) if seconds is not None else thinking.scope.asking.within
         waits[str(ordinal)] = Signal(
@@ -349,7 +363,7 @@ async def _results(thinking: Thinking, requests: DeferredToolRequests, outside: 
     answers: dict[str, Any] = {}
     number = 1
     while left := {name: wait for name, wait in waits.items() if name not in answers}:
-        rest = f"{thread.turn}.results" if number == 1 else f"{thread.turn}.results.{number}"
+        rest = place if number == 1 else f"{place}.{number}"
         answers |= await _delivered(thinking, rest, left)
         number += 1
     return {

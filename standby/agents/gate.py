@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.capabilities.abstract import CapabilityOrdering, WrapModelRequestHandler
-from pydantic_ai.exceptions import ApprovalRequired
+from pydantic_ai.exceptions import ApprovalRequired, ToolFailed
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolDenied
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
+from standby.agents import asking
 from standby.agents.costs import Meter, unmeasured_in
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments, schema_digest
 from standby.agents.outcomes import outcome_of, told
@@ -164,12 +165,10 @@ class GatedToolset(WrapperToolset[Any]):
             refused = await thinking.refusal_within(name, tool_args)
             return ToolDenied(refused) if refused is not None else await act()
         key = thread.call_key(ordinal, name, approved=ctx.tool_call_approved)
-        known = await thread.outcome(key)
-        if not ctx.tool_call_approved:
-            # What it came to when it was approved counts, also where the scope would not have it asked about any more.
-            known = await thread.outcome(thread.call_key(ordinal, name, approved=True)) or known
-        if known is not None:
-            return self._told(known, ordinal)
+        # What it came to when it was approved counts, also where the scope would not have it asked about any more.
+        approved = await thread.outcome(thread.call_key(ordinal, name, approved=True))
+        if (known := approved or await thread.outcome(key)) is not None:
+            return await self._told(known, ordinal, tool_args, approved is not None)
         call = _Call(name, tool_args, tool, ordinal, key, ctx.tool_call_approved)
         meter = Meter(thinking.mark, ctx.usage)
         if runs_in_own_task(tool):
@@ -178,7 +177,7 @@ class GatedToolset(WrapperToolset[Any]):
             outcome = await self._denied(call, refused)
         else:
             outcome = await self._done(call, lambda: self._metered(call, meter, act))
-        return self._told(outcome, ordinal)
+        return await self._told(outcome, ordinal, tool_args, call.approved)
 
     async def _refusal(self, call: _Call) -> str | None:
         """Why a call may not act; None if it may. Nothing stands between this and the act.
@@ -210,10 +209,19 @@ class GatedToolset(WrapperToolset[Any]):
         log.warning("Run %s: %s was not called: %s", thread.run.id, call.name, refused)
         return f"Not called: {refused}."
 
-    def _told(self, outcome: Outcome, ordinal: int) -> Any:
+    async def _told(self, outcome: Outcome, ordinal: int, arguments: dict[str, Any], approved: bool) -> Any:
+        thinking = self.thinking
         if outcome.result is Result.DEFERRED:
-            self.thinking.deferred.add(ordinal)
-        return told(outcome)
+            thinking.deferred.add(ordinal)
+        if approved and outcome.result is Result.UNAPPROVED:
+            raise ToolFailed("It was approved, and asked to be approved again, which is not done.")
+        if not approved or outcome.result is not Result.DEFERRED:
+            return told(outcome)
+        call = replace(thinking.thread.response().tool_calls[ordinal - 1], args=plain_arguments(arguments))
+        result = await thinking.serving.here(lambda: asking.result_after_approval(thinking, call, outcome))
+        if isinstance(result, ToolFailed):
+            raise result
+        return result
 
     async def _metered(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """Call the tool. What it has cost is written down also where it ends by an error."""

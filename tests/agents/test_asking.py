@@ -9,7 +9,7 @@ import pytest
 from pydantic_ai import Agent, ApprovalRequired, CallDeferred, RunContext
 from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 
-from standby import agent, step
+from standby import agent, idempotency_key, step
 from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, Spent, ask_human, run_agent, waits
 from standby.agents.evidence import MOST_IN_ONE, SEEN, ToShow, evidence_about
 from standby.errors import AnswerRefused, NotAllowed
@@ -580,6 +580,57 @@ async def test_a_once_step_as_a_tool_without_a_probe_asks_a_person_after_a_crash
     assert await run.result() == "done"
     assert paid == [5]
     assert script.told() == [("pay", "receipt 7", "success")]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by its key"])
+async def test_an_approved_call_that_defers_waits_for_its_result_as_any_other(
+    desk: Desk, interruption: Interruption, named: bool
+) -> None:
+    """Two of them, and a crash after the first has come."""
+    script = Script([call("render", page="a"), call("render", page="b")], lambda _: interruption() or "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+    started: dict[str, str] = {}
+
+    @thinker.tool_plain
+    async def render(page: str) -> str:
+        started[page] = idempotency_key()
+        raise CallDeferred({"topic": "rendered", "key": page} if named else None)
+
+    @agent
+    async def rendering() -> tuple[str | None, int]:
+        found = await run_agent(thinker, "go", scope=ask("render"))
+        return found.output, found.spent.tool_calls
+
+    run = await desk.start(rendering)
+    await run.answer({"approved": True})
+    for page in ("a", "b"):
+        assert len(await run.open_waits()) == 1
+        where = ("rendered", page) if named else ("tool.render", started[page])
+        await desk.signal(where[0], f"{page}.pdf", key=where[1])
+    with pytest.raises(Exception, match="first attempt ends"):
+        await run.result()
+    assert await run.again() == ("done", 2)
+    assert script.told() == [("render", "a.pdf", "success"), ("render", "b.pdf", "success")]
+    assert len(await run.waits()) == 3
+
+
+async def test_a_tool_that_asks_again_after_it_was_approved_is_a_failure_that_the_model_is_told(desk: Desk) -> None:
+    script = Script(call("go"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def go() -> str:
+        raise ApprovalRequired({"why": "really"})
+
+    @agent
+    async def going() -> str | None:
+        return (await run_agent(thinker, "go", scope=ask("go"))).output
+
+    run = await desk.start(going)
+    await run.answer({"approved": True})
+    assert await run.result() == "done"
+    [(_, said, outcome)] = script.told()
+    assert (outcome, "asked to be approved again" in said) == ("failed", True)
 
 
 async def test_a_result_that_never_comes_is_told_to_the_model(desk: Desk) -> None:
