@@ -24,8 +24,9 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from standby.agents import asking
 from standby.agents.costs import Meter, unmeasured_in
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments, schema_digest
+from standby.agents.native import check_answer, check_request
 from standby.agents.outcomes import outcome_of, told
-from standby.agents.permissions import may_be_called, ruling
+from standby.agents.permissions import may_be_called
 from standby.agents.records import MODEL, TOOL, Counted, Outcome, Result, Turn
 from standby.agents.responses import tidy
 from standby.agents.scope import Permission
@@ -86,6 +87,7 @@ class Recorder(AbstractCapability[Any]):
             thread.messages = [*ctx.messages, turn.messages[-1]]
             response = thread.response()
         self.thinking.known = [*ctx.messages, response]
+        check_answer(response, self.thinking.scope)
         return response
 
 
@@ -116,13 +118,7 @@ class Gate(AbstractCapability[Any]):
     async def prepare_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
-        """Tools that the provider itself runs never come by here, so they must be allowed whatever their arguments."""
-        for tool in request_context.model_request_parameters.native_tools:
-            if ruling(self.thinking.scope, tool.kind, {}).permission is not Permission.ALLOW:
-                raise UsageError(
-                    f"The agent has the tool {tool.kind!r}, which the model's provider runs where no one can ask, and "
-                    "the scope does not allow it. Add a rule that allows it without conditions, or remove the tool."
-                )
+        check_request(request_context, self.thinking.scope)
         return request_context
 
     async def handle_deferred_tool_calls(

@@ -1,0 +1,73 @@
+"""Tools that a provider runs itself, where nobody can ask: only those that the scope allows whatever they do."""
+
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelResponse, NativeToolCallPart, NativeToolReturnPart, TextPart
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.function import FunctionModel
+
+from standby.agents import AgentScope, run_agent
+from standby.errors import UsageError
+from tests.agents.bench import Bench
+from tests.agents.conftest import Script, allow
+
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("web_search", {"openai_native_tools": [{"type": "web_search"}]}),
+    ("file_search", {"openai_builtin_tools": ({"type": "web_search"}, {"type": "file_search"})}),
+    ("plugins", {"extra_body": {"plugins": [{"id": "web"}]}}),
+    ("web_search_options", {"extra_body": {"web_search_options": {"search_context_size": "low"}}}),
+    ("tools", {"bedrock_additional_model_requests_fields": {"tools": [{"google_search": {}}]}}),
+    ("tools", {"extra_body": "unknown"}),
+]
+
+
+@pytest.mark.parametrize(("tool", "settings"), SETTINGS)
+@pytest.mark.parametrize("where", ["agent", "model", "fallback"])
+async def test_tools_in_settings_must_be_allowed(bench: Bench, tool: str, settings: dict[str, Any], where: str) -> None:
+    script = Script("done")
+    given: Any = settings
+    model: Any = FunctionModel(script._say, settings=given if where != "agent" else None)
+    model = FallbackModel(Script("no").model, model) if where == "fallback" else model
+    thinker: Agent[None, str] = Agent(model, name="thinker", model_settings=given if where == "agent" else None)
+
+    async def work(scope: AgentScope) -> str | None:
+        return (await run_agent(thinker, "search", scope=scope)).output
+
+    with pytest.raises(UsageError, match="the scope does not allow it"):
+        await bench.run(lambda: work(allow("other") if tool != "file_search" else allow("web_search")))
+    assert script.asked == 0
+    assert await bench.run(lambda: work(allow(tool, "web_search"))) in ("done", "no")
+
+
+async def test_settings_without_tools_are_nobodys_business(bench: Bench) -> None:
+    settings: Any = {"temperature": 0, "extra_body": {"tools": [], "top_k": 3}, "openai_native_tools": []}
+    thinker: Agent[None, str] = Agent(Script("done").model, name="thinker", model_settings=settings)
+
+    async def work() -> str | None:
+        return (await run_agent(thinker, "x", scope=AgentScope())).output
+
+    assert await bench.run(work) == "done"
+
+
+@pytest.mark.parametrize("tool", ["web_search", "mcp_server:files"])
+async def test_an_answer_in_which_the_provider_has_run_another_tool_ends_the_agent(bench: Bench, tool: str) -> None:
+    used = [NativeToolCallPart(tool, {"q": "x"}, "1"), NativeToolReturnPart(tool, "y", "1"), TextPart("done")]
+    script = Script(ModelResponse(parts=used))
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+    scope = AgentScope()
+
+    async def read_scope() -> AgentScope:
+        return scope
+
+    async def work() -> str | None:
+        return (await run_agent(thinker, "x", scope=read_scope)).output
+
+    run = await bench.start(work)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=f"has run the tool '{tool}'"):
+            await run.result()
+    scope = allow(tool.partition(":")[0])
+    assert await run.again() == "done"
+    assert script.asked == 1, "it was asked once, and what that cost is written down"
