@@ -18,26 +18,32 @@ DEEPEST = 50
 """Lists and objects inside each other that are gone into; what is deeper is looked at, and shown, as text."""
 
 _NAMES = re.compile(
-    r"pass(word|wd|phrase)?s?$|pwd$|secret|(^|[_-])token$|api[_-]?key|apikey|private[_-]?key|credential|authori[sz]ation|cookie"
-    r"|(access|auth|bearer|refresh|session)[_-]?token",
+    r"pass(word|wd|phrase|code)?s?$|pwd$|secret|token$|(api|access|private|signing|encryption)[_-]?key|credential"
+    r"|authori[sz]ation|cookie|(access|auth|bearer|refresh|session)[_-]?token",
     re.IGNORECASE,
 )
 _WORDS = re.compile(
     r"""-----BEGIN\ [A-Z\ ]*PRIVATE\ KEY-----.*?(-----END\ [A-Z\ ]*PRIVATE\ KEY-----|$)
     | \b(sk|pk|rk)[-_](live|test|proj|ant|or|svcacct)?[-_]?[A-Za-z0-9_-]{16,}
     | \bgh[pousr]_[A-Za-z0-9]{20,} | \bgithub_pat_[A-Za-z0-9_]{20,} | \bglpat-[A-Za-z0-9_-]{16,}
-    | \bxox[abeoprs]-[A-Za-z0-9-]{10,} | \bwhsec_[A-Za-z0-9+/=]{16,}
+    | \b(xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,} | (?<=hooks\.slack\.com/)[a-z]{1,20}/[A-Za-z0-9/_-]{16,}
+    | \bnpm_[A-Za-z0-9]{30,} | \bhf_[A-Za-z0-9]{20,} | \bya29\.[A-Za-z0-9_-]{16,}
+    | \bSG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,} | \bwhsec_[A-Za-z0-9+/=]{16,}
     | \b(AKIA|ASIA)[A-Z0-9]{16}\b | \bAIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*
     | (?<=[Bb]earer\ )[A-Za-z0-9._~+/-]{8,}=* | (?<=[Bb]asic\ )[A-Za-z0-9+/]{8,}=*
-    | (?<=://)[^\s/:@]{0,256}:(?!\d{1,5}(?:[/?#\s]|$))[^\s"'<>]{1,256}(?=@)""",
+    | (?<=://)[^\s/:@]{0,256}:(?!\d{1,5}(?:[/?#\s]|$))[^\s"'<>]{1,256}(?=@)
+    | (?<=://)[A-Za-z0-9_-]{16,256}(?=@)""",
     re.VERBOSE | re.DOTALL,
 )
 _PAIRS = re.compile(
-    r"""(?P<name>(pass(word|wd|phrase)?|pwd|secret|api[_-]?key|token|authorization)(\\*["'])?\s*+[:=]\s*+)"""
-    r"""(?P<quote>(\\*["'])?((basic|bearer|digest|negotiate|token)\s++)?)(?P<value>[^\s"',;&]{4,})""",
-    re.IGNORECASE,
+    r"""(?P<name>(pass(word|wd|phrase|code)?|pwd|secret([_-][a-z0-9]{1,20}){0,2}|credentials?|token
+                 |(api|access|private|signing|encryption)[_-]?key)(\\*["'])?\s*+[:=]\s*+)
+    ((?P<quote>\\{0,8}["'])((?!(?P=quote))(\\[^\n]|[^\n\\])){4,}  # as far as the quote ends, or the line
+    |(?P<scheme>((basic|bearer|digest|negotiate|token)\s++)?)[^\s"',;&]{4,})""",
+    re.IGNORECASE | re.VERBOSE,
 )
+_HEADER = re.compile(r"""(?P<name>authori[sz]ation(\\*["'])?\s*+[:=]\s*+(\\*["'])?)[^\n"'\\]{4,}""", re.IGNORECASE)
 _COUNTS = re.compile("token", re.IGNORECASE)
 
 
@@ -66,7 +72,8 @@ def _redacted(value: Any) -> Any:
 
 def redacted_text(text: str) -> str:
     text = _WORDS.sub(REDACTED, text)
-    return _PAIRS.sub(lambda found: f"{found['name']}{found['quote']}{REDACTED}", text)
+    text = _HEADER.sub(lambda found: f"{found['name']}{REDACTED}", text)
+    return _PAIRS.sub(lambda found: f"{found['name']}{found['quote'] or found['scheme'] or ''}{REDACTED}", text)
 
 
 def _is_secret(name: str, value: Any) -> bool:

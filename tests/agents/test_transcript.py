@@ -151,7 +151,13 @@ async def test_the_call_that_is_the_output_is_not_shown_as_under_way(desk: Desk)
         "Authorization: Bearer abcdef0123456789", "postgresql://me:hunter22@db/x", 'password="hunter22"',
         "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "api_key=hunter22",
         "redis://:hunter22@db", "postgresql://me:hun/ter22@db/x", "postgresql://me:h@unter22@db/x", "pwd=hunter22",
-        "Authorization: Token hunter22", r'{"a": "{\"password\": \"hunter22\"}"}',
+        "Authorization: Token hunter22", r'{"a": "{\"password\": \"hunter22\"}"}', "Authorization: ApiKey hunter22",
+        "password='correct hunter22 battery staple'", r'{"a": "{\"password\": \"correct hunter22 staple\"}"}',
+        "secret_key: hunter22", 'access_key="hunter22"', "client-secret-value = hunter22", "private_key=hunter22",
+        "https://hunter22hunter22@github.com/x", "apiToken: hunter22", "passcode: hunter22", "credentials=hunter22",
+        "SG.abcdefghijklmnopqrhunter22.abcdefghijklmnopqrstuvwxyzabcdefghijklmnopq", "xapp-1-A111-222-hunter22abcdef",
+        "npm_abcdefghijklmnopqrstuvwxyz01hunter22", "hf_abcdefghijklmnopqrstuvhunter22", "ya29.a0AfH6SMBabcdehunter22",
+        "https://hooks.slack.com/services/T000/B000/hunter22hunter22",
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_left_out(text: str) -> None:
@@ -172,20 +178,64 @@ def test_names_of_secrets_hide_their_values_and_nothing_else_is_hidden() -> None
         "note": "a token of love",
         "passwords": ["z"],
         "pin_password": 1234,
+        "apiToken": "x",
+        "botToken": "y",
+        "SECRET_KEY": "x",
+        "access_key": "x",
+        "accessKeyId": "z",
+        "passcode": "123",
+        "totalTokens": 9,
+        "tokenizer": "bpe",
+        "next_token_count": "7",
     }
     assert redacted(value) == {
         "Password": "[redacted]", "nested": [{"access_token": "[redacted]"}], "max_tokens": 5, "token": 3,
         "note": "a token of love", "passwords": "[redacted]", "pin_password": "[redacted]",
+        "apiToken": "[redacted]", "botToken": "[redacted]", "SECRET_KEY": "[redacted]", "access_key": "[redacted]",
+        "accessKeyId": "[redacted]", "passcode": "[redacted]", "totalTokens": 9, "tokenizer": "bpe",
+        "next_token_count": "7",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["http://db:80/x?mail=me@x.org", "https://db:8080 is me@x.org", "tokens: 12345"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://db:80/x?mail=me@x.org",
+        "https://db:8080 is me@x.org",
+        "tokens: 12345",
+        "ssh://git@github.com/x",
+        "https://me@example.org/x",
+        "the secretary: ada",
+        "a password is asked for",
+        "token ring: x",
+        "https://example.org/users/@somebody-with-a-long-name",
+    ],
+)
 def test_what_only_resembles_a_secret_is_shown(text: str) -> None:
     assert redacted_text(text) == text
 
 
 @pytest.mark.parametrize(
-    "part", ["a", "-eyJ", "eyJaaaaaaaa.", "://a:", "pass", "_-", "password\\", "token     ", "sk-a "]
+    "part",
+    [
+        "a",
+        "-eyJ",
+        "eyJaaaaaaaa.",
+        "://a:",
+        "pass",
+        "_-",
+        "password\\",
+        "token     ",
+        "sk-a ",
+        "password='",
+        "password='a ",
+        "://a@",
+        "SG.aaaaaaaaaaaaaaaa.",
+        "secret_key",
+        "secret_",
+        "authorization: a ",
+        "ya29.",
+    ],
 )
 def test_no_text_takes_more_time_than_its_length(part: str) -> None:
     """A page that a tool has fetched may have been made for it. What is quadratic takes minutes here."""
