@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Literal
 
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
-from pydantic_ai.messages import ToolReturn, is_multi_modal_content
+from pydantic_ai.messages import (
+    ModelRequest,
+    ModelRequestPart,
+    ToolCallPart,
+    ToolReturn,
+    ToolReturnPart,
+    UserPromptPart,
+    is_multi_modal_content,
+)
 from pydantic_ai.tools import ToolDenied
 from pydantic_core import to_jsonable_python
 
@@ -71,3 +80,28 @@ def told(outcome: Outcome) -> Any:
     if outcome.content is None and outcome.metadata is None and outcome.tools is None:
         return outcome.value
     return ToolReturn(outcome.value, content=outcome.content, metadata=outcome.metadata, tools=outcome.tools)
+
+
+_SAID: dict[Result, Literal["success", "failed", "denied", "retried"]] = {
+    Result.RETURNED: "success",
+    Result.RETRY: "retried",
+    Result.FAILED: "failed",
+    Result.DENIED: "denied",
+}
+
+
+def answered(calls: Sequence[tuple[ToolCallPart, Outcome | None]], why: str, at: datetime) -> ModelRequest:
+    """What a model is told of the calls of its last answer, after which its agent was stopped: what each came to; of
+    one that came to nothing, ``why``. A conversation that ends so can be gone on with."""
+    parts: list[ModelRequestPart] = []
+    for call, outcome in calls:
+        said = _SAID.get(outcome.result) if outcome is not None else None
+        content: Any = f"No result: {why}."
+        if outcome is not None and said is not None:
+            content = outcome.value if said == "success" else outcome.message
+            if outcome.content is not None:
+                parts.append(UserPromptPart(outcome.content, timestamp=at))
+        part = ToolReturnPart(call.tool_name, content, call.tool_call_id, timestamp=at, outcome=said or "interrupted")
+        parts.append(part)
+    parts.sort(key=lambda part: isinstance(part, UserPromptPart))
+    return ModelRequest(parts, timestamp=at)

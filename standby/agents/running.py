@@ -13,6 +13,7 @@ from pydantic_ai.messages import ModelMessage, UserContent
 from standby import clock
 from standby.agents.artifact import keep_transcript
 from standby.agents.budgets import Spent
+from standby.agents.outcomes import answered
 from standby.agents.permissions import ruling
 from standby.agents.records import Beginning, Ending, began, ended
 from standby.agents.scope import AgentScope, Permission
@@ -64,7 +65,7 @@ class AgentResult(Generic[T]):
 
     ``output``: of the agent's output type; None if it was stopped before. ``stopped``: which limit of its scope stopped
     it (``steps``, ``money``, ``deadline`` ...), ``why`` in words. ``spent``: by itself, across waits and crashes.
-    ``messages``: the whole conversation.
+    ``messages``: the whole conversation, which can be gone on with; calls that a stop came before have no result in it.
     """
 
     output: T | None
@@ -141,7 +142,7 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         raise revived(await run.text_of(failed))
     if thread.ending is not None and thread.ending.stopped is not None:
         await thread.leave_out()
-        return _result(thread, None, thread.ending)
+        return await _result(thread, None, thread.ending)
     output: Any = None
     stop: ScopeStopped | None = None
     try:
@@ -167,7 +168,7 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         return Ending(at=clock.utcnow(), turn=thread.turn, **how)
 
     ending = thread.ending or await ended.at(thread.place("end"))(end)
-    return _result(thread, output, ending)
+    return await _result(thread, output, ending)
 
 
 async def _close(thread: Thread) -> None:
@@ -176,5 +177,9 @@ async def _close(thread: Thread) -> None:
         await thread.purse.close()
 
 
-def _result(thread: Thread, output: Any, ending: Ending) -> AgentResult[Any]:
-    return AgentResult(output, ending.stopped, ending.why, thread.spent_at(ending.at), thread.messages)
+async def _result(thread: Thread, output: Any, ending: Ending) -> AgentResult[Any]:
+    messages = list(thread.messages)
+    if ending.stopped is not None and ending.turn and thread.response().tool_calls:
+        calls = await thread.last_calls(ending.turn)
+        messages.append(answered(calls, f"the agent was stopped ({ending.why})", ending.at))
+    return AgentResult(output, ending.stopped, ending.why, thread.spent_at(ending.at), messages)

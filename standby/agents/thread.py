@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import TypeAdapter
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolCallPart
 
 from standby import clock
 from standby.agents.budgets import Budget, Spent, sum_of
@@ -155,6 +155,21 @@ class Thread:
         """The numbers of the calls that others have delivered the results of, and that no tool here has begun."""
         begun = {rest.split(".")[1] for rest in self._entries if rest.startswith(f"{turn}.") and "/" not in rest}
         return [number for number in json.loads(await self.run.text_of(entry)) if number not in begun]
+
+    async def last_calls(self, turn: int) -> list[tuple[ToolCallPart, Outcome | None]]:
+        """The calls of the last answer, that of this turn, and what each has come to by now, if to anything."""
+        self.turn = turn
+        for entry in await self.run.ledger.checkpoints.journal(self.run.id):
+            if entry.key.startswith(self.prefix):
+                self._entries[entry.key.removeprefix(self.prefix)] = entry
+        return [
+            (
+                call,
+                await self.outcome(self.call_key(n, call.tool_name, approved=True))
+                or await self.outcome(self.call_key(n, call.tool_name)),
+            )
+            for n, call in enumerate(self.response().tool_calls, start=1)
+        ]
 
     async def is_done(self, ordinal: int, tool: str) -> bool:
         """Whether a call of the last answer has come to what it comes to, and is counted."""

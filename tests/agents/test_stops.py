@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent
 from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import FunctionModel
@@ -21,7 +22,7 @@ from standby.agents.thread import more_of
 from standby.errors import AnswerRefused, ScopeStopped
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
-from tests.fundamentals.conftest import Desk, Interruption, Run
+from tests.fundamentals.conftest import Desk, Interrupted, Interruption, Run
 
 
 class Looker:
@@ -327,3 +328,51 @@ async def test_code_of_the_agent_that_recovers_from_errors_does_not_get_past_a_s
 
     with pytest.raises(ScopeStopped, match="2 of 2 steps"):
         await bench.run(looking)
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        (Budget(steps=1), [("No result: the agent was stopped (", "interrupted")] * 3),
+        (Budget(steps=4), [("nothing yet", "success"), ("no", "failed"), ("twice", "retried")]),
+    ],
+    ids=["before the calls", "after them"],
+)
+async def test_a_conversation_that_was_stopped_can_be_gone_on_with(
+    bench: Bench, budget: Budget, told: list[tuple[str, str]]
+) -> None:
+    looker = Looker(
+        allow("look", "fail", "again", budget=budget, at_stop=AtStop.FINISH),
+        [call("look"), call("fail"), call("again")],
+    )
+    further = Script("", "done")
+    crash = [True]
+
+    @looker.thinker.tool_plain
+    async def fail() -> str:
+        raise ToolFailed("no")
+
+    @looker.thinker.tool_plain
+    async def again() -> str:
+        raise ModelRetry("twice")
+
+    async def work() -> str | None:
+        await looker.work()
+        assert looker.result is not None
+        history = looker.result.messages
+        found = await run_agent(
+            looker.thinker, "go on", scope=allow("look"), history=history, model=further.model, name="further"
+        )
+        if crash.pop():
+            crash.append(False)
+            raise Interrupted("once")
+        return found.output
+
+    run = await bench.interrupted(work)
+    assert await run.again() == "done"
+    said = further.told()
+    assert [(name, outcome) for name, _, outcome in said] == list(
+        zip(("look", "fail", "again"), (outcome for _, outcome in told), strict=True)
+    )
+    assert all(str(content).startswith(words) for (_, content, _), (words, _) in zip(said, told, strict=True))
+    assert (further.asked, looker.script.asked) == (1, 1)
