@@ -45,6 +45,8 @@ def _returned(value: Any) -> Outcome:
     if not isinstance(value, ToolReturn):
         return Outcome(result=Result.RETURNED, value=_plain(value))
     content = value.content if value.content is None or isinstance(value.content, str) else list(value.content)
+    if content is not None:
+        UserPromptPart(content)  # raises ValueError for what is none: data that looks like a file would become one
     return Outcome(
         result=Result.RETURNED,
         value=_plain(value.return_value),

@@ -3,19 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from copy import copy
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
-from pydantic_ai.messages import ModelMessage, ToolReturnContent, UserContent
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+)
+from pydantic_ai.messages import (
+    BaseToolReturnPart,
+    ModelMessage,
+    ToolReturnContent,
+    UserContent,
+    is_multi_modal_content,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from standby.agents.budgets import Spent
+from standby.agents.lookalikes import marked, unmarked
 from standby.steps import step, tool_as_step
 
 _BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 """As pydantic-ai writes them, such as a picture that a tool returns."""
+
+
+_anything: TypeAdapter[Any] = TypeAdapter(Any, config=_BYTES)
+
+
+def _as_data(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float) or is_multi_modal_content(value):
+        return value
+    return _anything.dump_python(value, mode="json")
+
+
+def _marked(content: Any) -> Any:
+    return marked(content, _as_data)
+
+
+def _each_return(messages: list[ModelMessage], change: Callable[[Any], Any]) -> list[ModelMessage]:
+    """The messages with other contents of what tools returned; the ones given are left as they are."""
+    changed = []
+    for message in messages:
+        message = copy(message)
+        parts: list[Any] = []
+        for part in message.parts:
+            if isinstance(part, BaseToolReturnPart) and not isinstance(part.content, str):
+                part = copy(part)
+                part.content = change(part.content)
+            parts.append(part)
+        message.parts = parts
+        changed.append(message)
+    return changed
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A field of the journal in which data stays data. It is written as ``write`` has it, and ``read`` undoes that. In
+    the process itself it is what it is: nothing is made of it."""
+
+    write: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        as_it_is = handler(source)
+
+        def written(value: Any, write_: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+            return write_(self.write(value) if info.mode_is_json() else value)
+
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.no_info_after_validator_function(self.read, as_it_is),
+            python_schema=core_schema.any_schema(),
+            serialization=core_schema.wrap_serializer_function_ser_schema(written, info_arg=True, schema=as_it_is),
+        )
+
+
+_Messages = Annotated[
+    list[ModelMessage], _Kept(lambda of: _each_return(of, _marked), lambda of: _each_return(of, unmarked))
+]
+_Content = Annotated[ToolReturnContent, _Kept(_marked, unmarked)]
 
 
 class Beginning(BaseModel):
@@ -31,7 +105,7 @@ class Turn(BaseModel):
 
     model_config = _BYTES
 
-    messages: list[ModelMessage]
+    messages: _Messages
     whole: bool = False
     parts: dict[str, str] | None = None  # digests of what the agent is made of, where they are others than before
     changed: list[str] = []  # which of them changed since the last attempt, or during a wait
@@ -102,7 +176,7 @@ class Outcome(Counted):
 
     model_config = _BYTES
 
-    value: ToolReturnContent = None
+    value: _Content = None
     content: str | list[UserContent] | None = None
     metadata: Any = None
     tools: list[str] | None = None

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from standby.agents.forms import form_of, said_of
+from standby.agents.lookalikes import unmarked
 from standby.agents.redaction import redacted, redacted_text
 from standby.ledger import Ledger
 from standby.ledger.checkpoints import Entry
@@ -158,10 +159,10 @@ def _call(
     agreed = approved.get(f"{key}.approved")
     outcome = _value(entries.get(f"{key}.approved")) or _value(entries.get(key))
     if answer is not None:
-        said, result = answer.get("outcome") or "success", answer.get("content")
+        said, result = answer.get("outcome") or "success", unmarked(answer.get("content"))
     elif outcome is not None:
         said = {"returned": "success", "retry": "retried"}.get(outcome["result"], outcome["result"])
-        result = outcome["message"] or outcome["value"]
+        result = outcome["message"] or unmarked(outcome["value"])
     else:
         # The call that is the agent's output has no result, nor has what it did not come to.
         said, result = "ended" if f"{name}/end" in entries else "under way", None
