@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDenied
@@ -23,6 +23,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunCont
 from standby import clock
 from standby.agents.budgets import Spent
 from standby.agents.canonical import canonical
+from standby.agents.edits import as_called, call_for, still_meant, validated
 from standby.agents.evidence import MOST_IN_ONE, ToShow, evidence_about
 from standby.agents.forms import Said, arguments_field, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
@@ -33,7 +34,6 @@ from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
 from standby.places import Place
 from standby.states import CheckpointState, Verdict
-from standby.values import summary
 from standby.waiting import wait_at
 from standby.waits import NOTHING, Approval, Signal, Wait, quoted
 
@@ -49,12 +49,14 @@ NO_RESULT = {"no result": "nobody delivered it in time"}
 
 @dataclass(frozen=True)
 class _Asked:
-    """One call that is asked about: ``arguments`` as the tool will see them, as JSON values."""
+    """One call that is asked about: ``arguments`` as the tool will see them, as JSON values. ``outside``: its result
+    is delivered, and no tool sees them."""
 
     call: ToolCallPart
     ordinal: int
     arguments: dict[str, Any]
     why: str
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
         elif judged.permission is Permission.DENY:
             results.calls[call.tool_call_id] = ToolFailed(judged.why)
         else:
-            asked.append(_Asked(call, thinking.ordinal(call), call.args_as_dict(), judged.why))
+            asked.append(_Asked(call, thinking.ordinal(call), call.args_as_dict(), judged.why, outside=True))
     if asked:
         external = {call.tool_call_id for call in requests.calls}
         verdicts = await _ask(thinking, ctx, asked)
@@ -129,39 +131,34 @@ async def _asked(
     thinking: Thinking, ctx: RunContext[Any], call: ToolCallPart, metadata: dict[str, Any]
 ) -> _Asked | str:
     """The call as it is asked about; or why it is not."""
-    arguments = await _validated(ctx, call)
+    arguments = await validated(ctx, call)
     if arguments is None:
         return "Its arguments do not fit the tool."
     judged = judge(thinking, call.tool_name, arguments)
     if judged.permission is Permission.DENY:
         return judged.why
     why = str(metadata.get("why") or judged.why)
-    return _Asked(call, thinking.ordinal(call), plain_arguments(arguments), why)
+    one = _Asked(call, thinking.ordinal(call), plain_arguments(arguments), why)
+    return await _as_shown(thinking, ctx, one) if thinking.was_asking() else one
 
 
-async def _validated(ctx: RunContext[Any], call: ToolCallPart) -> dict[str, Any] | None:
-    """The arguments as the tool will see them; None if they do not fit it."""
-    assert ctx.tool_manager is not None
-    try:
-        validated = await ctx.tool_manager.validate_tool_call(call, approved=True, wrap_validation_errors=False)
-    except Exception:  # whatever a validator of the tool has to say: it does not fit
-        return None
-    return validated.validated_args
-
-
-def _misfit(ctx: RunContext[Any], tool: str, arguments: dict[str, Any]) -> str | None:
-    """What of the arguments does not fit the tool's schema, if any."""
-    assert ctx.tool_manager is not None
-    found = (ctx.tool_manager.tools or {}).get(tool)
-    if found is None:
-        return None
-    try:
-        found.args_validator.validate_python(arguments)
-    except ValidationError as error:
-        return summary(error)
-    except Exception:  # of a validator that wants more than the arguments: said when the call is made
-        return None
-    return None
+async def _as_shown(thinking: Thinking, ctx: RunContext[Any], one: _Asked) -> _Asked:
+    """The call as people were shown it, where only defaults are others by now, such as an id that is made up."""
+    thread, tool, number = thinking.thread, one.call.tool_name, 1
+    while thread.entry(rest := _asks(thread.turn, number)) is not None:
+        for other in _shown((await _wait_at(thinking, thread.place(rest))).fresh):
+            if (other.ordinal, other.tool, other.schema) != (one.ordinal, tool, thinking.schemas.get(tool)):
+                continue
+            if other.arguments == canonical(one.arguments):
+                return one
+            shown = await still_meant(ctx, one.call, json.loads(other.arguments))
+            if shown is None:
+                continue
+            judged = judge(thinking, tool, shown)
+            if judged.permission is not Permission.DENY:
+                return replace(one, arguments=shown)
+        number += 1
+    return one
 
 
 async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) -> dict[int, _Verdict]:
@@ -173,11 +170,10 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
     verdicts: dict[int, _Verdict] = {}
     left, number = asked, 1
     while left:
-        place = thread.place(f"{thread.turn}.asks" if number == 1 else f"{thread.turn}.asks.{number}")
+        place = thread.place(_asks(thread.turn, number))
         try:
-            answer = await _answer(
-                thinking, ctx, place, left[:MOST_IN_ONE]
-            )  # one that is answered knows what it showed
+            # One that is answered knows what it showed.
+            answer = await _answer(thinking, ctx, place, left[:MOST_IN_ONE])
         except InVain:
             for one in left[:MOST_IN_ONE]:
                 verdicts[one.ordinal] = ToolDenied(judge(thinking, one.call.tool_name, one.arguments).why)
@@ -193,6 +189,11 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
         left = [one for one in left if one.ordinal not in found]
         number += 1
     return verdicts
+
+
+def _asks(turn: int, number: int) -> str:
+    """The key of the wait with this number, from 1, that asks about calls of a turn, below the thread's."""
+    return f"{turn}.asks" if number == 1 else f"{turn}.asks.{number}"
 
 
 async def _wait_at(thinking: Thinking, place: Place) -> Any:
@@ -250,14 +251,18 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
         return canonical(parts)
 
     def check(answer: BaseModel) -> None:
-        """Arguments that the scope denies, or that do not fit the tool, are refused before the run goes on."""
+        """Arguments that the scope denies, that do not fit the tool, or of which it would see others, are refused
+        before the run goes on."""
         for number, (one, said) in enumerate(zip(asked, said_of(answer, len(asked)), strict=True), start=1):
             if said.approved and said.arguments is not None:
                 tool = one.call.tool_name
-                judged = judge(thinking, tool, said.arguments)
-                misfit = judged.why if judged.permission is Permission.DENY else _misfit(ctx, tool, said.arguments)
-                if misfit:
-                    raise ValueError(f"{arguments_field(number, len(asked))} of {tool}: {misfit}")
+                try:
+                    _, seen = as_called(ctx, tool, said.arguments)
+                    judged = judge(thinking, tool, seen)
+                    if judged.permission is Permission.DENY:
+                        raise ValueError(judged.why)
+                except ValueError as error:
+                    raise ValueError(f"{arguments_field(number, len(asked))} of {tool}: {error}") from error
 
     def in_vain() -> bool:
         return all(judge(thinking, one.call.tool_name, one.arguments).permission is Permission.DENY for one in asked)
@@ -304,17 +309,17 @@ async def _grants(
         if not about.approved:
             results[one.ordinal] = ToolDenied(f"A person refused this call. {about.reason}".strip())
             continue
-        arguments: dict[str, Any] | None = one.arguments
-        # What was shown is what was approved, however late this is written down.
-        tag = shown.tag
-        if about.arguments is not None:
-            arguments = await _validated(ctx, replace(one.call, args=about.arguments))
-            if arguments is None:
-                results[one.ordinal] = ToolDenied("A person changed the arguments, and they do not fit the tool.")
+        arguments, tag = one.arguments, shown.tag  # what was shown was approved, however late this is written down
+        override = about.arguments
+        if not one.outside:
+            try:
+                override, arguments = await call_for(ctx, one.call, arguments, override)
+            except ValueError as error:
+                results[one.ordinal] = ToolDenied(f"It would not have the arguments that a person approved: {error}")
                 continue
+        if override is not None:
             tag = await thinking.tag(one.call.tool_name, plain_arguments(arguments))
-        assert arguments is not None
-        results[one.ordinal] = about.arguments
+        results[one.ordinal] = override
         rows.append(
             GrantRow(
                 key=thread.prefix + thread.call_key(one.ordinal, one.call.tool_name, approved=True),
