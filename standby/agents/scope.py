@@ -85,11 +85,20 @@ class Asking(_Data):
     )
 
     def narrowed(self, other: Asking) -> Asking:
-        """What satisfies both: the larger quorum, the approvers in both, the shorter time. Raises ``UsageError``."""
+        """What satisfies both: the larger quorum, the approvers in both, the shorter time. The party, and those that
+        are asked instead later on, are the ones of ``other`` only where this one leaves that open.
+
+        Raises ``UsageError``.
+        """
         times = {"within": _lower(self.within, other.within), "max_age": _lower(self.max_age, other.max_age)}
-        if self.policy is None or other.policy is None:
-            return Asking(party=self.party or other.party, policy=self.policy or other.policy, **times)
-        mine, theirs = self.policy, other.policy
+        mine, theirs = self.policy or Policy(), other.policy or Policy()
+        to_parties = self.party is not None or bool(mine.escalate)
+        open_ = not to_parties and not mine.approvers
+        if to_parties and theirs.approvers and not mine.approvers:
+            raise UsageError(
+                f"The narrower scope names {', '.join(theirs.approvers)}, the wider one asks a party, and who is of it "
+                "no scope knows: name the approvers in the wider one, too, or leave them off the narrower."
+            )
         approvers = mine.approvers or theirs.approvers
         if mine.approvers and theirs.approvers:
             approvers = tuple(name for name in mine.approvers if name in theirs.approvers)
@@ -101,11 +110,12 @@ class Asking(_Data):
                 approvers=approvers,
                 not_by=tuple(dict.fromkeys((*mine.not_by, *theirs.not_by))),
                 remind=mine.remind or theirs.remind,
-                escalate=mine.escalate or theirs.escalate,
+                escalate=theirs.escalate if open_ else mine.escalate,
             )
         except ValidationError as error:
             raise UsageError(f"The two scopes cannot both be satisfied: {summary(error)}") from error
-        return Asking(party=self.party or other.party, policy=policy, **times)
+        said = self.policy is not None or other.policy is not None
+        return Asking(party=other.party if open_ else self.party, policy=policy if said else None, **times)
 
 
 class AgentScope(_Data):

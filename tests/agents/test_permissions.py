@@ -14,7 +14,7 @@ from standby.agents.conditions import AtMost, Below, HostIn, OneOf
 from standby.agents.permissions import may_be_called, ruling
 from standby.agents.scope import STRICTEST_FIRST, AgentScope, Asking, AtStop, Permission, Rule
 from standby.errors import UsageError
-from standby.policy import Policy
+from standby.policy import Escalation, Policy
 
 # Threads of other tests that use random meanwhile are no fault of what is drawn here.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
@@ -198,6 +198,46 @@ def test_who_is_asked_must_satisfy_both_scopes() -> None:
         Asking(policy=Policy(approvers=("ada",))).narrowed(Asking(policy=Policy(approvers=("ben",))))
     with pytest.raises(UsageError, match="cannot both be satisfied"):
         Asking(policy=Policy(quorum=2)).narrowed(Asking(policy=Policy(approvers=("ben",))))
+
+
+CHILDRENS = Asking(
+    party="friends", policy=Policy(quorum=2, escalate=(Escalation(after=timedelta(days=1), to="friends"),))
+)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "both"),
+    [
+        (Asking(party="editors"), CHILDRENS, Asking(party="editors", policy=Policy(quorum=2))),
+        (
+            Asking(policy=Policy(approvers=("ada", "ben"))), CHILDRENS,
+            Asking(policy=Policy(quorum=2, approvers=("ada", "ben"))),
+        ),
+        (
+            Asking(policy=Policy(escalate=(Escalation(after=timedelta(days=2), to="managers"),))), CHILDRENS,
+            Asking(policy=Policy(quorum=2, escalate=(Escalation(after=timedelta(days=2), to="managers"),))),
+        ),
+        (Asking(policy=Policy(not_by=("eve",))), CHILDRENS, Asking(
+            party="friends", policy=CHILDRENS.policy.model_copy(update={"not_by": ("eve",)}))),  # type: ignore[union-attr]
+        (Asking(), CHILDRENS, CHILDRENS),
+        (CHILDRENS, Asking(), CHILDRENS),
+    ],
+)  # fmt: skip
+def test_whom_a_narrower_scope_names_is_asked_only_where_the_wider_one_names_nobody(
+    mine: Asking, theirs: Asking, both: Asking
+) -> None:
+    assert mine.narrowed(theirs) == both
+    assert mine.narrowed(theirs).narrowed(theirs) == both, "once more changes nothing"
+
+
+def test_a_narrower_scope_names_nobody_who_may_not_be_of_the_party_that_is_asked() -> None:
+    named = Asking(policy=Policy(approvers=("eve",)))
+    escalated = Policy(escalate=(Escalation(after=timedelta(days=1), to="managers"),))
+    for mine in (Asking(party="editors"), Asking(policy=escalated), Asking(party="editors", policy=Policy(quorum=1))):
+        with pytest.raises(UsageError, match="who is of it"):
+            mine.narrowed(named)
+    both = Asking(party="editors", policy=Policy(approvers=("ada", "eve"))).narrowed(named)
+    assert both == Asking(party="editors", policy=Policy(approvers=("eve",)))
 
 
 @pytest.mark.parametrize(
