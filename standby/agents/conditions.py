@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -32,16 +32,16 @@ class _Condition(BaseModel):
 
     argument: str = Field(title="Argument", description="Its name; of a field inside it, order.amount.", min_length=1)
 
-    def value_in(self, arguments: Mapping[str, Any]) -> Any:
-        found: Any = arguments
-        for name in self.argument.split("."):
-            if not isinstance(found, Mapping) or name not in found:
-                return _MISSING
-            found = found[name]
-        return found
+    def values_in(self, arguments: Mapping[str, Any]) -> list[Any]:
+        """What the name may mean: the field inside, first, and whatever else has a key with a dot in it."""
+        return [_inside(arguments, self.argument.split(".")), *_dotted(arguments, self.argument)]
 
     def holds(self, arguments: Mapping[str, Any]) -> bool:
-        return self.met_by(self.value_in(arguments))
+        return all(map(self.met_by, self.values_in(arguments)))
+
+    def cannot_hold(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether it holds for nothing that the name may mean."""
+        return all(map(self.certainly_fails, self.values_in(arguments)))
 
     def met_by(self, value: Any) -> bool:
         raise NotImplementedError
@@ -49,6 +49,31 @@ class _Condition(BaseModel):
     def certainly_fails(self, value: Any) -> bool:
         """Whether the value is understood and is another: what cannot be judged does not get past a ban."""
         raise NotImplementedError
+
+
+def _inside(found: Any, names: list[str]) -> Any:
+    for name in names:
+        if not isinstance(found, Mapping) or name not in found:
+            return _MISSING
+        found = found[name]
+    return found
+
+
+def _dotted(arguments: Any, argument: str) -> Iterator[Any]:
+    """What is there under the name if keys may have dots themselves, in any way but the one in which none has."""
+    if not isinstance(arguments, Mapping):
+        return
+    names = argument.split(".")
+    for many in range(1, len(names) + 1):
+        key, rest = ".".join(names[:many]), names[many:]
+        if key not in arguments:
+            continue
+        if many > 1:
+            value = _inside(arguments[key], rest)
+            if value is not _MISSING:
+                yield value
+        if rest:
+            yield from _dotted(arguments[key], ".".join(rest))
 
 
 def _number(value: Any) -> Decimal | None:

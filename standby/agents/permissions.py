@@ -37,7 +37,7 @@ def _own_ruling(scope: AgentScope, tool: str, arguments: Mapping[str, Any]) -> R
         return Ruling(Permission.DENY, f"The tool {tool!r} is outside the scope.")
     for rule in mine:
         # What a condition cannot judge must not slip past a ban.
-        if rule.permission is Permission.DENY and not any(_certainly_fails(one, arguments) for one in rule.when):
+        if rule.permission is Permission.DENY and not any(one.cannot_hold(arguments) for one in rule.when):
             return Ruling(Permission.DENY, f"The scope denies {_said(rule)}.")
     for permission in (Permission.ALLOW, Permission.ASK):
         for rule in mine:
@@ -45,10 +45,6 @@ def _own_ruling(scope: AgentScope, tool: str, arguments: Mapping[str, Any]) -> R
                 return Ruling(permission, f"The scope has {_said(rule)} under '{permission}'.")
     limits = "; ".join(_said(rule) for rule in mine if rule.permission is not Permission.DENY)
     return Ruling(Permission.DENY, f"These arguments of {tool!r} are outside the scope, which has: {limits or 'none'}.")
-
-
-def _certainly_fails(condition: Any, arguments: Mapping[str, Any]) -> bool:
-    return bool(condition.certainly_fails(condition.value_in(arguments)))
 
 
 def _said(rule: Rule) -> str:

@@ -181,6 +181,34 @@ def test_a_field_inside_an_argument_is_reached_by_its_dotted_name() -> None:
     assert not any(condition.holds(one) for one in ({"order": 5}, {"order.amount": 5}, {"order": [5]}, {}))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"order.to.name": "prod", "order": {"to": {"name": "dev"}}},
+        {"order.to": {"name": "prod"}, "order": {"to": {"name": "dev"}}},
+        {"order": {"to.name": "prod", "to": {"name": "dev"}}},
+        {"order.to.name": "dev", "order": {"to": {"name": "prod"}}},
+        {"order.to.name": "prod"},
+        {"order": {"to.name": "prod"}},
+    ],
+)
+def test_of_a_dotted_name_that_can_be_read_in_two_ways_both_count(arguments: dict[str, Any]) -> None:
+    """A call is banned if either may be meant, and allowed only if both may."""
+
+    def permission(allowed: tuple[str, ...], banned: tuple[str, ...]) -> Permission:
+        rules = [
+            Rule(tool="go", permission=permission, when=(OneOf(argument="order.to.name", values=values),))
+            for permission, values in ((Permission.ALLOW, allowed), (Permission.DENY, banned))
+        ]
+        return ruling(AgentScope(tools=tuple(rules)), "go", arguments).permission
+
+    assert permission(("dev",), ("other",)) is Permission.DENY
+    assert permission(("prod",), ("other",)) is Permission.DENY
+    assert permission(("dev", "prod"), ("prod",)) is Permission.DENY
+    if "order" in arguments and "to" in arguments["order"]:
+        assert permission(("dev", "prod"), ("other",)) is Permission.ALLOW
+
+
 def test_words_that_a_scope_does_not_know_are_refused() -> None:
     for text in ('{"tols": []}', '{"tools": [{"tool": "x", "permission": "maybe"}]}', '{"budget": {"steps": -1}}',
                  '{"tools": [{"tool": "x", "permission": "allow", "when": [{"kind": "moon"}]}]}'):  # fmt: skip
