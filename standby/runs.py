@@ -80,8 +80,9 @@ class AgentRun(Journal):
         self._waking = False
 
     async def leave(self) -> None:
-        """The attempt parks or ends: do what is to be done then. What fails there must not fail the run."""
-        for name, work in self.leaving.items():
+        """The attempt parks or ends: do what is to be done then, for what began last first. What fails there must not
+        fail the run."""
+        for name, work in reversed(self.leaving.items()):
             try:
                 await work()
             except Exception as error:

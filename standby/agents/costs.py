@@ -28,6 +28,11 @@ def called_within() -> None:
         meter.inner += 1
 
 
+def under_way() -> Meter | None:
+    """Of the tool in which this is called, if it is in one."""
+    return _meter.get()
+
+
 @dataclass
 class Mark:
     """Up to where the usage of an agent has been counted. Tools that run side by side share it: what one adds may be
@@ -41,12 +46,14 @@ class Mark:
 
 
 class Meter:
-    """Of one call. ``inner``: how many other tools it has called. ``waited``: for how many seconds the run has."""
+    """Of one call. ``inner``: how many other tools it has called. ``others``: seconds at work of agents in it, which
+    count as theirs. ``waited``: for how many seconds the run has."""
 
     def __init__(self, mark: Mark, usage: RunUsage) -> None:
         self._mark, self._usage = mark, usage
         self._told = 0.0  # up to which moment of work
         self.inner = 0
+        self.others = 0.0
         self.waited: Callable[[], float] = float
 
     @contextmanager
@@ -67,9 +74,10 @@ class Meter:
         self._mark.usage = copy(now)
         began, self._told = self._told, self._at_work()
         inner, self.inner = self.inner, 0
+        others, self.others = self.others, 0.0
         requests, tokens = now.requests - before.requests, now.total_tokens - before.total_tokens
         return {
-            "seconds": round(max(self._told - began, 0.0), 6),
+            "seconds": round(max(self._told - began - others, 0.0), 6),
             "inner": inner,
             "requests": max(requests, 0),
             "tokens": max(tokens, 0),

@@ -96,15 +96,13 @@ def aside(family: Sequence[Member], requests: int, tool_calls: int) -> Spent:
 
 
 def together(family: Sequence[Member], top: Member, now: datetime) -> Spent:
-    """What ``top`` and all below it have spent and set aside; time in all is its own."""
+    """What ``top`` and all below it have spent and set aside; time in all is its own. Time at work in a tool counts
+    once: what an agent in it takes is not the tool's (``Meter.others``)."""
     spent = Spent()
     for member in family:
         if not any(one is top for one in _upwards(family, member)):
             continue
-        own = member.spent + member.under_way
-        if member is not top and member.run_id == top.run_id:
-            own = replace(own, running=timedelta(0))  # it is a part of the time of a tool of that run
-        spent += own
+        spent += member.spent + member.under_way
     return replace(spent, wall=max(now - top.began_at, timedelta(0)))
 
 

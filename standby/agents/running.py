@@ -13,6 +13,7 @@ from pydantic_ai.messages import ModelMessage, UserContent
 from standby import clock
 from standby.agents.artifact import keep_transcript
 from standby.agents.budgets import Spent
+from standby.agents.costs import under_way
 from standby.agents.outcomes import answered
 from standby.agents.permissions import ruling
 from standby.agents.records import Beginning, Ending, began, ended
@@ -124,7 +125,9 @@ async def run_agent(
         return Beginning(at=clock.utcnow(), trace=new_trace())
 
     thread.beginning = await began.at(place)(begin)
-    outer = _current.get()
+    outer, meter = _current.get(), under_way()
+    if outer is not None and meter is not None:
+        thread.within = outer.thread, meter
     thinking = Thinking(agent, thread, scope, Serving(), deps, model, fresh or {}, recheck, until, on_change, outer)
     keep_transcript(run)
     token = _current.set(thinking)

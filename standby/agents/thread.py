@@ -22,6 +22,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Tool
 
 from standby import clock
 from standby.agents.budgets import Budget, Spent, sum_of
+from standby.agents.costs import Meter
 from standby.agents.forms import Granted, more_budget
 from standby.agents.purse import Opened, Purse
 from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
@@ -55,6 +56,7 @@ class Thread:
         self.ending: Ending | None = None
         self.calls = 0  # that were found to have room, and are not counted yet
         self.purse: Purse | None = None  # where what it spends counts together with others
+        self.within: tuple[Thread, Meter] | None = None  # the agent that has it in a tool, and the meter of that
         self._opening = asyncio.Lock()
         self._entries: dict[str, Entry] = {}
         self._tried: set[str] = set()  # by this attempt
@@ -190,18 +192,29 @@ class Thread:
     def count_turn(self, rest: str, turn: Turn) -> None:
         """One more model request."""
         self.spent += turn.spent
-        self._counted(rest)
+        self._counted(rest, turn.seconds)
 
     def count(self, rest: str, outcome: Counted) -> None:
         """One more tool call, if it is one. The calls in it were counted when they were made."""
         self.spent += alone(outcome)
-        self._counted(rest)
+        self._counted(rest, outcome.seconds)
         if isinstance(outcome, Outcome):
             self.calls = max(self.calls - 1, 0)
 
-    def _counted(self, rest: str) -> None:
+    def _counted(self, rest: str, seconds: float) -> None:
         if self.purse is not None:
             self.purse.coming.pop(rest, None)
+        self._took(seconds)
+
+    def _took(self, seconds: float) -> None:
+        """So long this one, or one below it, was at work: where that counts to the agent that has it in a tool, it is
+        no part of that tool's time."""
+        if self.within is None or self.purse is None:
+            return
+        outer, meter = self.within
+        if outer.purse is not None and outer.purse.id == self.purse.parent:
+            meter.others += seconds
+            outer._took(seconds)
 
     def calls_with(self, requests: int, tool_calls: int) -> int:
         """How many calls are under way with these; before a model request those of the turn before are over."""

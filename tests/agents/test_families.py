@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent
 
-from standby.agents import AgentScope, AtStop, Budget, current_scope, run_agent, waits
+from standby.agents import AgentScope, AtStop, Budget, costs, current_scope, gate, run_agent, waits
 from standby.agents.budgets import Spent
 from standby.agents.families import Member, aside, left_in, short_in, together
 from standby.agents.purse import _spent
@@ -240,7 +240,97 @@ async def test_it_stays_with_the_one_that_started_it(bench: Bench, interruption:
 ALONE = Member("top", "run", None, Budget(), Spent(), Spent(), NOON)
 
 
-def test_time_at_work_in_a_tool_of_the_same_run_counts_once() -> None:
+class Clock:
+    """A time that passes when a tool says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        for module in (gate, costs):
+            monkeypatch.setattr(module, "monotonic", lambda: self.now)
+
+
+async def test_time_at_work_of_those_in_a_tool_counts_while_it_is_under_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So one after another they do not have the whole of it each."""
+    time, stops = Clock(monkeypatch), list[str | None]()
+    script = Script(call("hand_on"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="parent")
+
+    @thinker.tool_plain
+    @waits
+    async def hand_on() -> str:
+        scope = await current_scope()
+        for number in range(5):
+            child: Agent[None, str] = Agent(Script(call("work"), "done").model, name=f"child {number}")
+
+            @child.tool_plain
+            async def work() -> str:
+                time.now += 0.8
+                return "x"
+
+            found = await run_agent(child, "go", scope=scope.narrowed(allow("work", at_stop=AtStop.FINISH)))
+            stops.append(found.stopped)
+        return "x"
+
+    async def work() -> Any:
+        scope = allow("hand_on", "work", budget=Budget(running=timedelta(seconds=1)), at_stop=AtStop.FINISH)
+        return (await run_agent(thinker, "go", scope=scope)).stopped
+
+    assert await bench.run(work) == "running"
+    assert stops == [None, *["running"] * 4]
+    assert time.now == 1.6, "the last call may go over the limit"
+
+
+@pytest.mark.parametrize("handed_on", [True, False])
+async def test_time_at_work_in_a_tool_of_the_same_run_counts_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, interruption: Interruption, handed_on: bool
+) -> None:
+    """At any depth, to all above: as that of those in the tool where it counts for them, else as the tool's."""
+    time, left, inner = Clock(monkeypatch), list[float](), list[float]()
+    scripts = [Script(call("delegate"), call("delegate"), "done"), Script(call("delegate"), "done"),
+               Script(call("look"), "done")]  # fmt: skip
+    top, middle, low = (Agent(one.model, name=name) for one, name in zip(scripts, ("top", "mid", "low"), strict=True))
+    all_of_it = Budget(running=timedelta(seconds=100))
+
+    @low.tool_plain
+    async def look() -> str:
+        time.now += 4
+        return "x"
+
+    @middle.tool_plain(name="delegate")
+    @waits
+    async def to_low() -> str:
+        time.now += 2
+        scope = (await current_scope()).narrowed(allow("look")) if handed_on else allow("look")
+        inner.append((await run_agent(low, "go", scope=scope)).spent.running.total_seconds())
+        return "x"
+
+    @top.tool_plain(name="delegate")
+    @waits
+    async def to_middle() -> str:
+        running = (await current_scope()).budget.running
+        assert running is not None
+        left.append(running.total_seconds())
+        if len(left) == 1:
+            time.now += 1
+            scope = (await current_scope()).narrowed(allow("look", "delegate"))
+            inner.append((await run_agent(middle, "go", scope=scope)).spent.running.total_seconds())
+        else:
+            interruption()
+        return "x"
+
+    async def work() -> float:
+        found = await run_agent(top, "go", scope=allow("look", "delegate", budget=all_of_it))
+        return found.spent.running.total_seconds()
+
+    run = await bench.interrupted(work)
+    assert await run.again() == 1, "by itself"
+    assert inner == ([4, 2] if handed_on else [4, 6])
+    assert left == [100, 93, 93]
+
+
+def test_time_at_work_is_added_up() -> None:
     """And the time since the beginning is each one's own."""
     busy = Spent(requests=1, running=timedelta(seconds=9), money=Decimal(1))
     mine = replace(ALONE, spent=Spent(running=timedelta(seconds=10)))
@@ -249,7 +339,7 @@ def test_time_at_work_in_a_tool_of_the_same_run_counts_once() -> None:
         for run in ("run", "other")
     )
     spent = together([mine, inside, outside], mine, NOON + timedelta(hours=2))
-    assert (spent.running, spent.wall) == (timedelta(seconds=19), timedelta(hours=2))
+    assert (spent.running, spent.wall) == (timedelta(seconds=28), timedelta(hours=2))
     assert (spent.requests, spent.money) == (2, Decimal(2))
 
 
