@@ -45,7 +45,7 @@ def as_called(ctx: RunContext[Any], tool: str, said: dict[str, Any]) -> tuple[di
     try:
         seen = read(said, by_name=True, by_alias=False)
         given = _called(said, seen)
-        plain, again = plain_arguments(seen), plain_arguments(read(given))
+        plain, again = plain_arguments(seen), plain_arguments(_read_again(read, given))
     except ValueError as error:
         raise ValueError(summary(error) if isinstance(error, ValidationError) else str(error)) from error
     except Exception as error:  # of a validator that was written for other arguments, or of JSON that is too deep
@@ -55,6 +55,14 @@ def as_called(ctx: RunContext[Any], tool: str, said: dict[str, Any]) -> tuple[di
     if other := difference(plain, again, "it is another one each time: give it, too"):
         raise ValueError(other)
     return given, seen
+
+
+def _read_again(read: Any, given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        again: dict[str, Any] = read(given)
+    except ValidationError as error:
+        raise ValueError(f"the tool cannot be called by the names that are shown: {summary(error)}") from error
+    return again
 
 
 async def call_for(

@@ -10,11 +10,13 @@ import pytest
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field
 from pydantic_ai import Agent
 from pydantic_ai.messages import ToolCallPart
+from typing_extensions import TypedDict
 
 from standby import agent
 from standby.agents import AgentScope, AtMost, Permission, Rule, run_agent
 from tests.agents.conftest import Script, ask, call
 from tests.fundamentals.conftest import Desk, Interrupted, Interruption
+from tests.support.waiting import wait_until
 
 
 class Line(BaseModel):
@@ -92,6 +94,39 @@ async def test_a_change_that_would_become_another_is_refused_and_the_run_waits_o
     await run.answer({"approved": True, "arguments": '{"order": {"amount": "4"}}'})
     assert await run.result() == "done"
     assert [one.amount for one in payer.done] == [4]
+
+
+class Typed(TypedDict):
+    amount: Annotated[int, Field(alias="sum")]
+
+
+async def test_what_cannot_be_called_by_the_names_that_are_shown_is_refused_and_can_be_approved_as_it_is(
+    desk: Desk,
+) -> None:
+    """Python does not keep the other names of a dictionary's keys."""
+    script = Script(call("pay", order={"sum": 50}, to="ada"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="payer")
+
+    @thinker.tool_plain
+    async def pay(order: Typed, to: str) -> str:
+        return f"{order['amount']} to {to}"
+
+    @agent
+    async def paying() -> str | None:
+        return (await run_agent(thinker, "pay", scope=ask("pay"))).output
+
+    run = await desk.start(paying)
+    for order in ({"amount": 3}, {"sum": 3}):
+        await run.answer({"approved": True, "arguments": json.dumps({"order": order, "to": "ben"})})
+
+        async def refused(written: str = next(iter(order))) -> bool:
+            return any(f"order.{'amount' if written == 'sum' else 'sum'}" in (one.refused or "")
+                       for one in await run.open_waits())  # fmt: skip
+
+        await wait_until(refused)
+    await run.answer({"approved": True})
+    assert await run.result() == "done"
+    assert script.told() == [("pay", "50 to ada", "success")]
 
 
 class Job(BaseModel):
