@@ -18,6 +18,7 @@ from standby.agents.purse import _spent
 from standby.agents.thread import Thread
 from standby.errors import UsageError
 from standby.ledger import Ledger
+from standby.runs import current_run
 from tests.agents.bench import Bench, BenchRun
 from tests.agents.conftest import Script, allow, call
 from tests.agents.test_stops import Looker
@@ -328,6 +329,42 @@ async def test_time_at_work_in_a_tool_of_the_same_run_counts_once(
     assert await run.again() == 1, "by itself"
     assert inner == ([4, 2] if handed_on else [4, 6])
     assert left == [100, 93, 93]
+
+
+async def test_time_at_work_up_to_a_park_counts_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, interruption: Interruption
+) -> None:
+    time, inner = Clock(monkeypatch), list[float]()
+    low: Agent[None, str] = Agent(Script(call("look"), "done").model, name="low")
+    top: Agent[None, str] = Agent(Script(call("delegate"), "done").model, name="top")
+
+    @low.tool_plain
+    @waits
+    async def look() -> str:
+        time.now += 4
+        if not interruption.over:
+            run = current_run.get()
+            assert run is not None
+            await run.leave()  # as a wait does that parks it
+        interruption()
+        return "x"
+
+    @top.tool_plain
+    @waits
+    async def delegate() -> str:
+        time.now += 1
+        inner.append(
+            (await run_agent(low, "go", scope=(await current_scope()).narrowed(allow("look")))).spent.running.seconds
+        )
+        return "x"
+
+    async def work() -> int:
+        budget = Budget(running=timedelta(seconds=100))
+        return (await run_agent(top, "go", scope=allow("delegate", "look", budget=budget))).spent.running.seconds
+
+    run = await bench.interrupted(work)
+    assert (await all_spent(bench, run)).running == timedelta(seconds=5)
+    assert (await run.again(), inner) == (2, [8])
 
 
 def test_time_at_work_is_added_up() -> None:
