@@ -8,14 +8,17 @@ of its own, and there these settings mean what they always mean. Code is loaded 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -145,8 +148,9 @@ class Placing:
 
     async def _loaded(self, deployment: DeploymentResponse, version: str) -> Placement:
         known, found = self._code.get(deployment.id, ("", None))
-        if found is None or known != version or (found.done() and (found.cancelled() or found.exception())):
-            anew = found is not None
+        has_failed = found is not None and found.done() and (found.cancelled() or found.exception())
+        if found is None or known != version or has_failed:
+            anew = found is not None and known != version
             if anew:
                 # Its modules are the others' modules, too: each deployment is loaded from the same ones as all others.
                 self._code.clear()
@@ -164,7 +168,8 @@ class Placing:
             entrypoint = str(self._folder / (deployment.entrypoint or ""))
             load = partial(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
             try:
-                flow = await run_sync_in_worker_thread(load)
+                with self._modules_kept():
+                    flow = await run_sync_in_worker_thread(load)
             except (ScriptError, MissingFlowError) as error:
                 raise _not_loaded(deployment, Path(entrypoint.rpartition(":")[0]), error) from error
             except (SystemExit, KeyboardInterrupt) as error:  # which would end the host
@@ -174,17 +179,44 @@ class Placing:
         check_quickly(flow)
         return Placement(flow)
 
-    def _forget_modules(self) -> None:
-        """Modules of the project's own. Runs that are under way keep what they have."""
+    def _own_modules(self, *, but: Mapping[str, ModuleType] | None = None) -> list[tuple[str, ModuleType]]:
+        """The project's own, without those of ``but``."""
         installed = Path(sys.prefix).resolve()
+        found = []
         for name, module in list(sys.modules.items()):
             # A folder without __init__.py has no file, and knows the modules in it all the same.
             file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
             if file is None or name == "__main__" or name.partition(".")[0] == "standby":
                 continue
+            if but is not None and but.get(name) is module:
+                continue
             path = Path(file).resolve()
             if path.is_relative_to(self._folder) and not path.is_relative_to(installed):
+                found.append((name, module))
+        return found
+
+    def _forget_modules(self) -> None:
+        """Runs that are under way keep what they have."""
+        for name, _ in self._own_modules():
+            del sys.modules[name]
+
+    @contextmanager
+    def _modules_kept(self) -> Iterator[None]:
+        """A load that fails leaves the modules as they were: what it was the first to import, the next try imports
+        anew, for it may be mended there; what was there before is the others' as well."""
+        before = dict(sys.modules)
+        try:
+            yield
+        except BaseException:
+            for name, module in self._own_modules(but=before):
+                package, _, own = name.rpartition(".")
+                if vars(sys.modules.get(package, module)).get(own) is module:
+                    delattr(sys.modules[package], own)  # else the package would still give it to who imports it
                 del sys.modules[name]
+                if name in before:
+                    sys.modules[name] = before[name]
+            importlib.invalidate_caches()
+            raise
 
 
 def _not_loaded(deployment: DeploymentResponse, file: Path, error: ScriptError | MissingFlowError) -> CodeNotLoaded:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 
+from standby.errors import CodeNotLoaded
 from standby.states import RunState
 from tests.host.conftest import AGENTS, Inn, Run
 from tests.support.waiting import wait_until
@@ -125,6 +128,43 @@ async def test_an_unknown_isolation_is_refused(inn: Inn) -> None:
     """By Prefect already, which has the host's own variables in the work pool."""
     with pytest.raises(PrefectHTTPStatusError, match="none"):
         await placement(inn, job_variables={"isolation": "none"})
+
+
+AGENT = "from standby import agent\n\n@agent\nasync def {name}() -> None:\n    ...\n"
+
+
+async def test_a_load_that_fails_leaves_the_code_of_all_others_alone(
+    inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is tried. What only it imports is imported anew with each try, for it may be mended there."""
+    caplog.set_level(logging.INFO, "standby.host")
+    package = tmp_path / "of_all"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "state.py").write_text("CLIENTS = []\n")
+    (package / "of_one.py").write_text("")
+    (tmp_path / "well.py").write_text("from of_all import state\n" + AGENT.format(name="well"))
+    unwell = "from of_all import state, of_one\nWORD = of_one.WORD\n"
+    (tmp_path / "unwell.py").write_text(unwell + AGENT.format(name="unwell"))
+    monkeypatch.setattr(inn.host.placing, "_folder", tmp_path)
+
+    async def of(name: str) -> Any:
+        return await placement(inn, entrypoint=f"{name}.py:{name}", path=str(tmp_path))
+
+    well = await of("well")
+    (package / "state.py").write_text("CLIENTS = None  # of a version that is not deployed yet\n")
+    for _ in range(2):
+        with pytest.raises(CodeNotLoaded, match="WORD"):
+            await of("unwell")
+        assert (await of("well")).flow is well.flow
+        assert sys.modules["of_all.state"].CLIENTS == []
+        assert not {"unwell", "of_all.of_one"} & sys.modules.keys()
+    (package / "of_one.py").write_text("WORD = 'mended'\n")
+    mended = await of("unwell")
+    assert inspect.unwrap(mended.flow.fn).__globals__["WORD"] == "mended"
+    assert inspect.unwrap(mended.flow.fn).__globals__["state"] is sys.modules["of_all.state"]
+    assert (await of("well")).flow is well.flow
+    assert not [said for said in caplog.messages if "has changed" in said]
 
 
 @pytest.mark.parametrize(
