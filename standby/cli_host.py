@@ -108,9 +108,11 @@ def _when_input_ends(call: Callable[[], None]) -> None:
 
 async def _several(pool: str, name: str, limit: int | None, processes: int, health_port: int | None) -> int:
     """Start them, start again what dies, and stop them: each drains as one alone would, and a second signal kills."""
+    from standby.host.checks import check_settings
     from standby.host.health import require_free
     from standby.up.processes import Child
 
+    check_settings()  # else each would say it in its log, again and again
     if health_port is not None:
         require_free(health_port, processes)
     logs = settings.home() / "logs"

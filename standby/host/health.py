@@ -36,11 +36,8 @@ class Health:
     @classmethod
     def wanted(cls, host: Host, with_healthcheck: bool) -> Health | None:
         """The endpoint that the environment, or Prefect's option, asks for."""
-        told = os.environ.get(PORT_VARIABLE)
-        if told and not told.isdecimal():
-            raise UsageError(f"{PORT_VARIABLE} is a port, not {told!r}.")
-        if told:
-            return cls(host, "127.0.0.1", int(told))
+        if (port := told_port()) is not None:
+            return cls(host, "127.0.0.1", port)
         return cls(host, "0.0.0.0", WORKER_PORT) if with_healthcheck else None
 
     async def __aenter__(self) -> Health:
@@ -71,6 +68,16 @@ class Health:
                 )
                 await writer.drain()
         writer.close()
+
+
+def told_port() -> int | None:
+    """Of ``STANDBY_HOST_HEALTH_PORT``; None where it is not set. Raises ``UsageError`` for what is no port."""
+    told = os.environ.get(PORT_VARIABLE)
+    if not told:
+        return None
+    if not told.isdecimal() or int(told) > 65535:
+        raise UsageError(f"{PORT_VARIABLE} is a port, not {told!r}.")
+    return int(told)
 
 
 def require_free(first: int, processes: int) -> None:

@@ -53,7 +53,7 @@ def memory_limit() -> int:
     try:
         if (mebibytes := float(told)) > 0:
             return int(mebibytes * 2**20)
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise UsageError(f"STANDBY_HOST_MEMORY is how many MiB a host may hold, not {told!r}.")
 

@@ -88,11 +88,15 @@ class HostWorker(ProcessWorker):
     async def start(
         self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
     ) -> None:
-        """Host until the process is told to stop, then drain. ``run_once``: what is scheduled now, to its rest."""
+        """Host until the process is told to stop, then drain. ``run_once``: what is scheduled now, to its rest.
+
+        Raises ``UsageError`` for a setting that is none."""
+        from standby.host.checks import check_settings
         from standby.host.health import Health
         from standby.host.lines import name_runs
         from standby.host.stopping import StopSignals, grace
 
+        check_settings()
         name_runs()
         with StopSignals(self._stop):
             async with AsyncExitStack() as stack:

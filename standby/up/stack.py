@@ -22,6 +22,7 @@ from rich.console import Console
 from standby import settings
 from standby.connect import only_server, open_prefect
 from standby.errors import UsageError
+from standby.host.checks import check_settings
 from standby.host.place import attempt_command, fork_server_place
 from standby.host.stopping import grace
 from standby.ledger import Ledger
@@ -64,7 +65,7 @@ async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: st
     if demo and config.demo is None:
         raise UsageError("This project has no demo: name a module as `demo` in [tool.standby] of pyproject.toml.")
     async with AsyncExitStack() as cleanup:
-        stop_seconds(os.environ)  # said before anything is started
+        check_settings()  # said before anything is started
         cleanup.enter_context(_only_one(settings.home()))
         another = port % 65535 + 1
         require_free(HOST, port, f"Choose another: {typed.port.format(another)}")

@@ -17,9 +17,11 @@ import httpx
 import psutil
 import pytest
 
+from standby.cli_host import _several
 from standby.errors import UsageError
 from standby.host.guest import Phase
 from standby.host.health import Health, require_free
+from standby.host.worker import HostWorker
 from standby.up import processes, stack
 from tests.host.conftest import AGENTS
 from tests.support.ports import reserved_port
@@ -133,6 +135,30 @@ async def test_the_host_of_standby_up_has_its_grace_and_then_the_time_that_every
     await wait_until(lambda: child.tail() == "begun")
     await child.stop()
     assert child.tail() == "begun\ndrained"
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("STANDBY_HOST_GRACE", "10s"),
+        ("STANDBY_HOST_MEMORY", "abc"),
+        ("STANDBY_HOST_MEMORY", "inf"),
+        ("STANDBY_HOST_HEALTH_PORT", "99999"),
+        ("STANDBY_PRICE_GIB_HOUR", "cheap"),
+    ],
+)
+async def test_a_mistyped_setting_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, told: str
+) -> None:
+    """By a host alone before it asks anything, by one of several processes before it starts any. At its end it would
+    drain nothing."""
+    monkeypatch.setenv(variable, told)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(processes, "Child", lambda *_, **__: pytest.fail("it is started"))
+    with pytest.raises(UsageError, match=f"{variable} is .*{told}"):
+        await HostWorker(work_pool_name="pool").start()
+    with pytest.raises(UsageError, match=f"{variable} is .*{told}"):
+        await _several("pool", "host", None, 2, None)
 
 
 def test_a_port_that_is_taken_is_named_at_the_start(tmp_path: Path) -> None:
