@@ -29,6 +29,7 @@ from standby import settings
 from standby.errors import UsageError
 from standby.host.client import RunClient, RunClientContext
 from standby.host.engine import HostedEngine
+from standby.host.forsaken import FORSAKEN, why_lost
 from standby.hosting import Woken, current_hosting
 from standby.ledger.opening import Group
 from standby.ledger.runs import Claim
@@ -44,13 +45,6 @@ log = logging.getLogger("standby.host")
 
 LOOKS = (0.01, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds before each look whether Prefect has the run scheduled: it tells of that a hundredth before it is so."""
-
-
-FORSAKEN = (
-    "Run %s (%s) goes on though it was cancelled%s: its code catches asyncio.CancelledError. The host goes on, or "
-    "ends, without it: it has no place here any more, and none of its steps acts. What it does itself it does until "
-    "the host's process ends: let its code end when it is cancelled, and start the host again."
-)
 
 
 class Overtaken(Exception):
@@ -77,7 +71,7 @@ class Guest:
         self.run: AgentRun | None = None
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False  # in Prefect
-        self.is_lost = False  # the run is another's, who has taken it over
+        self.is_lost = False  # another has taken it over, or somebody has ended it in the ledger
         self.shown_states: set[UUID | None] = set()  # that this attempt has set in Prefect itself
         self._flow_run: FlowRun | None = flow_run
         self._deployment_id = flow_run.deployment_id
@@ -366,8 +360,8 @@ class Guest:
         if self.task is None or self.task is asyncio.current_task():
             return
         await asyncio.wait([self.task], timeout=settings.STOPPED_WITHIN.total_seconds())
+        why = await why_lost(self.host.ledger, self.id) if self.is_lost and not self.task.done() else ""
         if not self.task.done() and not self.forsaken:
-            why = ", for it is another's by now" if self.is_lost else ""
             log.error(FORSAKEN, self.name, self.id, why)
             self.host.forsake(self)
 

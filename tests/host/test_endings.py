@@ -136,6 +136,24 @@ async def test_an_agent_whose_run_is_anothers_and_that_does_not_end_keeps_no_slo
     assert run.deeds("acted on") == 0
 
 
+async def test_an_agent_whose_run_was_ended_in_the_ledger_and_that_does_not_end_is_not_called_anothers(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a keeper does with what was cancelled in Prefect."""
+    monkeypatch.setattr(settings, "STOPPED_WITHIN", timedelta(seconds=0.2))
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.2))
+    run = await start(inn, "swallower")
+    await wait_until(lambda: run.deeds("came"), shows=run.shown)
+    task = run.guest.task
+    assert task is not None
+    await inn.ledger.runs.end_from_outside(run.id, RunState.CANCELLED, "Cancelled in Prefect", attempt=1)
+    await wait_until(lambda: run.id not in inn.host.guests)
+    outside.gate(outside._place(), "go").touch()
+    await asyncio.gather(task, return_exceptions=True)
+    assert f"({run.id}) goes on though it was cancelled, for the run is cancelled by now" in caplog.text
+    assert "another's by now" not in caplog.text
+
+
 async def test_the_process_of_a_host_ends_whatever_acts_in_it(
     inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
