@@ -161,6 +161,7 @@ async def _about_starting(client: PrefectClient, runs: dict[str, Any]) -> list[F
             continue
         crashes = [s for s in await client.read_flow_run_states(flow_run.id) if s.type is StateType.CRASHED]
         if len(crashes) >= MANY_CRASHES:
-            what = f"has crashed {len(crashes)} times before its first step: {crashes[-1].message}"
+            why = (crashes[-1].message or "no reason is known").rstrip(".")
+            what = f"has not come to its first step in {len(crashes)} tries: {why}"
             found.append(Finding(str(flow_run.id), what, "Mend what keeps it from starting, or cancel it."))
     return found

@@ -367,7 +367,7 @@ class Guest:
 
     def _refuse(self, error: BaseException) -> None:
         """Its parameters are not those that this code takes; anything else is as if a process had died at its start."""
-        message = self.host.placing.unfit(self.name, self._deployment_id, error)
+        message = self.host.placing.unfit(self.name, self.flow.name, self._deployment_id, error)
         log.error("%s", message)
         if self.claimed is None:  # else it is given back, and refused when Prefect gives it
             self._show(Failed(message=message))

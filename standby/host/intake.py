@@ -213,7 +213,7 @@ class Intake:
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             log.warning("Run %s could not be taken up and is later: %s", run_id, error)
         except (UsageError, CodeNotLoaded) as error:  # it is told when Prefect gives the run
-            log.info("Run %s could not be taken up here: %s", run_id, error)
+            log.debug("Run %s could not be taken up here: %s", run_id, error)
         except Exception:
             log.exception("Run %s could not be taken up here.", run_id)
         finally:

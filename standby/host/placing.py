@@ -34,11 +34,15 @@ from standby.errors import CodeNotLoaded, UsageError
 from standby.flows import is_agent
 from standby.host.configuration import HostConfiguration, Isolation
 from standby.host.parameters import check_quickly
+from standby.projection import UNREAD
 
 log = logging.getLogger("standby.host")
 
 DEPLOYMENT_SECONDS = 1.0
 """How long a deployment that was read counts as today's."""
+
+FAILED_SECONDS = 1.0
+"""How long code that could not be loaded counts as that: all that were to run it meanwhile are told the same."""
 
 SET_FOLDER = "prefect.deployments.steps.set_working_directory"
 
@@ -57,14 +61,16 @@ class Placing:
         self._client, self._pool = client, pool
         self._folder = Path.cwd().resolve()
         self._deployments: dict[UUID, tuple[float, asyncio.Future[DeploymentResponse]]] = {}
+        self._flow_names: dict[UUID, str] = {}
         self._code: dict[UUID, tuple[str, asyncio.Future[Placement]]] = {}
+        self._failures: dict[UUID, tuple[float, str]] = {}  # of deployments that could not be loaded: when, and why
         self._loading = asyncio.Lock()
 
     async def of(self, flow_run: FlowRun) -> Placement:
         """Where an attempt of this run goes.
 
         Raises ``UsageError`` when its deployment is gone, or says ``isolation: shared`` and that cannot be, and
-        ``CodeNotLoaded``.
+        ``CodeNotLoaded``, which the log has then.
         """
         assert flow_run.deployment_id is not None
         try:
@@ -89,16 +95,17 @@ class Placing:
             placement = await self._loaded(deployment, version)
             why = placement.why
         if why and isolation is Isolation.SHARED:
+            name = await self._name(deployment)
             raise UsageError(
-                f"Deployment {deployment.name!r} says isolation: shared, but {why}. Take that away, or the isolation."
+                f"Deployment {name!r} says isolation: shared, but {why}. Take that away, or the isolation."
             )
         return Placement(None, why) if why else placement
 
-    def unfit(self, run: str, deployment_id: UUID | None, error: BaseException) -> str:
+    def unfit(self, run: str, flow: str, deployment_id: UUID | None, error: BaseException) -> str:
         """That the parameters of this run are not those which its code takes, in a sentence."""
         _, found = self._deployments.get(deployment_id, (0.0, None)) if deployment_id is not None else (0.0, None)
         known = found is not None and found.done() and not found.cancelled() and found.exception() is None
-        name = found.result().name if found is not None and known else str(deployment_id)
+        name = f"{flow}/{found.result().name}" if found is not None and known else str(deployment_id)
         return (
             f"Run {run} of deployment {name!r} cannot be begun, for its parameters do not fit: {error} "
             "Start another with those that the agent takes, or correct the agent and retry it."
@@ -115,6 +122,15 @@ class Placing:
             found = asyncio.ensure_future(self._client.read_deployment(deployment_id))
             self._deployments[deployment_id] = (monotonic(), found)
         return await asyncio.shield(found)
+
+    async def _name(self, deployment: DeploymentResponse) -> str:
+        """``flow/deployment``, for others may have its own name; that alone where Prefect cannot be asked."""
+        if deployment.flow_id not in self._flow_names:
+            try:
+                self._flow_names[deployment.flow_id] = (await self._client.read_flow(deployment.flow_id)).name
+            except UNREAD:
+                return deployment.name
+        return f"{self._flow_names[deployment.flow_id]}/{deployment.name}"
 
     def _why_apart(self, deployment: DeploymentResponse, configuration: HostConfiguration) -> str:
         """Why it needs a process of its own; empty if it does not, as far as can be told without its code."""
@@ -149,6 +165,8 @@ class Placing:
     async def _loaded(self, deployment: DeploymentResponse, version: str) -> Placement:
         known, found = self._code.get(deployment.id, ("", None))
         has_failed = found is not None and found.done() and (found.cancelled() or found.exception())
+        if has_failed and monotonic() - self._failures.get(deployment.id, (0.0, ""))[0] < FAILED_SECONDS:
+            has_failed = False
         if found is None or known != version or has_failed:
             anew = found is not None and known != version
             if anew:
@@ -163,7 +181,7 @@ class Placing:
             if str(self._folder) not in sys.path:
                 sys.path.insert(0, str(self._folder))
             if anew:
-                log.info("Deployment %s has changed: its code is loaded anew.", deployment.name)
+                log.info("Deployment %s has changed: its code is loaded anew.", await self._name(deployment))
                 self._forget_modules()
             entrypoint = str(self._folder / (deployment.entrypoint or ""))
             load = partial(load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False)
@@ -171,9 +189,19 @@ class Placing:
                 with self._modules_kept():
                     flow = await run_sync_in_worker_thread(load)
             except (ScriptError, MissingFlowError) as error:
-                raise _not_loaded(deployment, Path(entrypoint.rpartition(":")[0]), error) from error
+                failed = _not_loaded(
+                    await self._name(deployment),
+                    deployment.entrypoint or "",
+                    Path(entrypoint.rpartition(":")[0]),
+                    error,
+                )
+                _, said = self._failures.get(deployment.id, (0.0, ""))
+                self._failures[deployment.id] = monotonic(), str(failed)
+                log.error("%s", failed, exc_info=failed.raised if said != str(failed) else None)
+                raise failed from error
             except (SystemExit, KeyboardInterrupt) as error:  # which would end the host
                 raise UsageError(f"{deployment.entrypoint} raises {error!r} when it is loaded. Correct it.") from error
+        self._failures.pop(deployment.id, None)
         if not is_agent(flow):
             return Placement(None, "it is no agent")
         check_quickly(flow)
@@ -219,18 +247,17 @@ class Placing:
             raise
 
 
-def _not_loaded(deployment: DeploymentResponse, file: Path, error: ScriptError | MissingFlowError) -> CodeNotLoaded:
-    where = deployment.entrypoint or ""
+def _not_loaded(name: str, entrypoint: str, file: Path, error: ScriptError | MissingFlowError) -> CodeNotLoaded:
     if isinstance(error, MissingFlowError):
-        return CodeNotLoaded(deployment.name, where, str(error).strip().rstrip("."))
+        return CodeNotLoaded(name, entrypoint, str(error).strip().rstrip("."))
     raised = error.user_exc
     if not file.exists():
-        return CodeNotLoaded(deployment.name, where, f"there is no file {file}")
+        return CodeNotLoaded(name, entrypoint, f"there is no file {file}")
     trace = raised.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != str(file):
         trace = trace.tb_next  # what has loaded it is of no interest; a file that cannot be parsed has no frame
     return CodeNotLoaded(
-        deployment.name, where, f"{type(raised).__name__}: {raised}", raised.with_traceback(trace) if trace else None
+        name, entrypoint, f"{type(raised).__name__}: {raised}", raised.with_traceback(trace) if trace else None
     )
 
 

@@ -32,6 +32,7 @@ from standby import settings
 from standby.errors import CodeNotLoaded, LedgerUnavailable, UsageError
 from standby.host.bounds import is_bound
 from standby.host.configuration import HostConfiguration, HostVariables
+from standby.host.lines import IS_SAID
 from standby.projection import BATCH, UNREAD
 
 if TYPE_CHECKING:
@@ -343,8 +344,10 @@ class HostWorker(ProcessWorker):
         except (httpx.HTTPError, PrefectHTTPStatusError, LedgerUnavailable, Pause) as error:
             log.warning("Run %s could not be begun and is later: %s", flow_run.name, error)
             self._look_later()
-        except (UsageError, CodeNotLoaded) as error:
-            log.error("Run %s (%s) cannot be begun: %s", flow_run.name, flow_run.id, error, exc_info=_raised(error))
+        except CodeNotLoaded as error:  # which is said once for all runs of the deployment
+            await self._not_begun(flow_run, error)
+        except UsageError as error:
+            log.error("Run %s (%s) cannot be begun: %s", flow_run.name, flow_run.id, error)
             await self._not_begun(flow_run, error)
         except Exception as error:
             log.exception("Run %s cannot be begun.", flow_run.name)
@@ -384,7 +387,7 @@ class HostWorker(ProcessWorker):
 
     async def _not_begun(self, flow_run: FlowRun, error: Exception) -> None:
         """What cannot be is refused; anything else is as if a process had died at its start, and is tried again."""
-        self.get_flow_run_logger(flow_run).error("The run could not be begun: %s", error)
+        self.get_flow_run_logger(flow_run).error("The run could not be begun: %s", error, extra=IS_SAID)
         refused = isinstance(error, UsageError)
         message = (
             str(error)
@@ -393,8 +396,3 @@ class HostWorker(ProcessWorker):
         )
         with suppress(Abort, Pause, httpx.HTTPError, PrefectHTTPStatusError):
             await propose_state(self.client, (Failed if refused else Crashed)(message=message), flow_run_id=flow_run.id)
-
-
-def _raised(error: Exception) -> BaseException | None:
-    """What the user's own code has raised, to be shown with its traceback."""
-    return error.raised if isinstance(error, CodeNotLoaded) else None

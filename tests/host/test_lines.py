@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.logging.formatters import PrefectFormatter
 
-from standby.host.lines import name_runs
+from standby.host.lines import IS_SAID, name_runs
 
 RUN = {"flow_run_name": "brave-owl", "flow_run_id": "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a123"}
 
@@ -33,6 +33,8 @@ def test_each_line_has_the_run_s_name_and_id_and_a_step_s_line_also_the_step() -
     assert step == "Flow run 'brave-owl' (0b4b3a8e), step 'pay' - done"
     assert said(handler, "prefect.task_runs") == "Flow run '<unknown>' (<unknown), step '<unknown>' - done"
     assert said(handler, "standby.host") == "standby.host - done"
+    record = logging.makeLogRecord(IS_SAID)
+    assert not handler.filter(record), "the host's own log has it"
 
 
 def test_a_format_of_somebody_s_own_stays() -> None:

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 
 from standby.errors import CodeNotLoaded
+from standby.host import placing
 from standby.states import RunState
 from tests.host.conftest import AGENTS, Inn, Run
 from tests.support.waiting import wait_until
@@ -103,7 +104,8 @@ async def test_a_deployment_that_insists_on_sharing_and_cannot_is_refused_with_t
     flow_run = await inn.client.create_flow_run_from_deployment(deployment)
     run = Run(inn, str(flow_run.id))
     state = await run.is_shown(StateType.FAILED)
-    assert "isolation: shared" in (state.message or "")
+    name = (await inn.client.read_deployment(deployment)).name
+    assert f"Deployment 'visitor/{name}' says isolation: shared" in (state.message or "")
     assert "REGION" in (state.message or "")
 
 
@@ -147,6 +149,7 @@ async def test_a_load_that_fails_leaves_the_code_of_all_others_alone(
     unwell = "from of_all import state, of_one\nWORD = of_one.WORD\n"
     (tmp_path / "unwell.py").write_text(unwell + AGENT.format(name="unwell"))
     monkeypatch.setattr(inn.host.placing, "_folder", tmp_path)
+    monkeypatch.setattr(placing, "FAILED_SECONDS", 0.0)
 
     async def of(name: str) -> Any:
         return await placement(inn, entrypoint=f"{name}.py:{name}", path=str(tmp_path))
@@ -184,12 +187,41 @@ async def test_what_cannot_be_loaded_is_said_in_one_sentence(
     name = (await inn.client.read_deployment(deployment)).name
     made = await inn.client.create_flow_run_from_deployment(deployment)
     state = await Run(inn, str(made.id)).is_shown(StateType.CRASHED)
-    for said in (f"Deployment {name!r} cannot be loaded", entrypoint, reason, "is tried again"):
+    for said in (f"Deployment 'visitor/{name}' cannot be loaded", entrypoint, reason, "is tried again"):
         assert said in (state.message or "")
     [line] = [record for record in caplog.records if record.name == "standby.host" and name in record.getMessage()][:1]
     assert state.message in line.getMessage()
     trace = line.exc_info[2] if line.exc_info else None
     assert (Path(trace.tb_frame.f_code.co_filename).name if trace else None) == where
+
+
+async def test_what_cannot_be_loaded_is_logged_once_for_each_try(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also for many runs, and with its traceback once. On a run's page in Prefect it is, too."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(placing, "FAILED_SECONDS", 3600.0)
+    deployment = await inn.deploy("visitor", entrypoint="broken.py:visitor")
+    name = (await inn.client.read_deployment(deployment)).name
+
+    async def crashes() -> None:
+        made = [await inn.client.create_flow_run_from_deployment(deployment) for _ in range(2)]
+        for one in made:
+            await Run(inn, str(one.id)).is_shown(StateType.CRASHED)
+
+    def said() -> list[bool]:
+        """With its traceback, or without."""
+        return [
+            bool(record.exc_info)
+            for record in caplog.records
+            if f"{name}' cannot be loaded" in record.getMessage() and not getattr(record, "is_said", False)
+        ]
+
+    await crashes()
+    assert said() == [True]
+    inn.host.placing._code.clear()  # as when it is tried again
+    await crashes()
+    assert said() == [True, False]
 
 
 async def test_a_run_whose_deployment_was_deleted_is_refused_in_one_sentence(
@@ -228,7 +260,7 @@ async def test_parameters_that_the_agent_does_not_take_are_refused(inn: Inn, cap
     state = await run.is_shown(StateType.FAILED, StateType.CRASHED)
     assert state.type is StateType.FAILED
     name = (await inn.client.read_deployment(deployment)).name
-    for said in ("customer", f"deployment {name!r}", "retry it"):
+    for said in ("customer", f"deployment 'visitor/{name}'", "retry it"):
         assert said in (state.message or "")
     assert state.message in caplog.messages
     assert not [record for record in caplog.records if record.name == "standby.host" and record.exc_info]

@@ -176,9 +176,9 @@ async def test_the_doctor_names_a_run_that_crashes_again_and_again_before_it_beg
     for _ in range(2):
         await scene.passes(Pending(), Crashed(message="no module named 'nosuch'"), Scheduled(name="Resuming"))
     assert not [found for found in await audit(scene.ledger, scene.client) if found.run_id == str(scene.run_id)]
-    await scene.passes(Pending(), Crashed(message="no module named 'nosuch'"), Scheduled(name="Resuming"))
+    await scene.passes(Pending(), Crashed(message="no module named 'nosuch'."), Scheduled(name="Resuming"))
     [found] = [found for found in await audit(scene.ledger, scene.client) if found.run_id == str(scene.run_id)]
-    assert found.problem == "has crashed 3 times before its first step: no module named 'nosuch'"
+    assert found.problem == "has not come to its first step in 3 tries: no module named 'nosuch'"
 
 
 async def test_a_run_is_cancelled_from_the_terminal_in_prefect_and_in_the_ledger(scene: Scene) -> None:
