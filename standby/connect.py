@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ASK_SECONDS = 5.0
 """How long Prefect may take to say where the ledger is."""
 
+SLOW = "takes connections and did not answer in time: it is slow or busy. Try again."
+
 
 class Place(NamedTuple):
     """Addresses; ``api_url`` is None where no Prefect server is known."""
@@ -50,6 +52,11 @@ async def here() -> Place:
         except (TimeoutError, OSError, httpx.HTTPError) as error:
             # Nor is the data folder's taken: it may be another one, and new.
             if running.get("api_url") != told_api:
+                if await is_slow(told_api, error):
+                    raise ConnectionError(
+                        f"The Prefect server at {told_api}, whose block names the ledger, {SLOW} Or set "
+                        "STANDBY_LEDGER_URL to the ledger's address."
+                    ) from error
                 raise ConnectionError(
                     f"The Prefect server at {told_api}, whose block names the ledger, cannot be asked: "
                     f"{str(error) or 'it does not answer'}. Start it, correct PREFECT_API_URL, or set "
@@ -89,6 +96,20 @@ def only_server(api_url: str) -> Iterator[None]:
         return
     with temporary_settings({PREFECT_API_URL: api_url, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
         yield
+
+
+async def is_slow(api_url: str, error: object) -> bool:
+    """Whether a server that could not be asked for this error is there, takes connections and answers none in time."""
+    if not isinstance(error, TimeoutError | httpx.TimeoutException):
+        return False
+    url = httpx.URL(api_url)
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            _, writer = await asyncio.open_connection(url.host, url.port or (443 if url.scheme == "https" else 80))
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def answers(api_url: str) -> bool:

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
 from standby import clock, settings
-from standby.connect import ASK_SECONDS
+from standby.connect import ASK_SECONDS, is_slow
 from standby.ledger import Ledger
 from standby.projection import states_of
 from standby.states import ENDED, RunState
@@ -51,8 +51,8 @@ async def _away(client: PrefectClient) -> object | None:
     try:
         async with asyncio.timeout(ASK_SECONDS):
             return await client.api_healthcheck()
-    except TimeoutError:
-        return "it does not answer"
+    except TimeoutError as error:
+        return error
 
 
 async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Finding]:
@@ -70,8 +70,11 @@ async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Fin
         if away is None:
             findings += await _about_prefect(client, runs)
             findings += await _about_starting(client, runs)
+        elif await is_slow(str(client.api_url), away):
+            findings.append(Finding(None, f"Prefect at {client.api_url} does not answer in time", "Try again."))
         else:
-            findings.append(Finding(None, f"Prefect at {client.api_url} cannot be reached: {away}", "Start it."))
+            why = str(away) or "it does not answer"
+            findings.append(Finding(None, f"Prefect at {client.api_url} cannot be reached: {why}", "Start it."))
     return findings
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from standby import settings
-from standby.connect import Place, here
+from standby.connect import SLOW, Place, here
 from standby.errors import StandbyError, UsageError
 from standby.gateway.names import LONGEST_NAME, storable
 from standby.ledger import Ledger
@@ -70,10 +70,11 @@ def no_answer(error: httpx.HTTPError) -> str:
     """That Prefect could not be asked: where, why, and what to do."""
     told = os.environ.get("PREFECT_API_URL")
     at = told or settings.running().get("api_url")
+    whose = f"The Prefect server{f' at {at}' if at else ''}"
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return f"{whose} {SLOW}"
     remedy = "Start it, or correct PREFECT_API_URL." if told else "Start it with `standby up`, or set PREFECT_API_URL."
-    return (
-        f"The Prefect server{f' at {at}' if at else ''} cannot be asked: {str(error) or type(error).__name__}. {remedy}"
-    )
+    return f"{whose} cannot be asked: {str(error) or type(error).__name__}. {remedy}"
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
