@@ -34,7 +34,9 @@ class Returns:
         task.add_done_callback(self._tasks.discard)
 
     async def made(self) -> None:
-        await asyncio.gather(*self._tasks)
+        """Return when all are. Who waits no longer ends none of them: a thread may be done a moment later."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def give_up(self, run_id: str) -> None:
         """Have a run that Prefect has given to this host, and that has not reached the ledger, given to another."""

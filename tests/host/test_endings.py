@@ -14,11 +14,12 @@ from prefect.states import Cancelling, Scheduled
 
 from standby import settings
 from standby.holder import is_dead
+from standby.host import host
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
 from tests.host.test_life import Elsewhere
 from tests.support import outside
-from tests.support.waiting import wait_until
+from tests.support.waiting import WITHIN, wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:unclosed (<socket\.|transport <_SelectorSocketTransport):ResourceWarning"),
@@ -152,6 +153,27 @@ async def test_an_agent_whose_run_was_ended_in_the_ledger_and_that_does_not_end_
     await asyncio.gather(task, return_exceptions=True)
     assert f"({run.id}) goes on though it was cancelled, for the run is cancelled by now" in caplog.text
     assert "another's by now" not in caplog.text
+
+
+async def test_a_run_whose_thread_is_done_just_before_its_host_ends_is_given_back(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host has given up waiting for it, and closes: it need not be taken over as what a dead one had."""
+    monkeypatch.setenv("STANDBY_HOST_GRACE", "0.1")
+    monkeypatch.setattr(host, "FINAL_SECONDS", 0.1)
+    run = await start(inn, "payer")
+    await wait_until(lambda: run.deeds("asked to pay"), shows=run.shown)
+    leave = inn.host.leave
+
+    async def leaves(grace: float) -> None:
+        await leave(grace)
+        monkeypatch.setattr(host, "FINAL_SECONDS", WITHIN)
+        outside.gate(outside._place(), "bank").touch()
+
+    monkeypatch.setattr(inn.host, "leave", leaves)
+    await inn.closes()
+    row = await run.row()
+    assert (row.state, row.holder) == (RunState.READY, None)
 
 
 async def test_the_process_of_a_host_ends_whatever_acts_in_it(

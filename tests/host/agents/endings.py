@@ -107,6 +107,11 @@ async def gatherer() -> None:
 
 
 @agent
+async def payer() -> None:
+    await pay()
+
+
+@agent
 async def swallower() -> None:
     """Does not end when it is cancelled."""
     await act("came")
