@@ -1,10 +1,14 @@
-"""What Prefect logs of an attempt, calm and as it was said: no red for a wait, no traceback twice, no pictures."""
+"""What Prefect logs of an attempt, calm and as it was: no red for what is in order, no traceback twice, no pictures."""
 
 from __future__ import annotations
 
 import logging
 
 from prefect.logging.handlers import PrefectConsoleHandler
+
+from standby.runs import AgentRun, current_run
+
+_CANCELLED = "Execution was cancelled by the runtime environment."
 
 _LOGGED = "__standby_logged__"
 """The attribute of an error whose traceback a step's line in the log has. Attributes with such names are not stored."""
@@ -24,12 +28,27 @@ class _OfRuns(logging.Filter):
 
 
 class _OfSteps(logging.Filter):
-    """Remembers of which errors the traceback is logged."""
+    """Remembers of which errors the traceback is logged. And the engine calls a step that was under way when its
+    attempt was ended a crash; that is how it is when a host stops, or somebody cancels a run."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        said, run = str(record.msg), current_run.get()
+        if record.levelno == logging.ERROR and _CANCELLED in said and run is not None and (why := _ended(run)):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            if said.startswith("Crash detected!"):
+                record.msg = f"Cut off, for {why}."
         if record.exc_info and record.exc_info[1] is not None:
             vars(record.exc_info[1])[_LOGGED] = True
         return True
+
+
+def _ended(run: AgentRun) -> str:
+    """Why its attempt was ended from outside; empty if it was not."""
+    if run.over:
+        return "its run is over here"
+    if run.fenced:
+        return "this attempt has its run no more"
+    return "its run is left to another process" if run.leaves else ""
 
 
 def _is_logged(error: BaseException | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -174,6 +175,31 @@ async def test_a_run_whose_thread_is_done_just_before_its_host_ends_is_given_bac
     await inn.closes()
     row = await run.row()
     assert (row.state, row.holder) == (RunState.READY, None)
+
+
+@pytest.mark.parametrize("how", ["its host stops", "is cancelled", "is another's"])
+async def test_a_step_that_is_cut_off_in_order_is_no_crash_in_the_log(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    caplog.set_level(logging.INFO, "prefect")
+    monkeypatch.setenv("STANDBY_HOST_GRACE", "0.1")
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.2))
+    run = await start(inn, "stander")
+    await wait_until(lambda: run.deeds("stands"), shows=run.shown)
+    if how == "its host stops":
+        await inn.closes()
+    elif how == "is cancelled":
+        await inn.client.set_flow_run_state(UUID(run.id), Cancelling())
+    else:
+        row = await run.row()
+        await inn.ledger.runs.claim(
+            run.id, flow=row.flow, name=row.name, deployment_id=row.deployment_id, holder="elsewhere/1/1",
+            lease=timedelta(hours=1), presumed_dead=row.holder,
+        )  # fmt: skip
+    await wait_until(lambda: run.id not in inn.host.guests)
+    said = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "prefect.task_runs"]
+    assert {level for level, _ in said} == {"INFO"}, said
+    assert [message for _, message in said if message.startswith("Cut off, for ")], said
 
 
 async def test_the_process_of_a_host_ends_whatever_acts_in_it(

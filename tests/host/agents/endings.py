@@ -111,6 +111,17 @@ async def payer() -> None:
     await pay()
 
 
+@step
+async def stand() -> None:
+    outside.act("stands", idempotency_key())
+    await asyncio.Event().wait()
+
+
+@agent
+async def stander() -> None:
+    await stand()
+
+
 @agent
 async def swallower() -> None:
     """Does not end when it is cancelled."""
