@@ -22,15 +22,15 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from time import monotonic
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Failed
 
 from standby import clock, holder, settings
+from standby.confirming import Confirming
 from standby.connect import only_server
 from standby.errors import AnswerRefused, LedgerUnavailable
 from standby.event_door import EventDoor
@@ -41,7 +41,7 @@ from standby.ledger.deadlines import TOGETHER
 from standby.ledger.settling import Settled
 from standby.missed import Missed
 from standby.notices import Notifier
-from standby.parking import answer_in_prefect, is_paused_by_somebody, retried_since, wake
+from standby.parking import answer_in_prefect, is_paused_by_somebody, wake
 from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
@@ -62,9 +62,6 @@ LEASE = timedelta(seconds=5)
 LOOKED_FOR = 1000
 """Deadlines that are looked for at a time."""
 
-CONFIRM_AFTER = timedelta(seconds=5)
-"""How long a run that ended has for telling Prefect before the keeper looks whether it did."""
-
 
 class Keeper:
     """``client`` opens a Prefect client, as ``prefect.get_client`` does. ``being_told``: whether somebody in this
@@ -77,7 +74,6 @@ class Keeper:
         being_told: Callable[[str], bool] = lambda run_id: False,
     ) -> None:
         self.ledger = ledger
-        self._being_told = being_told
         self._client = client
         self._me = f"{holder.this_process()}/{uuid4().hex[:8]}"
         self._notifier = Notifier(ledger, client)
@@ -90,6 +86,7 @@ class Keeper:
         self._patience = Patience()
         self._waker = Waker(client, wake)
         self._reconciler = Reconciler(ledger, client, self._patience, self._waker, self._wake_settled)
+        self._confirming = Confirming(ledger, self._patience, self._waker, being_told)
         self._missed = Missed(ledger, self._patience, self._waker)
         self._events = EventDoor(ledger, client, self._wake_settled)
 
@@ -176,7 +173,7 @@ class Keeper:
             lambda: self._rescue(client),
             lambda: self._wake_missed(client),
             lambda: self._missed.wake_heard(client),
-            lambda: self._confirm_ends(client),
+            lambda: self._confirming.tick(client),
             lambda: self._events.tick(client, listen=listen),
         )
         return True
@@ -355,30 +352,6 @@ class Keeper:
         if run.wake_address is None or clock.is_over(run.ready_at, settings.HOST_GRACE):
             return False
         return call(run.wake_address)
-
-    async def _confirm_ends(self, client: PrefectClient) -> None:
-        """Runs that ended in the ledger: Prefect must come to know, or the process died in between."""
-        ended = await self.ledger.runs.unconfirmed(clock.utcnow() - CONFIRM_AFTER)
-        ended = [run for run in ended if not self._being_told(run.id)]
-        # A run without a deployment may be on another server, and nobody could run it again.
-        confirmed = [run.id for run in ended if run.deployment_id is None]
-        deployed = [run for run in ended if run.deployment_id is not None]
-        states = await states_of(client, [run.id for run in deployed])
-        for run in deployed:
-            state = states.get(run.id)
-            if state is None or state.type in ENDED_IN_PREFECT:
-                confirmed.append(run.id)
-            elif run.state == RunState.FAILED:
-                # Never by running it again, unless somebody wants that: it would try the step again that failed.
-                if not await retried_since(client, UUID(run.id), run.ended_after, run.ended_at):
-                    log.info("Prefect is told that run %s failed: its process died before it could.", run.id)
-                    await client.set_flow_run_state(UUID(run.id), Failed(message=run.error), force=True)
-                confirmed.append(run.id)
-            elif self._patience.allows(run.id):
-                self._patience.tried(run.id)
-                self._waker.add(run.id, presumed_dead=True)
-        if confirmed:
-            await self.ledger.runs.confirm(confirmed)
 
     async def _prefect_states(self, client: PrefectClient, runs: Collection[Any]) -> dict[str, State[Any]]:
         """Prefect's states of runs that have not ended in the ledger, without those gone or ended there."""

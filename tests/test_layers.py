@@ -12,7 +12,8 @@ up
 gateway terminal host markdown
 tables
 view costs agent_tasks pushes local doctor keeper cancelling
-missed event_door reconciling
+missed event_door confirming
+reconciling
 connect doors events notices
 flows
 agents

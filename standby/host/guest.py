@@ -97,7 +97,7 @@ class Guest:
         flow_run, self._flow_run = self._flow_run, None
         assert flow_run is not None
         ahead = partial(self._begun, self.claimed.attempt, flow_run.state) if self.claimed is not None else None
-        self._client = RunClient.of(self.host.client, self.host.following, flow_run, ahead)
+        self._client = RunClient.of(self.host.client, self.host.following, self.host.ledger, flow_run, ahead)
         current_hosting.set(self)
         context = RunClientContext(self._client)
         try:

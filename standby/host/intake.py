@@ -14,9 +14,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 
 from standby import clock, holder, settings
+from standby.confirming import CONFIRM_AFTER
 from standby.errors import CodeNotLoaded, LedgerUnavailable, UsageError
 from standby.host.ends import is_over
-from standby.keeper import CONFIRM_AFTER
 from standby.ledger.batches import Batches
 from standby.ledger.runs import Claim
 from standby.parking import is_retry, wake

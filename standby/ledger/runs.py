@@ -228,7 +228,7 @@ class Runs:
             if row is None or RunState(row.state) in ENDED or attempt not in (None, row.attempt):
                 return False
             await _end(connection, run_id, row.attempt, state, None, error, after)
-            values: dict[str, Any] = {"attempt": row.attempt + 1, "confirmed": True}
+            values: dict[str, Any] = {"attempt": row.attempt + 1}
             if at is not None:
                 values["ended_at"] = clock.plain(at)
             await connection.execute(update(runs).where(runs.c.id == run_id).values(**values))

@@ -45,7 +45,7 @@ LATE_SECONDS = 30.0
 
 
 TRIES = 12
-"""How often a change is sent that the server answers with an error of its own, within half a minute."""
+"""How often a change is sent that the server answers with an error of its own, or refuses, within half a minute."""
 
 AWAY = (429, 502, 503, 504)
 """Answers of a server that is too busy or away, whatever it was asked. A page where its JSON should be is another."""
@@ -104,6 +104,7 @@ class _Change:
     what: Callable[[], Awaitable[Any]]
     done: asyncio.Future[Any]
     parks: bool = False
+    surely: bool = False
     since: float = field(default_factory=monotonic)
     refused: float | None = None  # since when
 
@@ -138,13 +139,15 @@ class Following:
         """Seconds since the oldest change that Prefect does not know of yet; 0 when there is none."""
         return max((monotonic() - changes[0].since for changes in self._runs.values() if changes), default=0.0)
 
-    def later(self, run_id: str, what: Callable[[], Awaitable[Any]], *, parks: bool = False) -> asyncio.Future[Any]:
+    def later(
+        self, run_id: str, what: Callable[[], Awaitable[Any]], *, parks: bool = False, surely: bool = False
+    ) -> asyncio.Future[Any]:
         """Do it after all that is to be done for this run before. The result is that of the call, when it was answered.
 
         ``parks``: it shows the run as parked, and is not done at all if the run goes on before its turn comes
-        (``goes_on``).
+        (``goes_on``). ``surely``: what the server refuses is sent again, too, for one answer may be a proxy's.
         """
-        change = _Change(what, asyncio.get_running_loop().create_future(), parks)
+        change = _Change(what, asyncio.get_running_loop().create_future(), parks, surely)
         changes = self._runs.setdefault(run_id, deque())
         changes.append(change)
         if len(changes) == 1:
@@ -235,7 +238,7 @@ class Following:
                     result = await change.what()
             except Exception as error:
                 tries -= not is_away(error)
-                if is_busy(error) and tries:
+                if (change.surely or is_busy(error)) and tries:
                     change.refused = change.refused or monotonic()
                     if pause >= 1:
                         log.warning("Prefect is behind with run %s and is told again: %s", run_id, error)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from standby import keeper, settings
+from standby import confirming, settings
 from standby.ledger import Ledger
 from tests.support.attempts import Attempts
 from tests.support.server import PrefectServer
@@ -29,7 +29,7 @@ def _keeper_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The keeper of these tests waits for nothing that cannot come any more."""
     monkeypatch.setattr(settings, "KEEPER_TICK", timedelta(seconds=0.2))
     monkeypatch.setattr(settings, "WAKE_GRACE", timedelta(seconds=0.5))
-    monkeypatch.setattr(keeper, "CONFIRM_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(confirming, "CONFIRM_AFTER", timedelta(seconds=1))
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Cancelled, Running, Scheduled, Suspended
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Running, Scheduled, Suspended
 from sqlalchemy import func, select, update
 
-from standby import clock, reconciling, settings
+from standby import clock, confirming, reconciling, settings
 from standby import keeper as keeper_module
 from standby.keeper import Keeper
 from standby.ledger import Ledger
@@ -90,7 +91,7 @@ async def test_a_duty_that_fails_keeps_nobody_from_the_others(desk: Desk, monkey
 async def test_an_end_that_prefect_is_still_being_told_of_is_left_to_who_tells_it(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(keeper_module, "CONFIRM_AFTER", timedelta(0))
+    monkeypatch.setattr(confirming, "CONFIRM_AFTER", timedelta(0))
     deployment = await desk.client.create_deployment(await desk.client.create_flow_from_name("slow"), "slow")
     run_id = str((await desk.client.create_flow_run_from_deployment(deployment, state=Running())).id)
     attempt = (await claim(desk.ledger, run_id)).attempt
@@ -104,6 +105,41 @@ async def test_an_end_that_prefect_is_still_being_told_of_is_left_to_who_tells_i
         shown.append(state.name)
         being_told.clear()
     assert shown == ["Running", "Failed"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "shown", "then"),
+    [
+        (RunState.COMPLETED, Failed, "Scheduled"),  # an attempt tells of it, with its result
+        (RunState.COMPLETED, Cancelled, "Scheduled"),
+        (RunState.COMPLETED, Cancelling, "Scheduled"),
+        (RunState.FAILED, Cancelled, "Failed"),
+        (RunState.FAILED, Completed, "Failed"),
+        (RunState.CANCELLED, Cancelling, "Cancelled"),
+        (RunState.CANCELLED, Running, "Cancelled"),
+    ],
+)
+async def test_prefect_is_brought_to_the_end_that_the_ledger_has(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, ended: RunState, shown: Callable[[], State[Any]], then: str
+):
+    """One that is being cancelled has time to end."""
+    monkeypatch.setattr(confirming, "CONFIRM_AFTER", timedelta(0))
+    deployment = await desk.client.create_deployment(await desk.client.create_flow_from_name("ends"), "ends")
+    run_id = str((await desk.client.create_flow_run_from_deployment(deployment, state=Running())).id)
+    attempt = (await claim(desk.ledger, run_id)).attempt
+    await desk.client.set_flow_run_state(UUID(run_id), shown())
+    state = (await desk.client.read_flow_run(UUID(run_id))).state
+    assert state is not None
+    if ended is RunState.CANCELLED:
+        assert await desk.ledger.runs.end_from_outside(run_id, ended, after=str(state.id))
+    else:
+        assert await desk.ledger.runs.end(run_id, attempt, ended, result="1")
+    keeper, names = Keeper(desk.ledger, lambda: PrefectClient(desk.url)), []
+    for within in (timedelta(minutes=1), timedelta(0)):
+        monkeypatch.setattr(confirming, "CANCELLED_WITHIN", within)
+        assert await keeper.tick()
+        names.append((await desk.client.read_flow_run(UUID(run_id))).state_name)
+    assert names == ["Cancelling" if shown is Cancelling else then, then]
 
 
 async def test_an_attempt_that_renews_its_lease_is_left_alone_by_a_keeper_whose_clock_is_ahead(

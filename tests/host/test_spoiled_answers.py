@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
+from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, temporary_settings
 
+from standby import confirming
 from standby.host import worker
+from standby.parking import following
 from standby.states import RunState
 from tests.host.conftest import Inn
+from tests.support import outside
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -20,29 +25,31 @@ pytestmark = [
     pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True),
 ]
 
-Spoil = Callable[[str, str, int], list[int]]
+Spoil = Callable[..., list[int]]
 STATUSES = pytest.mark.parametrize("status", [200, 404], ids=["html", "not found"])
 
 
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spoil]:
-    """The next request of this kind is answered with a page; the statuses of those that were."""
-    rules: list[tuple[str, str, int, list[int]]] = []
+    """The next requests of this kind (``holding``: in their body) are answered with a page, by default one; the
+    statuses of those that were."""
+    rules: list[tuple[str, str, int, bytes, int, list[int]]] = []
     send = httpx.AsyncClient.send
 
     async def sent(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
         for rule in rules:
-            method, ending, status, done = rule
-            if request.method == method and request.url.path.endswith(ending) and not done:
+            method, ending, status, holding, times, done = rule
+            asked = request.method == method and request.url.path.endswith(ending)
+            if asked and len(done) < times and holding in request.content:
                 done.append(status)
                 return httpx.Response(status, html="<p>maintenance</p>", request=request)
         return await send(self, request, **options)
 
     monkeypatch.setattr(httpx.AsyncClient, "send", sent)
 
-    def add(method: str, ending: str, status: int) -> list[int]:
+    def add(method: str, ending: str, status: int, holding: bytes = b"", times: int = 1) -> list[int]:
         done: list[int] = []
-        rules.append((method, ending, status, done))
+        rules.append((method, ending, status, holding, times, done))
         return done
 
     yield add
@@ -83,3 +90,37 @@ async def test_a_host_polls_again(inn: Inn, spoil: Spoil, status: int, monkeypat
     run = await inn.start("visitor", rounds=0)
     assert await run.result() == 0
     assert not inn._task.done()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be told is told twice, and the keeper looks at once whether it was."""
+    monkeypatch.setattr(following, "TRIES", 2)
+    monkeypatch.setattr(confirming, "CONFIRM_AFTER", timedelta(0))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("status", "times"), [(403, 1), (404, 1), (409, 1), (409, 2), (500, 2)])
+async def test_a_run_that_has_completed_is_never_shown_as_failed(
+    inn: Inn, spoil: Spoil, status: int, times: int
+) -> None:
+    """Its end is told again: by its host, or where that has given it up by the keeper."""
+    run = await inn.start("noted")
+    await run.is_warm()
+    outside.gate(outside._place(), "go").touch()
+    spoil("POST", f"{run.id}/set_state", status, b"COMPLETED", times)
+    await run.signal("round-0", 7)
+    assert await run.result() == 7
+    assert StateType.FAILED not in [state.type for state in await inn.client.read_flow_run_states(UUID(run.id))]
+    assert run.deeds("hook") == 0
+
+
+async def test_a_run_that_was_deleted_in_prefect_goes_on_to_its_end(inn: Inn) -> None:
+    run = await inn.start("noted")
+    await run.is_warm()
+    await inn.client.delete_flow_run(UUID(run.id))
+    await run.signal("round-0", 7)
+    await wait_until(lambda: run.deeds("went on"))
+    outside.gate(outside._place(), "go").touch()
+    await wait_until(lambda: run.id not in inn.host.guests and not inn.host.following.behind)
+    assert (await run.row()).state == RunState.COMPLETED

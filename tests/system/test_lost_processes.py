@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Crashed, Failed, Pending, Running, Scheduled, Suspended
 
-from standby import holder, keeper, reconciling, settings
+from standby import confirming, holder, reconciling, settings
 from standby.cancelling import cancelled
 from standby.doctor import audit
 from standby.errors import UsageError
@@ -74,7 +74,7 @@ def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "START_GRACE", timedelta(seconds=0.5))
     monkeypatch.setattr(settings, "WAKE_GRACE", timedelta(seconds=0.5))
     monkeypatch.setattr(settings, "RECONCILE_EVERY", timedelta(0))
-    monkeypatch.setattr(keeper, "CONFIRM_AFTER", timedelta(seconds=0.5))
+    monkeypatch.setattr(confirming, "CONFIRM_AFTER", timedelta(seconds=0.5))
 
 
 @pytest.mark.parametrize("last_seen", ["pending", "running"])

@@ -115,6 +115,20 @@ async def test_what_the_server_refuses_is_told_and_the_next_change_is_sent(follo
     assert await second == "next"
 
 
+async def test_what_must_be_told_is_told_again_where_it_is_refused(following: Following) -> None:
+    """By what may be a proxy; Prefect itself refuses with an answer."""
+    answers = [busy(409), busy(404)]
+
+    async def told() -> str:
+        if answers:
+            raise answers.pop()
+        return "told"
+
+    with pytest.raises(PrefectHTTPStatusError):
+        await following.later("run", told)
+    assert await following.later("run", told, surely=True) == "told"
+
+
 async def test_runs_that_wake_come_before_what_prefect_is_told_of_others() -> None:
     """But not for ever: Prefect hears within two seconds of what can be told."""
     busy = True

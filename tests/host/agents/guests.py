@@ -87,6 +87,20 @@ async def hooked() -> int:
     return number
 
 
+async def note_hook(_flow: Any, flow_run: Any, state: Any) -> None:
+    outside.act("hook", str(flow_run.id), state=state.name)
+
+
+@agent(on_failure=[note_hook], on_cancellation=[note_hook])
+async def noted() -> int:
+    """Waits, then works until it is let end."""
+    number = await wait_for(Signal("round-0", key=_me(), of=int))
+    await visit("went on")
+    while not outside.is_open("go"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return number
+
+
 @agent
 async def hog(seconds: float) -> None:
     await quick(0)
