@@ -17,6 +17,7 @@ from standby.projection import UNREAD
 from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
+    from standby.host.guest import Guest
     from standby.host.host import Host
 
 log = logging.getLogger("standby.host")
@@ -112,6 +113,8 @@ class Ends:
                     await guest.stopped()  # it may be about to claim the run, or just have done so
                     continue
                 if row is None or RunState(row.state) in ENDED:
+                    if row is not None and row.state != ended and not _retries(guest, row):
+                        return  # before that, and Prefect is told of it by its attempt or the keeper
                     break
                 if await self._host.ledger.runs.end_from_outside(
                     run_id, ended, said, attempt=row.attempt, at=told.timestamp, after=str(told.id)
@@ -134,6 +137,11 @@ class Ends:
             return
         if await cancelled_before(self._host.plain, UUID(run_id)):
             await self._host.plain.set_flow_run_state(UUID(run_id), Cancelled(), force=True)
+
+
+def _retries(guest: Guest | None, row: Any) -> bool:
+    """Whether the run has ended in an attempt before, and this one has not claimed it yet."""
+    return guest is not None and guest.run is None and row.state != RunState.COMPLETED
 
 
 def is_over(state: State[Any] | None) -> bool:

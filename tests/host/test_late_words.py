@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,7 @@ from standby.ledger.tables import table_of
 from standby.parking import suspending
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
+from tests.support import outside
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -305,3 +307,33 @@ async def test_a_run_that_is_claimed_while_its_cancel_is_looked_up_is_cancelled(
     await run.is_in(RunState.CANCELLED)
     await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
     await run.is_shown(StateType.CANCELLED)
+
+
+@pytest.mark.parametrize("cancelled", [Cancelling, Cancelled])
+async def test_a_run_that_has_completed_before_its_cancel_is_shown_so(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, cancelled: Callable[..., State[Any]]
+) -> None:
+    """Prefect takes its end later than the cancel; no hooks of a cancel are called."""
+    let, set_state = asyncio.Event(), PrefectClient.set_flow_run_state
+
+    async def held_back(self: PrefectClient, run_id: UUID, state: State[Any], force: bool = False) -> Any:
+        if state.is_completed():
+            await let.wait()
+        return await set_state(self, run_id, state, force)
+
+    monkeypatch.setattr(PrefectClient, "set_flow_run_state", held_back)
+    run = await inn.start("noted")
+    await run.is_warm()
+    outside.gate(outside._place(), "go").touch()
+    await run.signal("round-0", 3)
+    await run.is_in(RunState.COMPLETED)
+    await run.is_shown(StateType.RUNNING)
+    await inn.client.set_flow_run_state(UUID(run.id), cancelled())
+    await inn.host.ends._end(run.id, await run.prefect())  # as it does when it hears of it
+    let.set()
+    assert await run.result() == 3
+    await wait_until(lambda: run.id not in inn.host.guests)
+    await inn.host.returns.made()
+    await inn.host.following.drained(run.id)
+    assert (await run.prefect()).is_completed()
+    assert run.deeds("hook") == 0
