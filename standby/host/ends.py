@@ -65,7 +65,7 @@ class Ends:
 
     def cancel_soon(self, run_id: str) -> None:
         """The run was cancelled in Prefect, it is said, and not by which state."""
-        self._host.start(self._end(run_id, None))
+        self._host.returns.start(self._end(run_id, None))
 
     def look_soon(self, run_id: str) -> None:
         """Prefect would not let the run wait, for somebody has ended it there."""
@@ -78,11 +78,11 @@ class Ends:
                 return
             await self._end(run_id, state if is_over(state) else None)
 
-        self._host.start(look())
+        self._host.returns.start(look())
 
     def end_soon(self, run_id: str, state: State[Any]) -> None:
         """The run was ended in Prefect by this state, it is said: perhaps late, and perhaps before it is so."""
-        self._host.start(self._end(run_id, state))
+        self._host.returns.start(self._end(run_id, state))
 
     async def _standing(self, run_id: str, state: State[Any] | None) -> State[Any] | None:
         """By which state Prefect has the run ended, if it is so and nobody has retried it since."""

@@ -99,9 +99,8 @@ class Guest:
         ahead = partial(self._begun, self.claimed.attempt, flow_run.state) if self.claimed is not None else None
         self._client = RunClient.of(self.host.client, self.host.following, self.host.ledger, flow_run, ahead)
         current_hosting.set(self)
-        context = RunClientContext(self._client)
         try:
-            with context:
+            with RunClientContext(self._client):
                 self._engine = HostedEngine(self.flow, flow_run, self._client)
                 del flow_run
                 await self._engine.execute()
@@ -380,8 +379,10 @@ class Guest:
         if self._engine is not None and self._engine.flow_run is not None:
             try:
                 await self._engine.call_hooks(state)
-            except (SystemExit, KeyboardInterrupt) as error:
-                log.error("A hook of run %s would have ended its host: %r", self.name, error)
+            except BaseException as error:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise  # the host ends
+                log.error("A hook of run %s raised what no hook should: %r", self.name, error)
 
     def _begun(self, attempt: int, shown: State[Any] | None) -> None:
         """A run whose host was killed is still shown as Running, and was after the claim: nothing is to be told."""

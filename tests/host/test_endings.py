@@ -13,7 +13,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Scheduled
 
-from standby import settings
+from standby import confirming, settings
 from standby.holder import is_dead
 from standby.host import host
 from standby.states import RunState
@@ -222,3 +222,43 @@ async def test_the_process_of_a_host_ends_whatever_acts_in_it(
         row = await run.row()
         assert row.state == RunState.RUNNING
         assert is_dead(row.holder), "it is taken over as what a dead host had"
+
+
+async def is_cancelled_at_work(inn: Inn, function: str, **parameters: object) -> Run:
+    run = await start(inn, function, **parameters)
+    await wait_until(lambda: run.deeds("came"), shows=run.shown)
+    await run.is_shown(StateType.RUNNING)
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelling())
+    return run
+
+
+@pytest.mark.parametrize("how", ["cancelled", "its own"])
+async def test_whatever_a_hook_raises_the_run_is_shown_as_cancelled(inn: Inn, how: str) -> None:
+    run = await is_cancelled_at_work(inn, "oddly_hooked", how=how)
+    await run.is_shown_as("Cancelled")
+
+
+async def test_a_host_that_is_told_to_end_waits_for_a_hook(inn: Inn) -> None:
+    run = await is_cancelled_at_work(inn, "slowly_hooked")
+    await wait_until(lambda: run.deeds("gate"), shows=run.shown)
+    ending = inn.host
+    closing = asyncio.create_task(inn.closes())
+    await wait_until(lambda: not ending.open)
+    outside.gate(outside._place(), "hook").touch()
+    await closing
+    assert (await run.prefect()).name == "Cancelled"
+
+
+async def test_a_run_whose_host_ended_before_it_was_shown_as_cancelled_is_so_by_the_keeper(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "FINAL_SECONDS", 0.1)
+    run = await is_cancelled_at_work(inn, "slowly_hooked")
+    await wait_until(lambda: run.deeds("gate"), shows=run.shown)
+    await inn.closes()
+    row = await run.row()
+    assert (row.state, (await run.prefect()).name) == (RunState.CANCELLED, "Cancelling")
+    monkeypatch.setattr(confirming, "CONFIRM_AFTER", timedelta(0))
+    monkeypatch.setattr(confirming, "CANCELLED_WITHIN", timedelta(0))
+    await inn.opens()
+    await run.is_shown_as("Cancelled")

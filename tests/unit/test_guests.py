@@ -201,7 +201,7 @@ async def test_a_page_instead_of_an_answer_is_no_error_of_whoever_looks_how_a_ru
     host.ends.heed_cancel(RUN)
     host.ends.look_soon(RUN)
     host.ends.end_soon(RUN, _state("Cancelled"))
-    await asyncio.gather(*host._tasks)
+    await asyncio.gather(*host._tasks, host.returns.made())
     assert len([line for line in caplog.messages if RUN in line and "Expecting value" in line]) == 3
 
 

@@ -6,6 +6,8 @@ import asyncio
 import sys
 import time
 
+from prefect.client.schemas.objects import FlowRun
+
 from standby import agent, idempotency_key, step
 from tests.support import outside
 
@@ -143,3 +145,25 @@ def hang() -> None:
 @agent
 async def hanger() -> None:
     await hang()
+
+
+async def ends_oddly(_flow: object, flow_run: FlowRun, _state: object) -> None:
+    raise {"cancelled": asyncio.CancelledError, "its own": OfItsOwn}[flow_run.parameters["how"]]
+
+
+@agent(on_cancellation=[ends_oddly])
+async def oddly_hooked(how: str) -> None:
+    await act("came")
+    await asyncio.Event().wait()
+
+
+async def stand_at_gate(_flow: object, flow_run: FlowRun, _state: object) -> None:
+    outside.act("gate", str(flow_run.id))
+    while not outside.is_open("hook"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+@agent(on_cancellation=[stand_at_gate])
+async def slowly_hooked() -> None:
+    await act("came")
+    await asyncio.Event().wait()
