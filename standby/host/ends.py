@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Cancelling, Running
 
 from standby.errors import LedgerUnavailable, UsageError
 from standby.parking import cancelled_before, stands_since
-from standby.projection import UNREAD
+from standby.projection import UNREAD, states_of
 from standby.states import ENDED, RunState
 
 if TYPE_CHECKING:
@@ -33,23 +33,26 @@ class Ends:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def show_running(self, run_id: str, attempt: int) -> None:
-        """Have Prefect show the run as Running, unless somebody has ended it there, or it is not this attempt's now."""
+    def show_running(self, run_id: str, attempt: int, *, yet: bool = False) -> None:
+        """Have Prefect show the run as Running, unless somebody has ended it there, or it is not this attempt's now.
+        ``yet``: nor if it does not run any more."""
 
         async def show() -> None:
             try:
                 state = (await self._host.plain.read_flow_run(UUID(run_id))).state
             except ObjectNotFound:
+                if await states_of(self._host.plain, [run_id]):
+                    raise  # it was not Prefect that said so
                 return
             if state is not None and is_over(state):
                 self.end_soon(run_id, state)
             elif state is None or not state.is_running():
                 # Prefect would let a run that was cancelled go on; the ledger ends it, and its number goes up.
                 row = await self._host.ledger.runs.get(run_id)
-                if row is not None and row.attempt == attempt:
+                if row is not None and row.attempt == attempt and (row.state == RunState.RUNNING or not yet):
                     await self._host.plain.set_flow_run_state(UUID(run_id), Running())
 
-        self._host.following.later(run_id, show)
+        self._host.following.later(run_id, show, surely=True)
 
     def heed_cancel(self, run_id: str) -> None:
         """The run was woken through Prefect. Whoever cancelled it there just before is not overruled."""

@@ -33,7 +33,7 @@ from standby.hosting import Woken
 from standby.keeper import Keeper
 from standby.ledger import Ledger
 from standby.ledger.runs import Claim
-from standby.parking import wake
+from standby.parking import is_paused_by_somebody, wake
 from standby.parking.following import Following
 from standby.projection import UNREAD, states_of
 from standby.pulse import pulse
@@ -247,18 +247,26 @@ class Host:
 
     async def _look_at_prefect(self) -> None:
         """What was ended in Prefect while its events did not come, which the keeper does for what is parked; and
-        what is parked here and shown as at work, for Prefect could not be told or somebody has set it so."""
+        what is parked here and shown as at work, for Prefect could not be told or somebody has set it so; and the other
+        way round."""
         at_work = [guest.id for guest in self.guests.values() if guest.phase is not Phase.WARM]
         parked = {guest.id: guest.run.attempt for guest in self.guests.values() if guest.run and not guest.busy}
         try:
             for run_id, state in (await states_of(self.plain, at_work)).items():
                 if is_over(state):
                     self.hear_of_state(run_id, state)
+                elif state.type is StateType.PAUSED and not is_paused_by_somebody(state):
+                    self._show_at_work(run_id)
             for run_id, state in (await states_of(self.plain, parked, AT_WORK)).items():
                 if clock.is_over(state.timestamp, settings.START_GRACE):  # else somebody may be taking it up
                     self.following.later(run_id, partial(self._show_parked, run_id, parked[run_id]))
         except UNREAD as error:
             log.warning("Whether agents are in Prefect as they are here cannot be seen for now: %s", error)
+
+    def _show_at_work(self, run_id: str) -> None:
+        guest = self.guests.get(run_id)
+        if guest is not None and guest.run is not None and guest.phase is Phase.RUNNING:
+            self.ends.show_running(run_id, guest.run.attempt, yet=True)
 
     async def _show_parked(self, run_id: str, attempt: int) -> None:
         """Have the run go on, unless it has: it finds its wait open, parks again, and is shown so, under a key that

@@ -115,6 +115,27 @@ async def test_a_run_that_has_completed_is_never_shown_as_failed(
     assert run.deeds("hook") == 0
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("times", [1, 2], ids=["it is told again", "its host looks again"])
+@pytest.mark.parametrize(
+    ("method", "ending", "status", "holding"), [("GET", "", 404, b""), ("POST", "/set_state", 409, b"RUNNING")]
+)
+async def test_a_run_that_goes_on_is_shown_so(
+    inn: Inn, spoil: Spoil, method: str, ending: str, status: int, holding: bytes, times: int
+) -> None:
+    run = await inn.start("noted")
+    await run.is_warm()
+    done = spoil(method, f"/flow_runs/{run.id}{ending}", status, holding, times)
+    await run.signal("round-0", 7)
+    await wait_until(lambda: run.deeds("went on") and len(done) == times)
+    await inn.host.following.drained(run.id)
+    if times > 1:
+        await inn.host.refresh()  # as it does every half minute
+    await run.is_shown(StateType.RUNNING)
+    outside.gate(outside._place(), "go").touch()
+    assert await run.result() == 7
+
+
 async def test_a_run_that_was_deleted_in_prefect_goes_on_to_its_end(inn: Inn) -> None:
     run = await inn.start("noted")
     await run.is_warm()
