@@ -26,7 +26,7 @@ from standby.parking import suspending
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
 from tests.support import outside
-from tests.support.waiting import wait_until
+from tests.support.waiting import WITHIN, wait_until
 
 pytestmark = [
     # Prefect's engine leaves sockets of its event clients to the garbage collector.
@@ -337,3 +337,32 @@ async def test_a_run_that_has_completed_before_its_cancel_is_shown_so(
     await inn.host.following.drained(run.id)
     assert (await run.prefect()).is_completed()
     assert run.deeds("hook") == 0
+
+
+async def test_a_retry_that_is_cancelled_before_it_has_the_run_does_not_go_on(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger still has how the attempt before it ended."""
+    run = await inn.start("stumbler")
+    await run.is_warm()
+    await run.signal("round-0", 3)
+    await run.is_shown(StateType.FAILED)
+    await wait_until(lambda: run.id not in inn.host.guests)
+    claims, let, claim = asyncio.Event(), asyncio.Event(), Runs.claim
+
+    async def held_back(self: Runs, *args: Any, **options: Any) -> Any:
+        claims.set()
+        await let.wait()
+        return await claim(self, *args, **options)
+
+    monkeypatch.setattr(Runs, "claim", held_back)
+    await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"), force=True)
+    await asyncio.wait_for(claims.wait(), WITHIN)
+    await run.is_shown(StateType.RUNNING)
+    await inn.client.set_flow_run_state(UUID(run.id), Cancelled(message="not wanted"))
+    await inn.host.ends._end(run.id, await run.prefect())  # as it does when it hears of it
+    let.set()
+    await wait_until(lambda: run.id not in inn.host.guests, shows=run.shown)
+    await inn.host.following.drained(run.id)
+    assert (await run.prefect()).is_cancelled()
+    assert (await run.row()).state == RunState.FAILED
