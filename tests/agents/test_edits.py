@@ -89,7 +89,7 @@ async def test_a_change_that_would_become_another_is_refused_and_the_run_waits_o
     run = await desk.start(payer.flow)
     await run.answer({"approved": True, "arguments": json.dumps({"order": order})})
     [wait] = [wait for wait in await run.open_waits() if wait.refused]
-    assert "arguments of call 1: " in wait.refused
+    assert "arguments of pay: " in wait.refused
     assert says in wait.refused
     await run.answer({"approved": True, "arguments": '{"order": {"amount": "4"}}'})
     assert await run.result() == "done"
