@@ -15,8 +15,9 @@ from standby.ledger import Ledger
 from standby.states import RunState
 from standby.up.board import Board
 from tests.ledger import acts
+from tests.system.terminal.bench import standby
+from tests.system.terminal.conftest import ledger
 from tests.system.test_deciding import OneLook
-from tests.system.test_terminal import ledger, standby
 
 __all__ = ["ledger"]
 

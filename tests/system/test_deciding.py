@@ -17,7 +17,7 @@ from standby.links import read, secret_of
 from standby.up.board import Board
 from tasks.models import PaymentDecision
 from tests.ledger import acts
-from tests.system.test_terminal import standby
+from tests.system.terminal.bench import standby
 
 RUN = "0b4b3a8e-5a0c-4b42-9a86-0d6ff4a3a777"
 ASKED = Approval("Pay 9000 EUR?", policy=Policy(quorum=2, approvers=("ada", "bob"), not_by=("eve",)))
