@@ -1,47 +1,22 @@
 """What people approve of an agent's calls: bound to the exact call, looked at again, used once."""
 
 import json
-import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, ApprovalRequired, CallDeferred, RunContext
+from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 
-from standby import agent, idempotency_key, step
-from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, Spent, ask_human, run_agent, waits
-from standby.agents.evidence import MOST_IN_ONE, SEEN, ToShow, evidence_about
-from standby.errors import AnswerRefused, NotAllowed
-from standby.gateway.pages import EVIDENCE_CHARS
+from standby import agent, step
+from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, run_agent
+from standby.errors import NotAllowed
 from standby.policy import Policy
-from standby.waiting import wait_for
-from standby.waits import Signal
-from standby.waits.showing import visible
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
+from tests.agents.mailer import Mailer
 from tests.fundamentals.conftest import Desk, Interruption
 from tests.support.waiting import wait_until
-
-
-class Mailer:
-    """An agent whose one tool sends mail. ``sent`` is what was sent."""
-
-    def __init__(self, *lines: Any, scope: AgentScope | None = None, **options: Any) -> None:
-        self.script = Script(*lines)
-        self.sent: list[tuple[str, str]] = []
-        self.scope = scope or ask("send")
-        self.thinker: Agent[None, str] = Agent(self.script.model, name="mailer", **options)
-
-        @self.thinker.tool_plain
-        async def send(to: str, text: str = "hello") -> str:
-            self.sent.append((to, text))
-            return f"sent to {to}"
-
-        async def mailing() -> str | None:
-            return (await run_agent(self.thinker, "write to them", scope=self.scope)).output
-
-        self.work, self.flow = mailing, agent(mailing)
 
 
 async def test_what_is_approved_is_done_and_the_approval_names_the_call(desk: Desk) -> None:
@@ -80,82 +55,6 @@ async def test_all_calls_of_an_answer_are_asked_in_one_wait_each_with_its_own_wo
     assert sorted((content, outcome) for _, content, outcome in mailer.script.told()) == [
         ("A person refused this call. not Ben", "denied"), ("sent to ada", "success"), ("sent to eve", "success"),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("padding", ["x" * 120_000, "`" * 120_000, "\x01" * 60_000], ids=["long", "fences", "unseen"])
-async def test_each_call_of_a_form_is_seen_however_long_an_earlier_one_is(desk: Desk, padding: str) -> None:
-    """Also where a page cuts the evidence; and all of each is there for who reads on."""
-    mailer = Mailer([call("send", to="ada", text=padding), call("send", to="mallory", text="secret")], "done")
-    run = await desk.start(mailer.flow)
-    [wait] = await run.open_waits()
-    page = wait.evidence[:EVIDENCE_CHARS]
-    assert '"to": "ada"' in page
-    assert '"to": "mallory"' in page
-    assert '"text": "secret"' in page
-    assert "of which the rest is below" in page
-    assert visible(padding) in wait.evidence
-    await run.answer({"approved": False})
-    assert await run.result() == "done"
-
-
-def test_each_argument_of_a_call_is_seen_however_long_an_earlier_one_is() -> None:
-    arguments = {"note": "x" * 200_000, "lines": ["y" * 500] * 5_000, "of": {"b": ["z"] * 5_000}, "to": "mallory"}
-    evidence = evidence_about("", [ToShow("send", arguments, "why")])
-    assert '"to": "mallory"' in evidence[:EVIDENCE_CHARS]
-    assert evidence.index("Whole:") < SEEN
-    assert "x" * 200_000 in evidence
-    short = [ToShow("send", {"to": "ada"}, "why")]
-    assert evidence_about("mail", short) == 'Goal: mail\n\n**1. send**\n\n```text\n{\n  "to": "ada"\n}\n```\n\nwhy'
-
-
-_PADDING: dict[str, Any] = {
-    "many": {f"k{i}": i for i in range(9_000)},
-    "in each other": [[[[1] * 10] * 10] * 10] * 10,
-    "a name": {"x" * 120_000: 1},
-    "names that begin alike": {f"{'x' * 500}{i}": 1 for i in range(500)},
-    "objects in each other": {
-        f"k{i}": {f"k{i}": {f"k{i}": 1 for i in range(15)} for i in range(15)} for i in range(15)
-    },
-    "unseen": "\u202e" * 10_000,
-}
-
-
-@pytest.mark.parametrize("padding", _PADDING.values(), ids=_PADDING)
-@pytest.mark.parametrize("calls", [2, MOST_IN_ONE])
-def test_no_argument_pushes_another_one_off_the_page(padding: Any, calls: int) -> None:
-    others = {f"other_{number}": "short" for number in range(12)}
-    pays = [ToShow("pay", {"meta": padding, **others, "to": f"m{n}"}, "why") for n in range(calls)]
-    page = evidence_about("", pays)[:EVIDENCE_CHARS]
-    assert [number for number in range(calls) if f'"to": "m{number}"' not in page] == []
-    assert page.count('"other_11": "short"') >= calls
-    cut = re.search(r'\([\d,]+ (characters|in all)\)"', page.partition('"other_0"')[0])
-    assert cut is not None
-
-    inside = [ToShow("pay", {"order": {"meta": padding, "to": "mallory"}}, "why")]
-    seen = '"to": "mallory"' in evidence_about("", inside)[:EVIDENCE_CHARS]
-    assert seen
-
-
-def test_so_many_arguments_that_a_page_would_not_show_them_are_counted() -> None:
-    many = {f"{'x' * 100}{n}": "y" * 100 for n in range(5_000)}
-    page = evidence_about("", [ToShow("pay", many, "why"), ToShow("pay", {"to": "ada"}, "why")])[:EVIDENCE_CHARS]
-    assert (page.count('(5,000 in all)"'), page.count('"to": "ada"')) == (1, 1)
-    assert page.count("(100 characters)") > 100
-
-
-async def test_so_many_calls_that_a_page_would_not_show_them_are_asked_about_in_several_waits(desk: Desk) -> None:
-    many = [call("send", to=f"person {number}", text="x" * 3000) for number in range(MOST_IN_ONE + 2)]
-    mailer = Mailer(many, "done")
-    run = await desk.start(mailer.flow)
-    [wait] = await run.open_waits()
-    page = wait.evidence[:EVIDENCE_CHARS]
-    assert [number for number in range(MOST_IN_ONE + 2) if f'"to": "person {number}"' not in page] == [
-        MOST_IN_ONE, MOST_IN_ONE + 1,
-    ]  # fmt: skip
-    await run.answer({"approved": False}, key="mailer/1.asks")
-    await run.answer({"approved": True, "refuse_1": True}, key="mailer/1.asks.2")
-    assert await run.result() == "done"
-    assert [to for to, _ in mailer.sent] == [f"person {MOST_IN_ONE + 1}"]
 
 
 @pytest.mark.parametrize(
@@ -410,98 +309,6 @@ async def test_nobody_answers_in_time_is_a_no(desk: Desk) -> None:
     assert mailer.script.told()[0][1:] == ("A person refused this call. Nobody answered in time.", "denied")
 
 
-async def test_a_tool_may_require_an_approval_itself_or_for_some_arguments(desk: Desk) -> None:
-    """Also where the scope allows it; all are asked about in the same wait."""
-    script = Script([call("always", n=1), call("large", n=2), call("large", n=200)], "done")
-    done: list[Any] = []
-    thinker: Agent[None, str] = Agent(script.model, name="thinker")
-
-    @thinker.tool_plain(requires_approval=True)
-    async def always(n: int) -> int:
-        done.append(n)
-        return n
-
-    @thinker.tool
-    async def large(ctx: RunContext[None], n: int) -> int:
-        if n > 100 and not ctx.tool_call_approved:
-            raise ApprovalRequired({"why": "it is over 100"})
-        done.append(n)
-        return n
-
-    @agent
-    async def working() -> str | None:
-        return (await run_agent(thinker, "work", scope=allow("always", "large"))).output
-
-    run = await desk.start(working)
-    [wait] = await run.open_waits()
-    assert wait.reason == "May thinker make these 2 calls?"
-    assert "it is over 100" in wait.evidence
-    assert done == [2]
-    await run.answer({"approved": True})
-    assert await run.result() == "done"
-    assert sorted(done) == [1, 2, 200]
-
-
-async def test_a_deferred_tool_waits_for_the_signal_that_brings_its_result(
-    desk: Desk, interruption: Interruption
-) -> None:
-    started: list[str] = []
-    script = Script([call("render", page="a"), call("render", page="b")], "done")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker")
-
-    @thinker.tool_plain
-    async def render(page: str) -> str:
-        started.append(page)
-        raise CallDeferred({"topic": "rendered", "key": page})
-
-    @agent
-    async def working() -> str | None:
-        return (await run_agent(thinker, "render", scope=allow("render"))).output
-
-    run = await desk.start(working)
-    assert [(wait.topic, wait.correlation) for wait in await run.open_waits()] == [("rendered", "a"), ("rendered", "b")]
-    await desk.signal("rendered", {"url": "/b"}, key="b")
-    await desk.signal("rendered", {"url": "/a"}, key="a")
-    assert await run.result() == "done"
-    assert started == ["a", "b"]
-    assert [content for _, content, _ in script.told()] == [{"url": "/a"}, {"url": "/b"}]
-
-
-async def test_a_tool_may_wait_and_a_person_may_be_asked_a_question(desk: Desk) -> None:
-    script = Script(
-        call("ask_human", question=" \n"),
-        [call("ask_human", question="Which *one*?\n```"), call("order", item="desk")], "done",
-    )  # fmt: skip
-    thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[ask_human(party="buyers")])
-    spent: list[Spent] = []
-
-    @thinker.tool_plain
-    @waits
-    async def order(item: str) -> str:
-        delivered = await wait_for(Signal("delivered", key=item, of=str))
-        return f"{item}: {delivered}"
-
-    @agent
-    async def working() -> str | None:
-        found = await run_agent(thinker, "order", scope=allow("ask_human", "order"))
-        spent.append(found.spent)
-        return found.output
-
-    run = await desk.start(working)
-    [wait] = await run.open_waits()
-    assert (wait.key, wait.party, wait.reason) == ("thinker/2.1.ask_human/approval", "buyers", "Which *one*? ```")
-    assert wait.evidence == "````text\nWhich *one*?\n```\n````"
-    with pytest.raises(AnswerRefused, match="answer: "):
-        await run.answer({"answer": ""})
-    await run.answer({"answer": "the blue one"})
-    await desk.signal("delivered", "on Friday", key="desk")
-    assert await run.result() == "done"
-    assert [content for _, content, _ in script.told()] == ["The question is empty.", "the blue one", "desk: on Friday"]
-    waited = sum(((one.settled_at - one.opened_at) for one in await run.waits()), timedelta(0))
-    assert spent[0].wall >= waited
-    assert spent[0].running < spent[0].wall - waited / 2, "to wait is not to be at work"
-
-
 async def test_a_wake_in_another_attempt_finds_the_question_and_goes_on(desk: Desk) -> None:
     """The attempt that asked is gone; what it allowed was done once, and what was asked about is done once."""
     mailer = Mailer([call("send", to="ada"), call("look", n=1)], "done", scope=AgentScope(
@@ -580,73 +387,3 @@ async def test_a_once_step_as_a_tool_without_a_probe_asks_a_person_after_a_crash
     assert await run.result() == "done"
     assert paid == [5]
     assert script.told() == [("pay", "receipt 7", "success")]
-
-
-@pytest.mark.parametrize("named", [True, False], ids=["named", "by its key"])
-async def test_an_approved_call_that_defers_waits_for_its_result_as_any_other(
-    desk: Desk, interruption: Interruption, named: bool
-) -> None:
-    """Two of them, and a crash after the first has come."""
-    script = Script([call("render", page="a"), call("render", page="b")], lambda _: interruption() or "done")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker")
-    started: dict[str, str] = {}
-
-    @thinker.tool_plain
-    async def render(page: str) -> str:
-        started[page] = idempotency_key()
-        raise CallDeferred({"topic": "rendered", "key": page} if named else None)
-
-    @agent
-    async def rendering() -> tuple[str | None, int]:
-        found = await run_agent(thinker, "go", scope=ask("render"))
-        return found.output, found.spent.tool_calls
-
-    run = await desk.start(rendering)
-    await run.answer({"approved": True})
-    for page in ("a", "b"):
-        assert len(await run.open_waits()) == 1
-        where = ("rendered", page) if named else ("tool.render", started[page])
-        await desk.signal(where[0], f"{page}.pdf", key=where[1])
-    with pytest.raises(Exception, match="first attempt ends"):
-        await run.result()
-    assert await run.again() == ("done", 2)
-    assert script.told() == [("render", "a.pdf", "success"), ("render", "b.pdf", "success")]
-    assert len(await run.waits()) == 3
-
-
-async def test_a_tool_that_asks_again_after_it_was_approved_is_a_failure_that_the_model_is_told(desk: Desk) -> None:
-    script = Script(call("go"), "done")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker")
-
-    @thinker.tool_plain
-    async def go() -> str:
-        raise ApprovalRequired({"why": "really"})
-
-    @agent
-    async def going() -> str | None:
-        return (await run_agent(thinker, "go", scope=ask("go"))).output
-
-    run = await desk.start(going)
-    await run.answer({"approved": True})
-    assert await run.result() == "done"
-    [(_, said, outcome)] = script.told()
-    assert (outcome, "asked to be approved again" in said) == ("failed", True)
-
-
-async def test_a_result_that_never_comes_is_told_to_the_model(desk: Desk) -> None:
-    script = Script(call("render"), "done")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker")
-
-    @thinker.tool_plain
-    async def render() -> str:
-        raise CallDeferred({"within_seconds": 0.05})
-
-    @agent
-    async def working() -> str | None:
-        return (await run_agent(thinker, "render", scope=allow("render"))).output
-
-    run = await desk.start(working)
-    assert await run.result() == "done"
-    [wait] = await run.waits()
-    assert (wait.topic, wait.correlation) == ("tool.render", f"{run.id}/thinker/1.1.render")
-    assert script.told() == [("render", "Nobody delivered its result in time.", "failed")]
