@@ -195,7 +195,7 @@ async def test_the_health_endpoint_says_how_a_host_stands() -> None:
             str(phase): SimpleNamespace(phase=phase, queued=False)
             for phase in Phase if phase not in (Phase.WAKING, Phase.OVER)
         },
-        slots=SimpleNamespace(waiting=1), intake=SimpleNamespace(wanted={"a": None, "b": None}),
+        slots=SimpleNamespace(waiting=1), intake=SimpleNamespace(unplaced=2),
     )  # fmt: skip
     async with Health(host, "127.0.0.1", 0) as health, httpx.AsyncClient() as client:
         well = await client.get(PLACE.format(health.port))
