@@ -13,6 +13,7 @@ memory already, for which nothing is read. The median of 9 attempts.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -114,6 +115,8 @@ async def prefect_runs() -> list[float]:
 
 async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
     n = BLOCKS * SIZE
+    gc.collect()
+    gc.freeze()
     for kind in KINDS:
         try:
             async with ledger(kind, folder):
