@@ -11,7 +11,7 @@ test:  ## lint, then every test, the type check among them
 	@$(MAKE) --no-print-directory -j 2 $(VENV)/.run $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@# Compiled files are kept, whatever this shell says: hundreds of processes would compile the project again.
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadgroup
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadgroup --durations=25
 
 bench: requirements-bench.lock $(VENV)/.run $(VENV)/.dev  ## install what the benchmarks compare with: DBOS and LangGraph
 	@$(INSTALL) --require-hashes -r requirements-bench.lock
