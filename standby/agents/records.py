@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
+from operator import is_not
 from typing import Annotated, Any
 
 from pydantic import (
@@ -53,16 +54,20 @@ def _each_return(messages: list[ModelMessage], change: Callable[[Any], Any]) -> 
     """The messages with other contents of what tools returned; the ones given are left as they are."""
     changed = []
     for message in messages:
-        message = copy(message)
-        parts: list[Any] = []
-        for part in message.parts:
-            if isinstance(part, BaseToolReturnPart) and not isinstance(part.content, str):
-                part = copy(part)
-                part.content = change(part.content)
-            parts.append(part)
-        message.parts = parts
+        parts: list[Any] = [_with_return(part, change) for part in message.parts]
+        if any(map(is_not, parts, message.parts)):
+            message = copy(message)
+            message.parts = parts
         changed.append(message)
     return changed
+
+
+def _with_return(part: Any, change: Callable[[Any], Any]) -> Any:
+    if not isinstance(part, BaseToolReturnPart) or isinstance(part.content, str):
+        return part
+    part = copy(part)
+    part.content = change(part.content)
+    return part
 
 
 @dataclass(frozen=True)

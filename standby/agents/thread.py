@@ -11,7 +11,10 @@ wake; of the ones before it the messages are all that counts.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -102,7 +105,8 @@ class Thread:
         texts: list[str] = []
         while (entry := self._entries.get(f"{len(texts) + 1}.model")) and entry.state == CheckpointState.RECORDED:
             texts.append(await self.run.text_of(entry))
-        turns = _turns.validate_json(f"[{','.join(texts)}]")
+        with _uncollected():
+            turns = _turns.validate_json(f"[{','.join(texts)}]")
         self.recorded = len(turns)
         for number, turn in enumerate(turns, start=1):
             if turn.whole:
@@ -312,6 +316,19 @@ class Thread:
         last = self.messages[-1]
         assert isinstance(last, ModelResponse)
         return last
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is made in the block, in which nothing is awaited, stays: the collector of garbage would go through it again
+    and again while there is more and more of it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _is_results(rest: str, turn: int) -> bool:
