@@ -31,7 +31,7 @@ def _shared_adapter(annotation: Any, _as_text: str) -> TypeAdapter[Any]:
 
 @lru_cache(maxsize=512)
 def _schema_text(adapter: TypeAdapter[Any]) -> str:
-    """It takes as long as a statement of the ledger, and a wait that opens has one."""
+    """It takes long to make, and each wait that opens has one."""
     try:
         return json.dumps(adapter.json_schema())
     except PydanticInvalidForJsonSchema:

@@ -34,7 +34,7 @@ _ELSEWHERE: dict[str, Any] = {
 
 
 async def read_threads(ledger: Ledger, run_id: str, journal: Sequence[Entry]) -> list[dict[str, Any]]:
-    """``threads_of`` a run's journal, in a thread: hundreds of turns take a tenth of a second to go through."""
+    """``threads_of`` a run's journal, in a thread: hundreds of turns take long to go through."""
     grants, waits = await ledger.grants.of_run(run_id), await ledger.waits.of_run(run_id)
     return await asyncio.wrap_future(in_own_thread(threads_of, journal, grants, waits))
 

@@ -1,6 +1,6 @@
 """A run's parameters, checked by the model that Prefect makes of a flow's function: once for all attempts in a host.
 
-Prefect makes it anew for each, which takes as long as a twelfth of all that a host does to wake a cold run.
+Prefect makes it anew for each, which is much of what a host does to begin one.
 """
 
 from __future__ import annotations
