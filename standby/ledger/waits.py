@@ -69,8 +69,8 @@ class Waits:
         *,
         again: bool = True,
     ) -> Group | None:
-        """Open the group ``key``, or find it as an earlier attempt left it. None when fenced; of one that is answered the
-        attempt is looked at when it is consumed.
+        """Open the group ``key``, or find it as an earlier attempt left it. None when fenced; for one that is
+        answered the attempt is looked at when it is consumed.
 
         Of one that is found, the waits that are not among ``rows`` are closed: nobody takes in what they are answered.
         A wait for a signal takes the oldest one there is for it (``take_kept``), in the same transaction.
