@@ -32,7 +32,7 @@ async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
                     await _are_parked(rooms, keys)
                 yield _figure("cold", kind, process, before)
                 woken = await rooms.signal(keys)
-                await _are_parked(rooms, keys, since=max(woken["sent_at"]))
+                await _are_parked(rooms, keys, since=min(woken["sent_at"]))
                 yield (warm := _figure("warm", kind, process, before))
             async for compared in comparing.beside([warm], folder, count=SIZE):
                 yield compared

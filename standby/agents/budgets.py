@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from decimal import Decimal
@@ -85,12 +85,6 @@ class Spent:
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*map(add, _each(self), _each(other)))
-
-    @staticmethod
-    def total(of: Iterable[Spent]) -> Spent:
-        """Of all of these together: one sum for each of its parts, where there are thousands."""
-        sums: Iterator[Any] = map(sum, zip(*map(_each, of), strict=True), _each(Spent()))
-        return Spent(*sums)
 
     @property
     def said(self) -> str:

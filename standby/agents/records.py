@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -121,13 +121,18 @@ class Turn(BaseModel):
 
     @property
     def spent(self) -> Spent:
+        return self.spent_on([self])
+
+    @staticmethod
+    def spent_on(turns: Sequence[Turn]) -> Spent:
+        """All that these have cost together."""
         return Spent(
-            requests=1,
-            tokens=self.tokens,
-            money=self.money or Decimal(0),
-            unpriced=int(self.money is None),
-            unmeasured=self.unmeasured,
-            running=timedelta(seconds=self.seconds),
+            requests=len(turns),
+            tokens=sum(turn.tokens for turn in turns),
+            money=sum((turn.money for turn in turns if turn.money), Decimal(0)),
+            unpriced=sum(turn.money is None for turn in turns),
+            unmeasured=sum(turn.unmeasured for turn in turns),
+            running=timedelta(seconds=sum(turn.seconds for turn in turns)),
         )
 
 
@@ -165,14 +170,19 @@ class Counted(BaseModel):
 
     @property
     def spent(self) -> Spent:
+        return self.spent_on([self])
+
+    @staticmethod
+    def spent_on(calls: Sequence[Counted]) -> Spent:
+        """All that these have cost together."""
         return Spent(
-            requests=self.requests,
-            tool_calls=self.inner + int(self.counts),
-            tokens=self.tokens,
-            money=self.money,
-            unpriced=self.unpriced,
-            unmeasured=self.unmeasured,
-            running=timedelta(seconds=self.seconds),
+            requests=sum(call.requests for call in calls),
+            tool_calls=sum(call.inner + call.counts for call in calls),
+            tokens=sum(call.tokens for call in calls),
+            money=sum((call.money for call in calls if call.money), Decimal(0)),
+            unpriced=sum(call.unpriced for call in calls),
+            unmeasured=sum(call.unmeasured for call in calls),
+            running=timedelta(seconds=sum(call.seconds for call in calls)),
         )
 
 

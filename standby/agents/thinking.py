@@ -20,7 +20,7 @@ from standby.agents import asking
 from standby.agents.block import scope_named
 from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
-from standby.agents.costs import Mark, called_within
+from standby.agents.costs import Mark, called_within, usage_of
 from standby.agents.families import Short, short_of
 from standby.agents.forms import More, check_more, more_budget
 from standby.agents.gate import Gate, Recorder
@@ -205,10 +205,9 @@ class Thinking:
 
     def _usage(self) -> RunUsage:
         """What was spent before the last turn, for tools to see; that one is counted when it is gone through."""
-        usage = RunUsage()
-        for answer in self.thread.answers[:-1]:
-            usage.incr(answer.usage)
-            usage.requests += 1
+        before = self.thread.answers[:-1]
+        usage = RunUsage(requests=len(before))
+        usage.incr(usage_of(answer.usage for answer in before))
         return usage
 
     def new_of(self, messages: Sequence[ModelMessage]) -> tuple[list[ModelMessage], bool]:

@@ -121,7 +121,7 @@ class Thread:
         for rest, entry in self._entries.items():
             await self._sort(rest, entry, calls)
         counted = _calls.validate_json(f"[{','.join(calls)}]")
-        self.spent += Spent.total([turn.spent for turn in turns] + [call.spent for call in counted])
+        self.spent += Turn.spent_on(turns) + Counted.spent_on(counted)
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
         if (entry := self._entries.get("purse")) is not None and entry.state == CheckpointState.RECORDED:

@@ -119,7 +119,7 @@ class Checkpoints:
 
     async def journal(self, run_id: str) -> list[Entry]:
         """All of a run's checkpoints, in one query."""
-        return [Entry(*row) for row in await self._db.read(_journal, {"run": run_id})]
+        return list(map(Entry._make, await self._db.read(_journal, {"run": run_id})))
 
     async def write(
         self,
