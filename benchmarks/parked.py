@@ -16,6 +16,7 @@ import psutil
 from benchmarks import comparing, ledgers
 from benchmarks.figures import Figure, Skipped, of_blocks
 from benchmarks.houses import QUICK, House, house
+from standby.host.tidying import LOOK_SECONDS
 
 NAME = "parked"
 BEFORE = 10 if QUICK else 50
@@ -50,4 +51,4 @@ async def _are_parked(rooms: House, keys: list[str], since: float = 0.0) -> None
         await rooms.marks.of("next", keys)
     await rooms.are_parked(keys)
     await rooms.are_quiet(of=keys, since=since)
-    await asyncio.sleep(1)  # the host forgets what it has told
+    await asyncio.sleep(3 * LOOK_SECONDS)  # the host forgets what it has told, and gives memory back

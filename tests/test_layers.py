@@ -79,6 +79,12 @@ def test_importing_the_package_does_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_a_host_and_the_terminal_load_no_web_framework() -> None:
+    """Which is a tenth of what their start takes."""
+    code = "import sys, standby.cli_host, standby.host.host, standby.host.worker; print('fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
 def test_every_name_of_the_menu_is_there() -> None:
     import standby
 

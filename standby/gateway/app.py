@@ -23,9 +23,10 @@ from standby.gateway.answering import AnswerOut, answered
 from standby.gateway.keys import Allow
 from standby.gateway.limits import Limits
 from standby.gateway.links import links
-from standby.gateway.names import Name, shallow_body, some_body, topic_of
+from standby.gateway.names import Name
 from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refusal, Refused, answer_refusals
+from standby.gateway.requests import shallow_body, some_body, topic_of
 from standby.gateway.webhooks import Inbox, webhooks
 from standby.ledger import Ledger
 from standby.starts import ToStart

@@ -6,12 +6,8 @@ import json
 import re
 from itertools import accumulate
 from typing import Annotated
-from urllib.parse import unquote_to_bytes
 
-from fastapi import Path, Request
 from pydantic import AfterValidator, Field
-
-from standby.gateway.refusals import EMPTY, Refused
 
 LONGEST_NAME = 255
 """Characters of a name."""
@@ -54,29 +50,3 @@ def shallow(body: bytes) -> None:
     brackets = _TEXT.sub(b"", body).translate(None, _NO_BRACKETS)
     if any(map(DEEPEST.__lt__, accumulate(map(_STEPS.__getitem__, brackets)))):
         raise ValueError(f"it is nested more than {DEEPEST} deep")
-
-
-async def topic_of(request: Request, topic: Annotated[Name, Path()]) -> str:
-    """A FastAPI dependency: the topic in the path. Raises ``Refused`` for one that is not UTF-8.
-
-    What is not is decoded with a mark in the place of each wrong byte, so that different topics would become one.
-    """
-    try:
-        unquote_to_bytes(request.scope["raw_path"]).decode()
-    except UnicodeDecodeError:
-        raise Refused(422, "The request does not fit.", [("path.topic", "it is not UTF-8")]) from None
-    return topic
-
-
-async def some_body(request: Request) -> None:
-    """A FastAPI dependency of what takes any JSON, null among it. Raises ``Refused`` where there is none."""
-    if not (await request.body()).strip():
-        raise Refused(422, "The request does not fit.", [("body", EMPTY)])
-
-
-async def shallow_body(request: Request) -> None:
-    """A FastAPI dependency of what takes JSON. Raises ``Refused``."""
-    try:
-        shallow(await request.body())
-    except ValueError as error:
-        raise Refused(422, "The request does not fit.", [("body", str(error))]) from None

@@ -12,9 +12,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from standby import clock
 from standby.errors import AnswerRefused
-from standby.gateway.names import Name, shallow_body
+from standby.gateway.names import Name
 from standby.gateway.reception import Reception
 from standby.gateway.refusals import Refused
+from standby.gateway.requests import shallow_body
 from standby.gateway.sources import Incoming, receiver
 from standby.gateway.sources.base import Malformed, Unverified
 from standby.gateway.sources.github import is_ping

@@ -28,6 +28,7 @@ from standby.host.lease import HostLease
 from standby.host.placing import Placing
 from standby.host.returns import Returns
 from standby.host.slots import Slots
+from standby.host.tidying import tidy
 from standby.host.warmth import Warmth
 from standby.hosting import Woken
 from standby.keeper import Keeper
@@ -83,6 +84,7 @@ class Host:
         self.deployments: set[str] = set()
         self.open = False
         self.bound = False  # Prefect's queue says who goes on (``bounds``)
+        self.over = 0  # attempts that have come to their end
         self.ledger_url, self._deployments, self._open_client, self._keep = (
             ledger_url,
             deployments,
@@ -112,7 +114,7 @@ class Host:
             self.open = True
             await self.take_back()
             await stack.enter_async_context(self.ledger.notifications.to(self.hear))
-            for loop in (lease.beats(), self.intake.loop(), self._look_loop(), self.warmth.watch()):
+            for loop in (lease.beats(), self.intake.loop(), self._look_loop(), self.warmth.watch(), tidy(self)):
                 self.start(loop)
             if self._keep:
                 self.start(Keeper(self.ledger, self._open_client, self.following.tells_of).run())
@@ -180,6 +182,12 @@ class Host:
     def cold_address(self, run_id: str) -> str | None:
         """Where this host hears that a cold run is to go on; None where Prefect's queue says who does."""
         return None if self.bound else f"{self.address}#{run_id}"
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether all that is here is parked, and Prefect knows of it."""
+        idle = not self.intake.beginning and not self.intake.unplaced and not self.following.behind
+        return idle and not any(guest.busy for guest in self.guests.values())
 
     # What it hears.
 
@@ -324,6 +332,7 @@ class Host:
             return
         if self.guests.get(guest.id) is guest:
             del self.guests[guest.id]
+        self.over += 1
         self.slots.leave(guest.id)
         if guest.run is not None and guest.run.host_ends and not guest.cancelled:
             self.returns.start(self.returns.give_back(guest.id, guest.run.attempt, guest.run))

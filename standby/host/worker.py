@@ -46,6 +46,9 @@ POLL_SECONDS = 30.0
 AGAIN_SECONDS = (0.0, 0.05, 0.15, 0.4, 1.0)
 """When a host asks for a run that it was told of: Prefect tells of it before it can be asked for."""
 
+CONNECTIONS = httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=25)
+"""Prefect's clients close half of these when they are not used: a host of many runs opened two anew for each."""
+
 
 class HostWorker(ProcessWorker):
     type = "standby"
@@ -139,7 +142,7 @@ class HostWorker(ProcessWorker):
 
         api_url = str(self.client.api_url)
         stack.enter_context(SyncClientContext())
-        context = await stack.enter_async_context(AsyncClientContext())
+        context = await stack.enter_async_context(AsyncClientContext(httpx_settings={"limits": CONNECTIONS}))
         client = context.client
         url = (await load_store(api_url)).resolved_url()
         ledger = await stack.enter_async_context(shared_ledger(url))
