@@ -29,6 +29,9 @@ WAKE_GRACE = timedelta(seconds=3)
 HOST_GRACE = timedelta(seconds=20)
 """How long a host on this machine may take to take up a run before the keeper has Prefect give it to any worker."""
 
+ELSEWHERE = timedelta(seconds=3)
+"""How long a run may wait for a slot in the host that has it warm before one that has a slot takes it up."""
+
 START_GRACE = timedelta(seconds=30)
 """How long a worker may take from taking a run to running it before the keeper gives the run back."""
 

@@ -235,8 +235,20 @@ class Host:
                     log.warning("Run %s is said to be warm in this host, and is not here.", run_id)
                     await self.ledger.hosted.abandon_one(run_id, self.holder, self.cold_address(run_id))
             self.intake.want(await self.ledger.hosted.to_take_up(self.deployments))
+            if self.slots.waiting:
+                await self._compare()  # another may have called some of them over
+            elif self.slots.free > 0 and self.open and not self.bound:
+                await self._call_over()
         except LedgerUnavailable as error:
             log.warning("%s", error)
+
+    async def _call_over(self) -> None:
+        """Take up what has its answer and waits for a slot in another host, while there is one here."""
+        since = clock.utcnow() - settings.ELSEWHERE
+        free = self.slots.free
+        for run_id in await self.ledger.hosted.call_over(self.deployments, self.holder, self.address, since, free):
+            log.info("Run %s has its answer and no slot in the host that had it warm: it goes on here.", run_id)
+            self.intake.want([run_id])
 
     async def refresh(self) -> None:
         """New deployments of the pool, what other hosts have left, and whatever was not heard."""

@@ -23,6 +23,11 @@ class Slots:
     def waiting(self) -> int:
         return len(self._turns)
 
+    @property
+    def free(self) -> int:
+        """How many more could be in, where that has a limit; else 0."""
+        return 0 if self.limit is None or self._turns else self.limit - len(self._taken)
+
     def awaits(self, name: str) -> bool:
         """Whether this one waits for its turn."""
         return name in self._turns

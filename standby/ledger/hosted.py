@@ -7,7 +7,7 @@ it first, the attempt that lingers or any other, goes on; the attempt number fen
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, and_, case, literal, or_, select, true, update
@@ -147,14 +147,11 @@ class Hosted:
         return [(row.holder, bool(row.alive)) for row in rows]
 
     async def whose(self, run_id: str) -> Row[Any] | None:
-        """``state, holder, ended_at, confirmed`` of the run, and whether the lease of who has it is ``alive``: its
-        host's, if it is parked warm."""
+        """``state, holder, hold, ended_at, confirmed`` of the run, and whether the lease of who has it is ``alive``:
+        its host's, if it is parked warm."""
         alive = case((runs.c.hold == Hold.WARM, self._host_lives()), else_=runs.c.lease_expires_at > clock.utcnow())
-        rows = await self._db.read(
-            select(runs.c.state, runs.c.holder, runs.c.ended_at, runs.c.confirmed, alive.label("alive")).where(
-                runs.c.id == run_id
-            )
-        )
+        of_it = (runs.c.state, runs.c.holder, runs.c.hold, runs.c.ended_at, runs.c.confirmed)
+        rows = await self._db.read(select(*of_it, alive.label("alive")).where(runs.c.id == run_id))
         return rows[0] if rows else None
 
     async def adopt(self, deployments: Iterable[str], address: str) -> int:
@@ -204,6 +201,27 @@ class Hosted:
             .limit(limit)
         )
         return [row.id for row in rows]
+
+    async def call_over(
+        self, deployments: Iterable[str], holder: str, address: str, since: datetime, limit: int
+    ) -> list[str]:
+        """Have runs of these deployments come to this host that are parked warm in others and have had their answers
+        ``since`` then: those have no slot for them. Whoever is first goes on, this host or theirs. Which these are, the
+        one that waits longest first."""
+        waiting = and_(runs.c.state == RunState.READY, runs.c.hold == Hold.WARM, runs.c.holder != holder)
+        rows = await self._db.read(
+            select(runs.c.id, runs.c.attempt)
+            .where(waiting, runs.c.ready_at < since, self._of(deployments))
+            .order_by(runs.c.ready_at)
+            .limit(limit)
+        )
+        called: list[str] = []
+        for run_id, attempt in rows:
+            cold = {"hold": Hold.SUSPEND, "holder": None, "attempt": attempt + 1, "wake_address": f"{address}#{run_id}"}
+            one = update(runs).where(waiting, runs.c.id == run_id, runs.c.attempt == attempt).values(cold)
+            if await self._db.write(one):
+                called.append(run_id)
+        return called
 
     async def orphans(self, deployments: Iterable[str]) -> list[Row[Any]]:
         """Runs of these deployments that an attempt works on, or did."""

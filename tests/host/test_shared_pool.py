@@ -87,6 +87,42 @@ async def test_what_another_living_host_has_is_left_to_it_until_it_is_dead(
     assert run.deeds("came") == 1
 
 
+@pytest.mark.parametrize("limit", [1], indirect=True)
+@pytest.mark.parametrize("answered", ["signalled", "resumed"])
+async def test_what_waits_for_a_slot_in_another_host_goes_on_in_one_that_has_one(
+    inn: Inn, looks: list[str], monkeypatch: pytest.MonkeyPatch, answered: str
+) -> None:
+    monkeypatch.setattr(settings, "ELSEWHERE", timedelta(seconds=0.2))
+    run = await cold(inn)
+    await inn.host.slots.enter("other")
+    assert await inn.ledger.leases.take(f"{LEASES}127.0.0.1:1/x", ELSEWHERE, timedelta(minutes=1))
+    await is_held(inn, run, hold="warm", holder=ELSEWHERE, wake_address="127.0.0.1:1#x")
+    if answered == "signalled":
+        await run.signal("round-0", 8)
+        looked = inn.host.ledger.hosted.to_take_up
+        times: list[None] = []
+        monkeypatch.setattr(inn.host.ledger.hosted, "to_take_up", lambda of: times.append(None) or looked(of))
+        await wait_until(lambda: len(times) >= 2, shows=run.shown)
+    else:
+        await inn.client.resume_flow_run(UUID(run.id), run_input={"answer": 8})
+        await wait_until(lambda: inn.host.slots.waiting == 1, shows=run.shown)
+    assert (await run.row()).holder == ELSEWHERE, "there is no slot here, either"
+    inn.host.slots.leave("other")
+    assert await run.result() == 8
+    assert run.deeds("came") == 1
+
+
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_what_another_has_called_over_waits_for_no_slot_here(inn: Inn) -> None:
+    run = await inn.start("visitor")
+    await run.is_warm()
+    await inn.host.slots.enter("other")
+    await run.signal("round-0", 8)
+    await wait_until(lambda: inn.host.slots.waiting == 1)
+    await is_held(inn, run, hold="suspend", holder=ELSEWHERE, attempt=2)
+    await wait_until(lambda: (run.id in inn.host.guests, inn.host.slots.waiting) == (False, 0), shows=run.shown)
+
+
 async def test_a_run_that_has_just_ended_elsewhere_is_not_begun_again(inn: Inn, looks: list[str]) -> None:
     """Its host is ahead of Prefect, which shows it as it was woken."""
     run = await inn.start("stumbler")

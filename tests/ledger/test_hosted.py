@@ -18,6 +18,7 @@ from tests.support.seeds import ALL
 
 from .acts import LEASE, ME, OTHER, answer, approval, claim, open_group, parked
 from .conftest import Watch
+from .turns import Turn, Turns
 
 THIRD = "machine/3/3.00"
 ADDRESS = "127.0.0.1:7"
@@ -92,6 +93,26 @@ async def test_an_answer_comes_before_an_eviction(ledger: Ledger) -> None:
     assert not await ledger.hosted.evict("run", 1, None), "it is READY, and goes on"
 
 
+async def test_a_host_calls_over_what_has_its_answer_and_waits_longest_in_another(ledger: Ledger, watch: Watch) -> None:
+    for run in ("first", "second", "third"):
+        wait = await warm(ledger, run)
+        if run != "third":
+            await answer(ledger, wait.id)
+            watch.forward(timedelta(seconds=1))
+    here = ({"deployment"}, OTHER, "127.0.0.1:9")
+    assert await ledger.hosted.call_over(*here, clock.utcnow() - timedelta(seconds=5), 9) == [], "not for long enough"
+    assert await ledger.hosted.call_over({"deployment"}, ME, ADDRESS, clock.utcnow(), 9) == [], "they are its own"
+    assert await ledger.hosted.call_over({"none"}, OTHER, "127.0.0.1:9", clock.utcnow(), 9) == [], "it has not the code"
+    assert await ledger.hosted.call_over(*here, clock.utcnow(), 1) == ["first"]
+    row = await row_of(ledger, "first")
+    assert (row.state, row.hold, row.holder, row.wake_address) == (
+        RunState.READY, Hold.SUSPEND, None, "127.0.0.1:9#first"
+    )  # fmt: skip
+    assert await ledger.hosted.claim_warm("first", 1, ME, LEASE) is None, "who had it is fenced"
+    assert await ledger.hosted.claim_ready("first", {"deployment"}, OTHER, LEASE) is not None
+    assert await ledger.hosted.call_over(*here, clock.utcnow(), 9) == ["second"], "the third waits for its answer"
+
+
 async def test_what_a_worker_of_prefect_has_parked_is_woken_through_prefect(ledger: Ledger) -> None:
     [wait] = (await parked(ledger, [approval()])).waits
     assert (await answer(ledger, wait.id)).wake_address is None
@@ -157,8 +178,6 @@ async def test_what_a_host_gives_back_is_ready_and_fenced(ledger: Ledger) -> Non
 
 
 # Races: many interleavings of what the processes around a parked run do to it.
-
-Turn = Callable[[], Awaitable[None]]
 
 
 class Race:
@@ -260,8 +279,19 @@ class Race:
         if row.hold == Hold.WARM:
             await self.ledger.runs.rescue(self.run, row.attempt, row.holder)
 
+    async def calls_it_over(self, turn: Turn) -> None:
+        """Another host, with a free slot."""
+        for _ in range(2):
+            await turn()
+            called = await self.ledger.hosted.call_over({"deployment"}, THIRD, "127.0.0.1:9", clock.utcnow(), 10)
+            if self.run in called:
+                await self.takes_up(turn)
+                return
+
     def cast(self) -> list[Callable[[Turn], Awaitable[None]]]:
-        others = [self.takes_up, self.is_given_it, self.answers_it, self.deadline, self.takes_it_for_dead]
+        others = [
+            self.takes_up, self.is_given_it, self.calls_it_over, self.answers_it, self.deadline, self.takes_it_for_dead
+        ]  # fmt: skip
         cast = [self.lingers, self.answers_it, *self.dice.sample(others, self.dice.randint(1, 3))]
         return [*cast, self.cancels] if self.dice.random() < 0.25 else cast
 
@@ -299,40 +329,6 @@ class Race:
         else:
             assert row.state == RunState.CANCELLED
             assert wait.state != WaitState.OPEN
-
-
-class Turns:
-    """Lets one of the players do one transaction, then another, as the dice say."""
-
-    def __init__(self, dice: random.Random) -> None:
-        self._dice = dice
-        self._waiting: list[asyncio.Future[None]] = []
-        self._still = asyncio.Event()
-        self._moving = 0
-
-    async def __call__(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        self._rests()
-        await turn
-
-    def _rests(self) -> None:
-        self._moving -= 1
-        if not self._moving:
-            self._still.set()
-
-    async def play(self, parts: list[Callable[[Turn], Awaitable[None]]]) -> None:
-        self._moving = len(parts)
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(part(self)).add_done_callback(lambda _: self._rests())  # type: ignore[arg-type]
-            while True:
-                await self._still.wait()
-                self._still.clear()
-                if not self._waiting:
-                    return
-                self._moving += 1
-                self._waiting.pop(self._dice.randrange(len(self._waiting))).set_result(None)
 
 
 RACES = 5000 if ALL else 150
