@@ -6,4 +6,4 @@ START = "standby.start"
 """By which other agents start runs; the key is who asked and in which request. Nobody else sends it."""
 
 STOP = "agent.stop"
-"""Stops an agent that thinks before its next model request; the key is the run's id."""
+"""Stops the agent that thinks before its next model request, and all in whose tools it is; the key is the run's id."""

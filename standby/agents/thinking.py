@@ -285,15 +285,36 @@ class Thinking:
             await self._check(tool_calls=to_do)
 
     async def _check_stop(self) -> None:
-        """Whether a person has sent word to stop: a signal of the topic ``STOP`` with the run's id as its key."""
-        thread = self.thread
-        rest = f"{thread.turn}.stop"
-        if thread.entry(rest) is None and not await thread.run.ledger.signals.is_kept(STOP, thread.run.id):
+        """Whether a person has sent word to stop: a signal of the topic ``STOP`` with the run's id as its key.
+
+        There is one word for the run, and it stops this agent and all in whose tools it is.
+        """
+        around = self._around()
+        stopped = (one.stopped for one in around)
+        known = next((one.why for one in stopped if one is not None and one.what == "person"), None)
+        why = known or await self._word(around)
+        if why is None:
             return
+        for outer in around[1:]:
+            outer.stopped = outer.stopped or ScopeStopped(outer.thread.name, "person", why)
+        raise self._stop("person", why)
+
+    async def _word(self, around: Sequence[Thinking]) -> str | None:
+        """Take the word in, if it has come. The outermost agent keeps it: the attempts to come see it there before any
+        agent goes on, also one that ends before those around it do."""
+        keys = [f"{one.thread.turn}.stop" for one in around]
+        asked = [(one.thread, key) for one, key in zip(around, keys, strict=True) if one.thread.entry(key) is not None]
+        if not asked and not await self.thread.run.ledger.signals.is_kept(STOP, self.thread.run.id):
+            return None
+        thread, key = asked[0] if asked else (around[-1].thread, keys[-1])
         thread.set_aside()
         word: Signal[Any] = Signal(STOP, key=thread.run.id)
-        said = (await self._here(lambda: wait_at(thread.place(rest), {"": word})))[""]
-        raise self._stop("person", f"a person stopped it: {said}" if said else "a person stopped it")
+        said = (await self._here(lambda: wait_at(thread.place(key), {"": word})))[""]
+        return f"a person stopped it: {said}" if said else "a person stopped it"
+
+    def _around(self) -> list[Thinking]:
+        """This one, and those in whose tools it is, the outermost last."""
+        return [self, *(self.outer._around() if self.outer is not None else ())]
 
     def _stop(self, what: str, why: str, remedy: str = "") -> ScopeStopped:
         self.stopped = ScopeStopped(self.thread.name, what, why, remedy)
