@@ -21,30 +21,26 @@ from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDenied
 
 from standby import clock
-from standby.agents.budgets import Spent
 from standby.agents.canonical import canonical
 from standby.agents.edits import as_called, call_for, still_meant, validated
 from standby.agents.evidence import MOST_IN_ONE, ToShow, evidence_about
 from standby.agents.forms import Said, arguments_field, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
 from standby.agents.records import Outcome
+from standby.agents.results import results_of
 from standby.agents.scope import Permission
 from standby.agents.scoped import InVain, ScopedApproval
-from standby.agents.tools import Reply
 from standby.ledger.grants import GrantRow
 from standby.places import Place
 from standby.states import CheckpointState, Verdict
 from standby.waiting import wait_at
-from standby.waits import NOTHING, Approval, Signal, Wait, quoted
+from standby.waits import Approval
 
 if TYPE_CHECKING:
     from standby.agents.thinking import Thinking
 
 _Verdict = ToolDenied | dict[str, Any] | None
 """What people said about a call: denied, changed arguments, or None: approved as it was shown."""
-
-NO_RESULT = {"no result": "nobody delivered it in time"}
-"""What a deferred call is answered with when its time is over."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredTo
     # Of an earlier attempt, about calls that are all denied by now.
     await thinking.thread.close_left(f"{thinking.thread.turn}.asks")
     if outside:
-        results.calls |= await _results(thinking, requests, outside, f"{thinking.thread.turn}.results")
+        results.calls |= await results_of(thinking, requests, outside, f"{thinking.thread.turn}.results")
     return results
 
 
@@ -124,7 +120,7 @@ async def result_after_approval(thinking: Thinking, call: ToolCallPart, begun: O
         _kinds={call.tool_call_id: "question" if begun.question else "external"},
     )
     rest = f"{thinking.thread.turn}.results.of.{thinking.ordinal(call)}"
-    return (await _results(thinking, request, [call], rest, approved=True))[call.tool_call_id]
+    return (await results_of(thinking, request, [call], rest, approved=True))[call.tool_call_id]
 
 
 async def _asked(
@@ -337,70 +333,3 @@ async def _grants(
     if not await ledger.grants.give(thread.run.id, thread.run.attempt, rows):
         thread.run.stop()
     return results
-
-
-async def _results(
-    thinking: Thinking, requests: DeferredToolRequests, outside: list[ToolCallPart], place: str, approved: bool = False
-) -> dict[str, Any]:
-    """Wait at this place for what others deliver: a signal for each call, an answer for each question."""
-    thread = thinking.thread
-    waits: dict[str, Wait[Any]] = {}
-    ids: dict[str, str] = {}
-    for call in outside:
-        ordinal = thinking.ordinal(call)
-        metadata = requests.metadata.get(call.tool_call_id, {})
-        ids[str(ordinal)] = call.tool_call_id
-        if requests.kind(call.tool_call_id) == "question":
-            question = str(metadata.get("question") or f"{thread.name} asks by {call.tool_name}")
-            shown = quoted(json.dumps(call.args_as_dict(), indent=2, ensure_ascii=False))
-            waits[str(ordinal)] = Approval(question, form=Reply, show=shown, party=thinking.scope.asking.party)
-            continue
-        key = f"{thread.run.id}/{thread.prefix}{thread.call_key(ordinal, call.tool_name, approved=approved)}"
-        seconds = metadata.get("within_seconds")
-        within = timedelta(seconds=float(seconds)) if seconds is not None else thinking.scope.asking.within
-        waits[str(ordinal)] = Signal(
-            str(metadata.get("topic") or f"tool.{call.tool_name}"),
-            key=str(metadata.get("key") or key),
-            reason=f"the result of {call.tool_name} for {thread.name}",
-            within=within,
-            otherwise=NOTHING if within is None else NO_RESULT,
-        )
-    answers: dict[str, Any] = {}
-    number = 1
-    while left := {name: wait for name, wait in waits.items() if name not in answers}:
-        rest = place if number == 1 else f"{place}.{number}"
-        answers |= await _delivered(thinking, rest, left)
-        number += 1
-    return {
-        ids[name]: ToolFailed("Nobody delivered its result in time.")
-        if answer == NO_RESULT
-        else answer.answer
-        if isinstance(answer, Reply)
-        else answer
-        for name, answer in answers.items()
-    }
-
-
-async def _delivered(thinking: Thinking, rest: str, left: dict[str, Wait[Any]]) -> dict[str, Any]:
-    """The results of these calls, by their numbers, that are waited for at this place: of all of them, if no
-    earlier attempt has waited there. One may have waited for others: other calls were allowed, or other tools there.
-    """
-    thread = thinking.thread
-    place, entry = thread.place(rest), thread.entry(rest)
-    if entry is not None and entry.state == CheckpointState.RECORDED:  # these were counted with the journal
-        told = json.loads(await thread.run.text_of(entry))
-        anything: dict[str, Wait[Any]] = {name: Signal("of a call that is not made any more") for name in told}
-        answers = await thinking.parked(
-            lambda: wait_at(place, anything | {name: left[name] for name in told if name in left})
-        )
-        return {name: answer for name, answer in answers.items() if name in left}
-    here = left
-    if entry is not None:
-        rows = (await thread.run.ledger.waits.group(thread.run.id, place.key)).waits
-        here = {name: left[name] for row in rows if (name := row.key.removeprefix(f"{place.key}/")) in left}
-    if not here:
-        await thread.close_one(rest)
-        return {}
-    answers = await thinking.parked(lambda: wait_at(place, here))
-    thread.spent += Spent(tool_calls=sum(int(name) not in thinking.deferred for name in answers))
-    return answers
