@@ -4,7 +4,8 @@ What is approved is bound to the call's key, its tool, the digest of the exact a
 wait and whoever approved it. It is looked at again when the tool is about to be called, and used once.
 
 What a wait showed stands in its row (``fresh``): an answer counts for those calls alone. A call that has to be asked
-about and was in no wait that was answered is asked about in another one: ``1.asks``, ``1.asks.2`` ...
+about and was in no wait that was answered is asked about in another one: ``1.asks``, ``1.asks.2`` ... So is one that
+people have changed into a call about something that they have not seen (``fresh=`` of ``run_agent``).
 """
 
 from __future__ import annotations
@@ -42,17 +43,21 @@ if TYPE_CHECKING:
 _Verdict = ToolDenied | dict[str, Any] | None
 """What people said about a call: denied, changed arguments, or None: approved as it was shown."""
 
+_CHANGED = "A person has changed it, into a call about something else than was shown, or what it is about has changed."
+"""Why a call is asked about as it was changed."""
+
 
 @dataclass(frozen=True)
 class _Asked:
     """One call that is asked about: ``arguments`` as the tool will see them, as JSON values. ``outside``: its result
-    is delivered, and no tool sees them."""
+    is delivered, and no tool sees them. ``changed``: they are a person's."""
 
     call: ToolCallPart
     ordinal: int
     arguments: dict[str, Any]
     why: str
     outside: bool = False
+    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,8 +186,9 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
         found = {
             one.ordinal: (one, shown[at], said[at]) for one in left if (at := _where(thinking, one, shown)) is not None
         }
-        verdicts |= await _grants(thinking, ctx, wait, list(found.values()))
-        left = [one for one in left if one.ordinal not in found]
+        said_now, again = await _grants(thinking, ctx, wait, list(found.values()))
+        verdicts |= said_now
+        left = [again.get(one.ordinal, one) for one in left if one.ordinal not in said_now]
         number += 1
     return verdicts
 
@@ -198,7 +204,7 @@ async def _wait_at(thinking: Thinking, place: Place) -> Any:
 
 
 def _shown(fresh: str) -> list[_Shown]:
-    """The calls that a wait showed, from what ``as_it_is`` wrote."""
+    """The calls that a wait showed, from what ``as_it_is`` wrote. The number may be followed by "changed"."""
     return [
         _Shown(rest[0] if rest else None, tool, canonical(arguments), schema, tag)
         for *rest, tool, arguments, schema, tag in json.loads(fresh)
@@ -241,9 +247,9 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
         parts = []
         for one in asked:
             tool = one.call.tool_name
-            number = [one.ordinal] if numbered else []
+            first = [one.ordinal, *(["changed"] if one.changed else [])] if numbered else []
             tag = await thinking.tag(tool, one.arguments)
-            parts.append([*number, tool, one.arguments, thinking.schemas.get(tool), tag])
+            parts.append([*first, tool, one.arguments, thinking.schemas.get(tool), tag])
         return canonical(parts)
 
     def check(answer: BaseModel) -> None:
@@ -288,7 +294,8 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
 
 async def _grants(
     thinking: Thinking, ctx: RunContext[Any], wait: Any, found: list[tuple[_Asked, _Shown, Said]]
-) -> dict[int, _Verdict]:
+) -> tuple[dict[int, _Verdict], dict[int, _Asked]]:
+    """What was said of each call, which is written down; and those that have to be asked about as they were changed."""
     thread, ledger = thinking.thread, thinking.thread.run.ledger
     yes = [
         one
@@ -300,21 +307,26 @@ async def _grants(
     ]
     approver = ", ".join(dict.fromkeys(one.actor for one in yes if one.actor)) or None
     results: dict[int, _Verdict] = {}
+    again: dict[int, _Asked] = {}
     rows: list[GrantRow] = []
     for one, shown, about in found:
         if not about.approved:
             results[one.ordinal] = ToolDenied(f"A person refused this call. {about.reason}".strip())
             continue
-        arguments, tag = one.arguments, shown.tag  # what was shown was approved, however late this is written down
-        override = about.arguments
+        arguments, override = one.arguments, about.arguments
         if not one.outside:
             try:
                 override, arguments = await call_for(ctx, one.call, arguments, override)
             except ValueError as error:
                 results[one.ordinal] = ToolDenied(f"It would not have the arguments that a person approved: {error}")
                 continue
-        if override is not None:
-            tag = await thinking.tag(one.call.tool_name, plain_arguments(arguments))
+        # What was shown was approved, however late this is written down. What a person has made of it may be about
+        # something else, and nobody has seen what that was at the time.
+        if about.arguments is not None:
+            plain = plain_arguments(arguments)
+            if await thinking.tag(one.call.tool_name, plain) != shown.tag:
+                again[one.ordinal] = replace(one, arguments=plain, why=_CHANGED, changed=True)
+                continue
         results[one.ordinal] = override
         rows.append(
             GrantRow(
@@ -326,10 +338,10 @@ async def _grants(
                 given=given_digest(thread.response().tool_calls[one.ordinal - 1]),
                 approver=approver,
                 door=yes[-1].door if yes else None,
-                fresh=tag,
+                fresh=shown.tag,
                 settled_at=wait.settled_at,
             )
         )
     if not await ledger.grants.give(thread.run.id, thread.run.attempt, rows):
         thread.run.stop()
-    return results
+    return results, again

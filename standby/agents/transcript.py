@@ -79,7 +79,7 @@ class _Approved(NamedTuple):
         return self.grant.approver or f"somebody by {self.grant.door}"
 
     def changed_to(self, ordinal: int) -> dict[str, Any] | None:
-        """The arguments that stand in the form for this call of an answer; None where they were left as shown."""
+        """The arguments that people gave for this call of an answer; None where they are the model's."""
         if self.wait is None or not self.wait.fresh or not self.wait.answer:
             return None
         shown = json.loads(self.wait.fresh)
@@ -88,7 +88,8 @@ class _Approved(NamedTuple):
             return None
         at = numbers.index(ordinal) if len(shown) > 1 else 0
         answer = form_of([call[-4] for call in shown]).model_validate_json(self.wait.answer)
-        return said_of(answer, len(shown))[at].arguments
+        was_changed = "changed" in shown[at][1:-4]  # before it was asked about there
+        return said_of(answer, len(shown))[at].arguments or (shown[at][-3] if was_changed else None)
 
 
 def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, _Approved]) -> dict[str, Any]:
