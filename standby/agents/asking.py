@@ -255,7 +255,8 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
     def check(answer: BaseModel) -> None:
         """Arguments that the scope denies, that do not fit the tool, or of which it would see others, are refused
         before the run goes on."""
-        for number, (one, said) in enumerate(zip(asked, said_of(answer, len(asked)), strict=True), start=1):
+        told = said_of(answer, len(asked), exactly=True)
+        for number, (one, said) in enumerate(zip(asked, told, strict=True), start=1):
             if said.approved and said.arguments is not None:
                 tool = one.call.tool_name
                 try:

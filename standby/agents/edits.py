@@ -113,9 +113,16 @@ def difference(said: Any, seen: Any, why: str | None = None, at: str = "") -> st
     if isinstance(said, list) and isinstance(seen, list) and len(said) == len(seen):
         pairs = enumerate(zip(said, seen, strict=True))
         return next((other for n, (a, b) in pairs if (other := difference(a, b, why, f"{below}{n}"))), None)
-    if canonical(said) == canonical(seen) or (_number(said) is not None and _number(said) == _number(seen)):
+    if canonical(said) == canonical(seen) or _same_number(said, seen):
         return None
     return f"{at or 'arguments'}: {why or f'it would become {json.dumps(seen, ensure_ascii=False)}'}"
+
+
+def _same_number(said: Any, seen: Any) -> bool:
+    """Whether one is a number, and the other the same one, or a text that says it. Two texts are just that."""
+    if isinstance(said, str) and isinstance(seen, str):
+        return False
+    return _number(said) is not None and _number(said) == _number(seen)
 
 
 def _number(value: Any) -> Decimal | None:

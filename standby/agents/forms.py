@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator
@@ -49,15 +50,19 @@ def form_of(tools: Sequence[str]) -> type[BaseModel]:
     return create_model("SeveralCalls", __module__=__name__, **fields)
 
 
-def said_of(answer: BaseModel, count: int) -> list[Said]:
-    """What the answer says about each call. Raises ``ValueError`` naming the field for arguments that are no object."""
+def said_of(answer: BaseModel, count: int, *, exactly: bool = False) -> list[Said]:
+    """What the answer says about each call. Raises ``ValueError`` naming the field for arguments that are no object.
+
+    ``exactly``: also for those of which something would be lost when they are read, as what was taken before may be.
+    """
     told = answer.model_dump()
+    read = _exactly if exactly else json.loads
     if count == 1:
-        return [Said(told["approved"], _arguments(arguments_field(1, 1), told["arguments"]), told["comment"])]
+        return [Said(told["approved"], _arguments(arguments_field(1, 1), told["arguments"], read), told["comment"])]
     return [
         Said(
             told["approved"] and not told[f"refuse_{number}"],
-            _arguments(arguments_field(number, count), told[arguments_field(number, count)]),
+            _arguments(arguments_field(number, count), told[arguments_field(number, count)], read),
             told[f"reason_{number}"] or told["comment"],
         )
         for number in range(1, count + 1)
@@ -69,16 +74,45 @@ def arguments_field(number: int, count: int) -> str:
     return "arguments" if count == 1 else f"arguments_{number}"
 
 
-def _arguments(field: str, text: str) -> dict[str, Any] | None:
+def _arguments(field: str, text: str, read: Callable[[str], Any]) -> dict[str, Any] | None:
     if not text.strip():
         return None
     try:
-        changed = json.loads(text)
+        changed = read(text)
+    except _Lost as error:
+        raise ValueError(f"{field}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{field}: it is not JSON: {error}") from error
     if not isinstance(changed, dict):
         raise ValueError(f"{field}: the arguments are a JSON object, such as {{}}")
     return changed
+
+
+class _Lost(Exception):
+    """Something in a JSON text is lost when it is read."""
+
+
+def _exactly(text: str) -> Any:
+    return json.loads(text, parse_float=_number, object_pairs_hook=_object)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    try:
+        same = Decimal(text) == Decimal(repr(number))
+    except InvalidOperation:  # beyond what there is of numbers
+        same = False
+    if not same:
+        raise _Lost(f'{text} would become {number!r}: write fewer digits, or "{text}" where the tool takes a text')
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise _Lost(f"{twice!r} stands there twice: leave one of them out")
+    return found
 
 
 MOST_MORE = 1e12

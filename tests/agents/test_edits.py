@@ -3,6 +3,7 @@
 import asyncio
 import json
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -94,6 +95,49 @@ async def test_a_change_that_would_become_another_is_refused_and_the_run_waits_o
     await run.answer({"approved": True, "arguments": '{"order": {"amount": "4"}}'})
     assert await run.result() == "done"
     assert [one.amount for one in payer.done] == [4]
+
+
+class Payment(BaseModel):
+    amount: Decimal = Decimal(5)
+    rate: float = 1
+    ref: Annotated[str, AfterValidator(lambda written: written.lstrip("0") or "0")] = "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"to": "ada", "to": "ben"}', "arguments: 'to' stands there twice"),
+        ('{"payment": {"ref": "1", "rate": 2, "ref": "2"}}', "arguments: 'ref' stands there twice"),
+        ('{"payment": {"amount": 12345678901234567.89}}', "12345678901234567.89 would become 1.2345678901234568e+16"),
+        ('{"payment": {"rate": 0.1000000000000000055511}}', "0.1000000000000000055511 would become 0.1"),
+        ('{"payment": {"rate": 1e400}}', "1e400 would become inf"),
+        ('{"payment": {"rate": 1e-99999999999999999999}}', "1e-99999999999999999999 would become 0.0"),
+        ('{"payment": {"ref": "0070"}}', 'payment.ref: it would become "70"'),
+    ],
+)
+async def test_a_change_that_would_be_misread_is_refused_and_the_run_waits_on(desk: Desk, text: str, says: str) -> None:
+    """By who reads the JSON text, or by the tool."""
+    script = Script(call("pay"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="payer")
+    done: list[tuple[Payment, str]] = []
+
+    @thinker.tool_plain
+    async def pay(payment: Payment = Payment(), to: str = "eve") -> str:  # noqa: B008
+        done.append((payment, to))
+        return "paid"
+
+    @agent
+    async def paying() -> str | None:
+        return (await run_agent(thinker, "pay", scope=ask("pay"))).output
+
+    run = await desk.start(paying)
+    await run.answer({"approved": True, "arguments": text})
+    [wait] = await run.open_waits()
+    assert says in (wait.refused or "")
+    exact = '{"payment": {"amount": "12345678901234567.89", "rate": 1.50, "ref": "70"}, "to": "ben"}'
+    await run.answer({"approved": True, "arguments": exact})
+    assert await run.result() == "done"
+    assert done == [(Payment(amount=Decimal("12345678901234567.89"), rate=1.5, ref="70"), "ben")]
 
 
 class Typed(TypedDict):
