@@ -50,7 +50,7 @@ _CHANGED = "A person has changed it, into a call about something else than was s
 @dataclass(frozen=True)
 class _Asked:
     """One call that is asked about: ``arguments`` as the tool will see them, as JSON values. ``outside``: its result
-    is delivered, and no tool sees them. ``changed``: they are a person's."""
+    is delivered by whoever makes it, with those that the model gave. ``changed``: they are a person's."""
 
     call: ToolCallPart
     ordinal: int
@@ -238,7 +238,7 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
         thinking.answered[place.key] = answer
         return answer
     tools = [one.call.tool_name for one in asked]
-    form = form_of(tools)
+    form = form_of(tools, [number for number, one in enumerate(asked, start=1) if one.outside])
     what = f"call {tools[0]}" if len(tools) == 1 else f"make these {len(tools)} calls"
     numbered = all(one.ordinal is not None for one in before)  # a wait of before is not asked anew for that alone
 
@@ -253,13 +253,15 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
         return canonical(parts)
 
     def check(answer: BaseModel) -> None:
-        """Arguments that the scope denies, that do not fit the tool, or of which it would see others, are refused
-        before the run goes on."""
+        """Arguments that the scope denies, that do not fit the tool, or of which it would see others, and those of a
+        call that others make, are refused before the run goes on."""
         told = said_of(answer, len(asked), exactly=True)
         for number, (one, said) in enumerate(zip(asked, told, strict=True), start=1):
             if said.approved and said.arguments is not None:
                 tool = one.call.tool_name
                 try:
+                    if one.outside:  # the form does not offer it, but an earlier version's did
+                        raise ValueError("its arguments cannot be changed: it is not made here")
                     _, seen = as_called(ctx, tool, said.arguments)
                     judged = judge(thinking, tool, seen)
                     if judged.permission is Permission.DENY:

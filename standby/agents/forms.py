@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from standby.agents.budgets import Budget
 from standby.waits import NEEDED
@@ -26,6 +27,12 @@ class OneCall(BaseModel):
     comment: str = Field(default="", title="Reason or comment", description="If you refuse, the agent is told it.")
 
 
+class OneFixedCall(OneCall):
+    """The form about a single call whose arguments cannot be changed: it does not show the field."""
+
+    arguments: SkipJsonSchema[str] = ""
+
+
 class Said(NamedTuple):
     """What a person said about one call. ``arguments``: changed ones; None for the ones that were shown."""
 
@@ -34,15 +41,16 @@ class Said(NamedTuple):
     reason: str
 
 
-def form_of(tools: Sequence[str]) -> type[BaseModel]:
-    """The form about so many calls of these tools."""
+def form_of(tools: Sequence[str], fixed: Collection[int] = ()) -> type[BaseModel]:
+    """The form about so many calls of these tools. ``fixed``: the numbers, from 1, of those whose arguments cannot be
+    changed."""
     if len(tools) == 1:
-        return OneCall
+        return OneFixedCall if fixed else OneCall
     fields: dict[str, Any] = {"approved": (bool, APPROVED)}
     for number, tool in enumerate(tools, start=1):
         fields[f"refuse_{number}"] = (bool, Field(default=False, title=f"{number}. {tool}: refuse this one"))
         fields[f"arguments_{number}"] = (
-            str,
+            SkipJsonSchema[str] if number in fixed else str,
             Field(default="", title=f"{number}. {tool}: changed arguments", description=ARGUMENTS),
         )
         fields[f"reason_{number}"] = (str, Field(default="", title=f"{number}. {tool}: reason"))

@@ -1,18 +1,24 @@
 """Tools that defer their result, wait, or ask a person a question."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from pydantic_ai import Agent, ApprovalRequired, CallDeferred, RunContext
+from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.toolsets import ExternalToolset
 
 from standby import agent, idempotency_key
 from standby.agents import Spent, ask_human, run_agent, waits
+from standby.doors import wake_run
 from standby.errors import AnswerRefused
+from standby.states import Door, Outcome
 from standby.waiting import wait_for
 from standby.waits import Signal
 from tests.agents.conftest import Script, allow, ask, call
 from tests.fundamentals.conftest import Desk, Interruption
+from tests.support.waiting import wait_until
 
 
 async def test_a_tool_may_require_an_approval_itself_or_for_some_arguments(desk: Desk) -> None:
@@ -175,3 +181,50 @@ async def test_a_result_that_never_comes_is_told_to_the_model(desk: Desk) -> Non
     [wait] = await run.waits()
     assert (wait.topic, wait.correlation) == ("tool.render", f"{run.id}/thinker/1.1.render")
     assert script.told() == [("render", "Nobody delivered its result in time.", "failed")]
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_the_arguments_of_a_call_that_others_make_cannot_be_changed(desk: Desk, several: bool) -> None:
+    """They have what the model gave: no form offers more, and what comes all the same is refused, not left out."""
+    script = Script([call("ship", to="ada"), *([call("note", text="hello")] if several else [])], "done")
+    schema = {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]}
+    outside: Any = ExternalToolset([ToolDefinition(name="ship", parameters_json_schema=schema)])
+    thinker: Agent[None, str] = Agent(script.model, name="thinker", toolsets=[outside])
+
+    @thinker.tool_plain
+    async def note(text: str) -> str:
+        return text
+
+    @agent
+    async def working() -> str | None:
+        return (await run_agent(thinker, "ship", scope=ask("ship", "note"))).output
+
+    run = await desk.start(working)
+    [wait] = await run.open_waits()
+    [ship] = [n for n, one in enumerate(json.loads(wait.fresh), start=1) if "ship" in one]
+    ships, notes = (f"arguments_{ship}", f"arguments_{3 - ship}") if several else ("arguments", None)
+    offered = {name for name in json.loads(wait.answer_schema)["properties"] if name.startswith("arguments")}
+    assert offered == ({notes} if several else set())
+    changed = {"approved": True, ships: '{"to": "ben"}'}
+    with pytest.raises(AnswerRefused, match=f"{ships}: the form has no such field"):
+        await run.answer(changed)
+    settled = await desk.ledger.waits.settle(
+        wait.id, outcome=Outcome.ANSWERED, answer=json.dumps(changed), door=Door.TERMINAL, actor="ada"
+    )
+    assert settled is not None
+    await wake_run(run.id, settled.wake_address, desk.url)
+
+    async def refused() -> Any:
+        return next((one for one in await run.open_waits() if one.refused), None)
+
+    assert (await wait_until(refused)).refused.startswith(f"{ships} of ship: its arguments cannot be changed")
+    await run.answer({"approved": True, **({notes: '{"text": "hi"}'} if notes else {})})
+
+    async def shipping() -> Any:
+        return next((one for one in await run.open_waits() if one.topic == "tool.ship"), None)
+
+    result = await wait_until(shipping)
+    await desk.signal(result.topic, "shipped", key=result.correlation)
+    assert await run.result() == "done"
+    told = [("note", "hi", "success")] if several else []
+    assert sorted(script.told()) == [*told, ("ship", "shipped", "success")]
