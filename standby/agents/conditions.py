@@ -10,7 +10,9 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Annotated, Any, Literal
+from unicodedata import category, normalize
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -109,7 +111,14 @@ class AtMost(_Condition):
 
 
 class OneOf(_Condition):
-    """The argument is one of these values."""
+    """The argument is one of these values, to the letter.
+
+    Under ``deny`` it is also what a program may take for one of them: texts that differ in case, accents, width, white
+    space or invisible characters, and numbers however they are written. Another name for the same thing, or a text in
+    which one of them stands beside others, is another value: where those matter, allow what is known instead.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"description": "The argument is one of these values."})
 
     kind: Literal["one of"] = "one of"
     values: tuple[str | int | bool, ...] = Field(min_length=1)
@@ -134,8 +143,7 @@ _FOR_ZERO = frozenset(("false", "f", "no", "n", "off", "", "null", "none"))
 def _is_another(value: str | int | bool, one: str | int | bool) -> bool:
     """Whether the two are different whatever they are taken for."""
     if isinstance(value, str) and isinstance(one, str):
-        mine, theirs = _decimal(value), _decimal(one)
-        return value != one and (mine is None or mine != theirs)
+        return _folded(value) != _folded(one) and not _may_be_one_number(value, one)
     if type(value) is type(one):
         return value != one
     if isinstance(one, bool):
@@ -150,23 +158,53 @@ def _taken_for(value: str | int | bool) -> Decimal | None:
     """The number that a program may make of it; None if that cannot be told, or there is none."""
     if not isinstance(value, str):
         return Decimal(int(value))
-    word = value.strip().casefold()
+    word = _folded(value).lower()
     if word in _FOR_ONE or word in _FOR_ZERO:
         return Decimal(word in _FOR_ONE)
     return _decimal(value)
 
 
+def _may_be_one_number(text: str, other: str) -> bool:
+    """Whether two texts may be the same number: one is a number, and the other is that, or begins like one."""
+    mine, theirs = _decimal(text), _decimal(other)
+    if mine is not None and theirs is not None:
+        return mine == theirs
+    if mine is None and theirs is None:
+        return False
+    first = next((char for char in _folded(other if theirs is None else text) if char.isalnum()), "")
+    return first.isnumeric()  # 1,000 and 1 EUR and 0x1
+
+
 def _decimal(text: str) -> Decimal | None:
     try:
-        number = Decimal(text.strip())
+        number = Decimal(_folded(text))
     except InvalidOperation:
         return None
     return number if number.is_finite() else None
 
 
 def _may_be_counted(text: str) -> bool:
-    """Whether a text that is no plain number may be one all the same: ``0x1``, ``1 000``, ``inf``."""
-    return any(char.isnumeric() for char in text) or text.strip(" +-").casefold().startswith(("inf", "nan"))
+    """Whether a text that is no plain number may be one all the same: ``0x1``, ``1,000``, ``inf``."""
+    return any(char.isnumeric() for char in text) or _folded(text).strip("+-").startswith(("INF", "NAN"))
+
+
+_UNSEEN = frozenset("\u115f\u1160\u2800\u3164\uffa0\U0001d159")
+"""What is shown as nothing and counts as a letter or a symbol; the other invisible characters have categories."""
+
+
+def _folded(text: str) -> str:
+    """A text as a program may see it that compares loosely: capitals, as wide as ASCII, and nothing but what is seen.
+
+    Without white space, accents, control and format characters, and whatever else is no character that anybody knows.
+    """
+    return "".join(map(_folded_char, text))
+
+
+@lru_cache(maxsize=4096)
+def _folded_char(char: str) -> str:
+    # One by one: to put many accents in order takes time that grows with their square.
+    seen = normalize("NFKD", normalize("NFKD", char).casefold().upper())
+    return "".join(one for one in seen if category(one)[0] not in "CMZ" and one not in _UNSEEN)
 
 
 class HostIn(_Condition):
@@ -267,8 +305,10 @@ class Below(_Condition):
         path, folder = _path(value), _path(self.folder)
         if path is None or folder is None or posixpath.isabs(path) != posixpath.isabs(folder):
             return False
-        # The folder itself, and what it lies in, reach into it; and some file systems do not tell A from a.
-        mine, theirs = path.casefold(), folder.casefold()
+        # The folder itself, and what it lies in, reach into it.
+        mine, theirs = _as_some_see(path), _as_some_see(folder)
+        if mine is None or theirs is None:
+            return False
         within = "." in (mine, theirs) or mine == theirs
         return not within and not _lies_in(mine, theirs) and not _lies_in(theirs, mine)
 
@@ -281,11 +321,23 @@ def _lies_in(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip("/") + "/")
 
 
+def _as_some_see(path: str) -> str | None:
+    """A path as file systems see it that do not tell A from a, nor "x" from "x. " and "x:stream"."""
+    if re.search("~[0-9]|^[A-Za-z]:", path):
+        return None  # a short name, such as SECRET~1, may be of any other; and so may what lies on a drive
+    parts = [_folded(part).partition(":")[0].rstrip(".") for part in path.split("/")]
+    return ("/" if posixpath.isabs(path) else "") + "/".join(filter(None, parts)) or "."
+
+
 def _path(value: Any) -> str | None:
     """A path in its plain form; None for one that could lead elsewhere."""
-    if not isinstance(value, str) or not value or "\0" in value or "\\" in value or value.startswith("~"):
+    if not isinstance(value, str) or not value or "\0" in value:
         return None
-    if ".." in value.split("/"):
+    folded = _folded(value)  # where a wide stop or stroke counts, and ".. " is ".."
+    if "\\" in value + folded or "~" in (value[0], folded[:1]) or folded.count("/") != value.count("/"):
+        return None
+    parts = zip(value.split("/"), folded.split("/"), strict=True)
+    if any(seen and not seen.strip(".") and part != "." for part, seen in parts):
         return None
     # POSIX gives two slashes at the beginning a meaning of their own, which nobody means.
     return posixpath.normpath(re.sub("^/+", "/", value))

@@ -1,8 +1,11 @@
 """No call outside the scope is allowed, whatever the scope, the tool and the arguments are."""
 
+import sys
 from datetime import UTC, timedelta
 from decimal import Decimal
-from typing import Any
+from time import process_time
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +49,9 @@ VALUES = st.one_of(
     st.dictionaries(st.sampled_from(["amount", "url"]), st.integers(), max_size=2), st.lists(st.integers(), max_size=2),
 )  # fmt: skip
 CALLS = st.dictionaries(st.sampled_from(["amount", "url", "path", "order"]), VALUES, max_size=4)
+
+
+FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 def freedom(permission: Permission) -> int:
@@ -118,7 +124,8 @@ def test_a_scope_is_data(wide: AgentScope, other: AgentScope) -> None:
         (Below(argument="x", folder="/data/out"), ["/data/out/a", "/data/out//b/c", "//data/out/a"],
          ["/data/out", "/data/output/x", "/data/out/../x", "out/a", "/etc/passwd", "/data/out/\0",
           "a\\..\\b", "", None]),
-        (Below(argument="x", folder="."), ["a", "a/b", "./a"], ["../a", "/a", ".", "a/../../b", "~/x"]),
+        (Below(argument="x", folder="."), ["a", "a/b", "./a"], ["../a", "/a", ".", "a/../../b", "~/x", "\uff0e",
+         ".. /a", "a/\uff0e\uff0e/\uff0e\uff0e/b", "a/\u2025/\u2025/b", "a\uff3c..\uff3cb", "..\uff0fa", "\uff5e/x"]),
     ],
     ids=["at most", "one of", "hosts", "http", "absolute folder", "relative folder"],
 )  # fmt: skip
@@ -147,9 +154,32 @@ def test_conditions(condition: Any, fits: list[Any], does_not: list[Any]) -> Non
         (OneOf(argument="x", values=("no", "x")), ["no", "x", False, 0, 0.0, None], [True, 1, "yes", "y"]),
         (OneOf(argument="x", values=(0,)), [0, False, "0", "", "null", "off", 0.0], [1, True, "1", "x"]),
         (OneOf(argument="x", values=("all", 1)), ["all", 1, True, "1"], ["ben", 2, False, "2"]),
+        (OneOf(argument="x", values=("eve@x.org", "RUB", "Ren\u00e9 Gro\u00df")),
+         ["eve@x.org", "Eve@X.org", "eve@x.org ", "rub", "RUB\n", "\uff32\uff35\uff22", "\ufeffRUB", "R\u200bUB",
+          "R\u00adUB", "\u3164rub", "R\u0336UB", "\U0001d411UB", "rene\u0301 gross", "RENE\u00a0GROSS",
+          "Rene  Gro\u1e9e", "\x00rub"],
+         ["ada@x.org", "EUR", "RUB1", "", "\u0420UB"]),
+        (OneOf(argument="x", values=("I",)), ["i", "\u0131", "\u0130", "\u2160"], ["l"]),
+        (OneOf(argument="x", values=("1000",)), ["1,000", "1 000", "1'000", "1e3", "0x3e8", "1000 EUR", "$1,000",
+         "\uff11\uff10\uff10\uff10", "\u0661\u0660\u0660\u0660", "+1000.0"], ["2000", "A1000", "all"]),
+        (OneOf(argument="x", values=("1,000",)), ["1000", 1000, "1,000"], ["x"]),
+        (OneOf(argument="x", values=(1,)), ["\uff11", "\u2460", "\u200b1", "\uff54rue", "t\u200brue", "\u2160\u00bd"],
+         ["\u200b2"]),
+        (AtMost(argument="x", limit=Decimal(5)), ["5 ", "\uff15", "\u200b5", "5,0", "\u0665", "0x5", "+5"], ["6.0"]),
+        (HostIn(argument="x", hosts=("evil.org",)), ["https://EVIL.org", "HTTPS://evil.org", "https://\uff45vil.org",
+         "https://evil\u3002org", "https://ev\u00adil.org", " https://evil.org", "https://evil.org\u200b",
+         "https://evil%2eorg"], ["https://GOOD.org"]),
+        (Below(argument="x", folder="/Data/\u00c9t\u00e9"), ["/data/\u00e9t\u00e9/x", "/DATA/e\u0301te\u0301",
+         "/data/ete/x", "/data\u200b/\u00e9t\u00e9/x", "/data/\uff45\uff54\uff45/x", "/data /ete./x", "/data/ete:x/y",
+         "/data/ET~1/x", "/data/.. /data/ete", "/x/\uff0e\uff0e/data/ete", "/x/\u2025/data/ete", "\uff0fdata/ete",
+         "/data\uff3cete", "/\u200b/data/ete", "/ "], ["/data/hiver", "/data/eteignoir", "/x/data/ete"]),
+        (Below(argument="x", folder="out"), ["OUT/a", "out\u2060/a", "c:out/a", "\uff5e/out"], ["data/out"]),
     ],
     ids=["hosts", "a number as a host", "folder", "relative folder", "number", "a whole number", "a number as a text",
-         "true", "a word that some take for false", "zero", "of two types"],
+         "true", "a word that some take for false", "zero", "of two types", "texts",
+         "a letter with two kinds of capitals",
+         "a number with a stroke", "and without", "digits of all kinds", "a limit", "hosts of all kinds",
+         "a folder of all kinds", "a relative folder of all kinds"],
 )  # fmt: skip
 def test_what_a_condition_cannot_judge_does_not_get_past_a_ban(ban: Any, banned: list[Any], passes: list[Any]) -> None:
     scope = AgentScope(
@@ -161,6 +191,22 @@ def test_what_a_condition_cannot_judge_does_not_get_past_a_ban(ban: Any, banned:
     assert [v for v in banned if ruling(scope, "fetch", {"x": v}).permission is not Permission.DENY] == []
     assert ruling(scope, "fetch", {}).permission is Permission.DENY
     assert [v for v in passes if ruling(scope, "fetch", {"x": v}).permission is not Permission.ALLOW] == []
+
+
+def test_a_text_is_banned_in_whatever_way_unicode_has_it() -> None:
+    """Of every character: in capitals, in small letters, and in each of the normal forms."""
+    for point in range(sys.maxunicode + 1):
+        one = chr(point)
+        others = {one.upper(), one.lower(), one.casefold(), *(normalize(form, one) for form in FORMS)} - {one}
+        if others:
+            ban = OneOf(argument="x", values=(one,))
+            assert not any(map(ban.certainly_fails, others)), f"{point:x}"
+
+
+def test_a_long_text_is_judged_in_a_time_that_grows_with_its_length() -> None:
+    before = process_time()
+    assert not OneOf(argument="x", values=("a",)).certainly_fails("a" + "\u0301\u0323" * 200_000)
+    assert process_time() - before < 3
 
 
 @pytest.mark.parametrize("folder", ["~/x", "data/../secret", "..", "C:\\data", "a\0b", ""])
