@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic_ai.messages import ModelResponse, NativeToolCallPart
+from pydantic_ai.messages import ModelResponse, NativeToolCallPart, NativeToolReturnPart
 from pydantic_ai.models import Model, ModelRequestContext
 
 from standby.agents.permissions import ruling
@@ -16,33 +16,71 @@ _TOOLS_IN_SETTINGS = ("_native_tools", "_builtin_tools")
 """How settings end that carry tools in a provider's own words."""
 
 _BODIES = ("extra_body", "bedrock_additional_model_requests_fields")
-"""Settings that become a part of the request as they are."""
+"""How settings end that become a part of the request as they are."""
 
-_TOOLS_IN_BODY = (
-    "tools", "functions", "plugins", "mcp_servers", "web_search_options", "search_parameters", "toolconfig",
-    "tool_config",
+_BY_REFERENCE = ("openrouter_preset",)
+"""Settings that name what the provider keeps, which may have tools."""
+
+_HARMLESS = (
+    "anthropic_beta", "cache_prompt", "chat_template_kwargs", "enable_thinking", "frequency_penalty",
+    "guided_choice", "guided_grammar", "guided_json", "guided_regex", "ignore_eos", "include_reasoning",
+    "keep_alive", "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens", "metadata",
+    "min_p", "min_tokens", "num_ctx", "parallel_tool_calls", "presence_penalty", "prompt_cache_key",
+    "prompt_cache_retention", "reasoning", "reasoning_config", "reasoning_effort", "reasoning_format",
+    "repetition_penalty", "response_format", "safety_identifier", "seed", "service_tier", "stop", "stop_sequences",
+    "stop_token_ids", "store", "structured_outputs", "temperature", "thinking", "thinking_budget",
+    "thinking_config", "top_a", "top_k", "top_logprobs", "top_p", "transforms", "truncation", "typical_p", "usage",
+    "user", "verbosity",
 )  # fmt: skip
-"""Where providers look for tools in a request."""
+"""What a request's body may have that gives nobody tools."""
+
+_HOLD_MORE = ("generation_config", "inference_config", "options", "parameters")
+"""Where some providers have the same."""
+
+
+def _plain(name: str) -> str:
+    """Some take ``topK`` for ``top_k``."""
+    return name.replace("_", "").lower()
+
+
+_PASSES, _IS_LOOKED_INTO = frozenset(map(_plain, _HARMLESS)), frozenset(map(_plain, _HOLD_MORE))
 
 
 def check_request(request: ModelRequestContext, scope: AgentScope) -> None:
     """Raise ``UsageError`` if what is sent has a tool that the provider runs and the scope does not allow."""
-    given = [tool.kind for tool in request.model_request_parameters.native_tools]
+    tools = [tool.kind for tool in request.model_request_parameters.native_tools]
+    others: list[str] = []
     for settings in (request.model_settings, *_own_settings(request.model)):
-        given += _in_settings(settings or {})
-    for name in given:
+        for name, value in (settings or {}).items():
+            if name.endswith(_TOOLS_IN_SETTINGS):
+                tools += _kinds(name, value)
+            elif name.endswith(_BODIES):
+                # What cannot be looked into may hold anything.
+                _look_into(value if isinstance(value, Mapping) else {"tools": value}, tools, others)
+            elif name in _BY_REFERENCE and value:
+                others.append(name)
+    for tool in tools:
+        if not _is_allowed(scope, tool):
+            raise UsageError(
+                f"The agent has the tool {tool!r}, which the model's provider runs where no one can ask, and "
+                "the scope does not allow it. Add a rule that allows it without conditions, or remove the tool."
+            )
+    for name in others:
         if not _is_allowed(scope, name):
             raise UsageError(
-                f"The agent has the tool {name!r}, which the model's provider runs where no one can ask, and "
-                "the scope does not allow it. Add a rule that allows it without conditions, or remove the tool."
+                f"By {name!r} in its settings the model's provider may be told to run tools where no one can ask, and "
+                f"the scope does not allow it. Add a rule that allows {name!r} like a tool, without conditions, or "
+                "leave it out."
             )
 
 
 def check_answer(response: ModelResponse, scope: AgentScope) -> None:
     """Raise ``UsageError`` if the provider has run a tool that the scope does not allow, wherever it had it from."""
     for part in response.parts:
+        if not isinstance(part, NativeToolCallPart | NativeToolReturnPart):
+            continue
         # Tools of an MCP server come as mcp_server:NAME.
-        if isinstance(part, NativeToolCallPart) and not _is_allowed(scope, part.tool_name.partition(":")[0]):
+        if not _is_allowed(scope, part.tool_name.partition(":")[0]):
             raise UsageError(
                 f"The model's provider has run the tool {part.tool_name!r}, which the scope does not allow. Add a rule "
                 "that allows it without conditions, or have the provider do without it."
@@ -61,16 +99,21 @@ def _own_settings(model: Model) -> Iterator[Any]:
             yield from _own_settings(inner)
 
 
-def _in_settings(settings: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    for name, value in settings.items():
-        if name.endswith(_TOOLS_IN_SETTINGS):
-            found += _kinds(name, value)
-        elif name in _BODIES:
-            # What cannot be looked into may hold anything.
-            body = value if isinstance(value, Mapping) else {"tools": value}
-            found += [kind for at, one in body.items() if at.lower() in _TOOLS_IN_BODY for kind in _kinds(at, one)]
-    return found
+def _look_into(body: Mapping[Any, Any], tools: list[str], others: list[str]) -> None:
+    """Add what a request's body has: tools, and all else that is not known to be harmless, by the names of its keys.
+
+    Providers have many words for tools, and new ones: what is not known here may be one.
+    """
+    for name, value in body.items():
+        plain = _plain(str(name))
+        if not value or plain in _PASSES:
+            continue
+        if plain in _IS_LOOKED_INTO and isinstance(value, Mapping):
+            _look_into(value, tools, others)
+        elif plain == "tools":
+            tools += _kinds(str(name), value)
+        else:
+            others.append(str(name))
 
 
 def _kinds(name: str, value: Any) -> list[str]:

@@ -20,6 +20,17 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("web_search_options", {"extra_body": {"web_search_options": {"search_context_size": "low"}}}),
     ("tools", {"bedrock_additional_model_requests_fields": {"tools": [{"google_search": {}}]}}),
     ("tools", {"extra_body": "unknown"}),
+    ("enable_search", {"extra_body": {"enable_search": True}}),
+    ("enable_search", {"extra_body": {"parameters": {"top_k": 3, "enable_search": True}}}),
+    ("compound_custom", {"extra_body": {"compound_custom": {"tools": {"enabled_tools": ["web_search"]}}}}),
+    ("connectors", {"extra_body": {"connectors": [{"id": "web-search"}]}}),
+    ("search", {"extra_body": {"search": {"enable": True, "type": "web_search"}}}),
+    ("extra_body", {"extra_body": {"extra_body": {"tools": [{"type": "web_search"}]}}}),
+    ("google", {"extra_body": {"google": {"tools": [{"google_search": {}}]}}}),
+    ("Tools", {"extra_body": {"Tools": [{"google_search": {}}]}}),
+    ("model", {"extra_body": {"model": "some:online"}}),
+    ("anything_new", {"other_extra_body": {"anything_new": 1}}),
+    ("openrouter_preset", {"openrouter_preset": "with-search"}),
 ]
 
 
@@ -42,7 +53,11 @@ async def test_tools_in_settings_must_be_allowed(bench: Bench, tool: str, settin
 
 
 async def test_settings_without_tools_are_nobodys_business(bench: Bench) -> None:
-    settings: Any = {"temperature": 0, "extra_body": {"tools": [], "top_k": 3}, "openai_native_tools": []}
+    settings: Any = {"temperature": 0, "openai_native_tools": []}
+    settings["extra_body"] = {
+        "tools": [], "enable_search": False, "top_k": 3, "topP": 0.5, "reasoning": {"effort": "low"},
+        "chat_template_kwargs": {"enable_thinking": False}, "generationConfig": {"thinkingConfig": {"budget": 7}},
+    }  # fmt: skip
     thinker: Agent[None, str] = Agent(Script("done").model, name="thinker", model_settings=settings)
 
     async def work() -> str | None:
@@ -52,9 +67,13 @@ async def test_settings_without_tools_are_nobodys_business(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("tool", ["web_search", "mcp_server:files"])
-async def test_an_answer_in_which_the_provider_has_run_another_tool_ends_the_agent(bench: Bench, tool: str) -> None:
-    used = [NativeToolCallPart(tool, {"q": "x"}, "1"), NativeToolReturnPart(tool, "y", "1"), TextPart("done")]
-    script = Script(ModelResponse(parts=used))
+@pytest.mark.parametrize("shown", ["call and return", "call", "return"])
+async def test_an_answer_in_which_the_provider_has_run_another_tool_ends_the_agent(
+    bench: Bench, tool: str, shown: str
+) -> None:
+    asked, told = NativeToolCallPart(tool, {"q": "x"}, "1"), NativeToolReturnPart(tool, "y", "1")
+    used = [part for part, name in ((asked, "call"), (told, "return")) if name in shown]
+    script = Script(ModelResponse(parts=[*used, TextPart("done")]))
     thinker: Agent[None, str] = Agent(script.model, name="thinker")
     scope = AgentScope()
 
