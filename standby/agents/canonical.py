@@ -13,6 +13,9 @@ from typing import Any
 
 from standby.ledger.text import digest_of
 
+DEEPEST = 100
+"""Lists and objects inside each other in the arguments of a call. More cannot be judged, kept and shown for sure."""
+
 _EXACT = 2**53
 """Up to here a float that is whole stands for one integer."""
 
@@ -35,6 +38,18 @@ def canonical(value: Any) -> str:
         keys = sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
         return "{" + ",".join(f"{json.dumps(key)}:{canonical(value[key])}" for key in keys) + "}"
     raise ValueError(f"{type(value).__name__} is not a JSON type")
+
+
+def is_deeper(value: Any, than: int) -> bool:
+    """Whether a JSON value has more than so many lists and objects inside each other."""
+    level = [value]
+    for _ in range(than):
+        level = [inner for one in level for inner in _inside(one)]
+    return any(map(_inside, level))
+
+
+def _inside(value: Any) -> list[Any]:
+    return list(value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ())
 
 
 def digest(value: Any) -> str:

@@ -12,6 +12,8 @@ import json
 import re
 from typing import Any
 
+from standby.agents.canonical import is_deeper
+
 REDACTED = "[redacted]"
 
 DEEPEST = 50
@@ -49,14 +51,7 @@ _COUNTS = re.compile("token", re.IGNORECASE)
 
 def redacted(value: Any) -> Any:
     """A JSON value without its secrets; its text, where it is deeper than ``DEEPEST``."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [inner for one in level for inner in _inside(one)]
-    return redacted_text(json.dumps(value, ensure_ascii=False)) if any(map(_inside, level)) else _redacted(value)
-
-
-def _inside(value: Any) -> list[Any]:
-    return list(value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ())
+    return redacted_text(json.dumps(value, ensure_ascii=False)) if is_deeper(value, DEEPEST) else _redacted(value)
 
 
 def _redacted(value: Any) -> Any:

@@ -8,12 +8,15 @@ from typing import Any
 
 from pydantic_ai.messages import ModelResponse, ToolCallPart
 
+from standby.agents.canonical import DEEPEST, is_deeper
+
 _UNSTORABLE = re.compile("[\ud800-\udfff]")
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 
 
 def tidy(response: ModelResponse, turn: int) -> ModelResponse:
-    """The response with ids of tool calls that are different from each other, and with no half characters.
+    """The response with ids of tool calls that are different from each other, without half characters, and without
+    arguments that are nested more than ``DEEPEST`` deep.
 
     Calls are found again by their ids within one answer: one that is repeated or absurd becomes ``call-TURN-ORDINAL``.
     """
@@ -30,11 +33,16 @@ def tidy(response: ModelResponse, turn: int) -> ModelResponse:
                     new += "-"
                 part = replace(part, tool_call_id=new)
             seen.add(part.tool_call_id)
-            part = replace(part, args=whole(part.args), tool_name=whole(part.tool_name))
+            part = replace(part, args=_arguments(part.args), tool_name=whole(part.tool_name))
         elif isinstance(content := getattr(part, "content", None), str):
             part = replace(part, content=whole(content))
         parts.append(part)
     return replace(response, parts=parts)
+
+
+def _arguments(given: Any) -> Any:
+    """Where they are too deep a text that is no JSON, so that the model is told, as of any that cannot be read."""
+    return f"nested more than {DEEPEST} deep" if is_deeper(given, DEEPEST) else whole(given)
 
 
 def whole(value: Any) -> Any:
