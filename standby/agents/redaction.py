@@ -1,7 +1,8 @@
 """Secrets left out of what people are shown. Pure.
 
-A value whose name says that it is a secret, and words that look like one, become ``[redacted]``. This is a net and not
-a wall: what must never be seen by the model must not be given to it.
+A value whose name says that it is a secret, whether as a field, in a list of pairs, or in a field of its own beside the
+value, and words that look like one, become ``[redacted]``. This is a net and not a wall: what must never be seen by the
+model must not be given to it.
 
 What is looked through may be long and made to be slow: each pattern takes time that grows with the text's length alone.
 """
@@ -40,13 +41,34 @@ _WORDS = re.compile(
 )
 _PAIRS = re.compile(
     r"""(?P<name>(pass(word|wd|phrase|code)?|pwd|secret([_-][a-z0-9]{1,20}){0,2}|credentials?|token
-                 |(api|access|private|signing|encryption)[_-]?key)(\\*["'])?\s*+[:=]\s*+)
+                 |(api|access|private|signing|encryption)[_-]?key)(\\*["'])?\s*+
+                ([:=]|,\s*+\\*["']value\\*["']\s*+:)\s*+)
     ((?P<quote>\\{0,8}["'])((?!(?P=quote))(\\[^\n]|[^\n\\])){4,}  # as far as the quote ends, or the line
     |(?P<scheme>((basic|bearer|digest|negotiate|token)\s++)?)[^\s"',;&]{4,})""",
     re.IGNORECASE | re.VERBOSE,
 )
+_LISTED = re.compile(
+    r"""(?P<before>[\[,]\s*+\[\s*+\\*["'](?P<name>[\w-]{1,64}+)\\*["']\s*+,\s*+\\*["'])[^"'\\\n]{1,512}+"""
+    r"""(?=\\*["']\s*+\])"""
+)
+_SAYING = (
+    r"(a|all|an|and|any|are|as|at|be|by|can|change|changed|character|characters|do|every|expired|field|for|forgot"
+    r"|forgotten|from|has|have|here|if|in|incorrect|invalid|is|it|least|length|letters|may|minimum|missing|must|new|no"
+    r"|not|of|on|optional|or|please|policy|required|reset|shall|should|strong|that|the|this|to|too|was|we|when|will"
+    r"|with|wrong|you|your)\b"
+)
+"""What is said about a password is hardly said without these, and hardly a password of several words has one."""
+_WORD = rf"""(?!{_SAYING})[^\s"',;:=<>(){{}}\[\]]{{1,64}}+(?![:=])"""
+_PHRASE = re.compile(
+    rf"(?P<name>\b(pass(word|wd|phrase|code)|pwd)[ \t]*+:[ \t]*+){_WORD}([ \t]++{_WORD}){{1,11}}+(?![ \t]++{_SAYING})",
+    re.IGNORECASE,
+)
 _HEADER = re.compile(r"""(?P<name>authori[sz]ation(\\*["'])?\s*+[:=]\s*+(\\*["'])?)[^\n"'\\]{4,}""", re.IGNORECASE)
 _COUNTS = re.compile("token", re.IGNORECASE)
+
+_NAME_OF = frozenset({"name", "key", "field", "header", "label", "parameter", "variable"})
+_VALUE_OF = frozenset({"value", "values", "val"})
+"""How fields are called that have a name, and the value that goes by it."""
 
 
 def redacted(value: Any) -> Any:
@@ -58,17 +80,34 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, str):
         return redacted_text(value)
     if isinstance(value, dict):
+        named = [item for name, item in value.items() if str(name).lower() in _NAME_OF and isinstance(item, str)]
         return {
-            redacted_text(str(name)): REDACTED if _is_secret(str(name), item) else _redacted(item)
+            redacted_text(str(name)): _by_name([str(name), *(named if str(name).lower() in _VALUE_OF else ())], item)
             for name, item in value.items()
         }
+    if isinstance(value, list | tuple) and all(map(_is_pair, value)):
+        return [[redacted_text(name), _by_name([name], item)] for name, item in value]
     return [_redacted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _by_name(names: list[str], value: Any) -> Any:
+    return REDACTED if any(_is_secret(name, value) for name in names) else _redacted(value)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
 def redacted_text(text: str) -> str:
     text = _WORDS.sub(REDACTED, text)
     text = _HEADER.sub(lambda found: f"{found['name']}{REDACTED}", text)
+    text = _PHRASE.sub(lambda found: f"{found['name']}{REDACTED}", text)
+    text = _LISTED.sub(_listed, text)
     return _PAIRS.sub(lambda found: f"{found['name']}{found['quote'] or found['scheme'] or ''}{REDACTED}", text)
+
+
+def _listed(found: re.Match[str]) -> str:
+    return f"{found['before']}{REDACTED}" if _NAMES.search(found["name"]) else found[0]
 
 
 def _is_secret(name: str, value: Any) -> bool:

@@ -157,7 +157,11 @@ async def test_the_call_that_is_the_output_is_not_shown_as_under_way(desk: Desk)
         "https://hunter22hunter22@github.com/x", "apiToken: hunter22", "passcode: hunter22", "credentials=hunter22",
         "SG.abcdefghijklmnopqrhunter22.abcdefghijklmnopqrstuvwxyzabcdefghijklmnopq", "xapp-1-A111-222-hunter22abcdef",
         "npm_abcdefghijklmnopqrstuvwxyz01hunter22", "hf_abcdefghijklmnopqrstuvhunter22", "ya29.a0AfH6SMBabcdehunter22",
-        "https://hooks.slack.com/services/T000/B000/hunter22hunter22",
+        "https://hooks.slack.com/services/T000/B000/hunter22hunter22", "password: correct horse hunter22",
+        "the Passphrase: tin hunter22\n", "user: ada password: tin hunter22 x1! host: db", "pwd: a1 b2 c3 hunter22.",
+        '[["password", "hunter22"]]', '[["user", "ada"], [\'api_key\', \'hunter22\']]',
+        r'"[[\"user\", \"ada\"], [\"password\", \"hunter22\"]]"', '{"name": "password", "value": "hunter22"}',
+        r'"{\"key\": \"apiToken\", \"value\": \"hunter22\"}"',
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_left_out(text: str) -> None:
@@ -197,6 +201,33 @@ def test_names_of_secrets_hide_their_values_and_nothing_else_is_hidden() -> None
     }  # fmt: skip
 
 
+def test_a_secret_is_known_by_a_name_that_stands_beside_it() -> None:
+    hidden = "[redacted]"
+    value = {
+        "headers": [["Authorization", "x"], ["Accept", "y"]],
+        "pairs": (("password", ["x"]), ("user", {"token": "x"}), ("max_tokens", 5)),
+        "env": [{"name": "DB_PASSWORD", "value": "x"}, {"Key": "api_key", "Value": ["x"]}, {"name": "a", "value": "b"}],
+        "fields": [{"label": "Password", "type": "text", "value": "x"}, {"key": "tokens", "value": 7}],
+        "required": ["password", "user"],
+        "table": [["password", "user"], ["n"]],
+        "schema": {"name": "password", "type": "string", "title": "Word"},
+        "none": [],
+    }
+    assert redacted(value) == {
+        "headers": [["Authorization", hidden], ["Accept", "y"]],
+        "pairs": [["password", hidden], ["user", {"token": hidden}], ["max_tokens", 5]],
+        "env": [
+            {"name": "DB_PASSWORD", "value": hidden}, {"Key": "api_key", "Value": hidden}, {"name": "a", "value": "b"},
+        ],
+        "fields": [{"label": "Password", "type": "text", "value": hidden}, {"key": "tokens", "value": 7}],
+        "required": ["password", "user"],
+        "table": [["password", "user"], ["n"]],
+        "schema": {"name": "password", "type": "string", "title": "Word"},
+        "none": [],
+    }  # fmt: skip
+    assert redacted([["password", "x"]]) == [["password", hidden]]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -209,6 +240,13 @@ def test_names_of_secrets_hide_their_values_and_nothing_else_is_hidden() -> None
         "a password is asked for",
         "token ring: x",
         "https://example.org/users/@somebody-with-a-long-name",
+        "password: at least 8 characters, of which one is a digit",
+        "Password: 12 characters minimum",
+        "Passcode: to be set by ada",
+        "pass: 12 of 14 tests",
+        'the fields ["password", "name of the user"] are required',
+        '{"name": "password", "type": "string"}',
+        '[["name", "value"], ["port", "5432"]]',
     ],
 )
 def test_what_only_resembles_a_secret_is_shown(text: str) -> None:
@@ -235,6 +273,13 @@ def test_what_only_resembles_a_secret_is_shown(text: str) -> None:
         "secret_",
         "authorization: a ",
         "ya29.",
+        "password: a ",
+        "passcode: aaaaaaa",
+        "pwd: a the ",
+        '[["password","',
+        ",[",
+        'password","value":',
+        'password",\\',
     ],
 )
 def test_no_text_takes_more_time_than_its_length(part: str) -> None:
