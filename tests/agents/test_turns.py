@@ -1,13 +1,11 @@
 """Model requests and tool calls are steps: what is done is never done again, and the rest goes on."""
 
 import asyncio
-from datetime import date
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry
-from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart, ToolCallPart
 from sqlalchemy import text
 
 from standby import step
@@ -134,22 +132,6 @@ async def test_a_tool_may_ask_for_another_try_and_replays_as_it_came(bench: Benc
     assert tries == [1, 2, 2]
     assert [outcome for _, _, outcome in script.told()] == ["retried", "success"]
     assert script.told()[1][1] == {"n": 2, "nothing": None}
-
-
-async def test_ids_of_calls_that_repeat_or_are_absurd_are_told_apart(bench: Bench) -> None:
-    ids = ["x", "x", "", "\ud800", "y" * 1000]
-    script = Script([call("look", id_, n=n) for n, id_ in enumerate(ids)], "lone \udfff half")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker")
-
-    @thinker.tool_plain
-    async def look(n: int) -> int:
-        return n
-
-    async def research() -> str | None:
-        return (await run_agent(thinker, "find it", scope=allow("look"))).output
-
-    assert await bench.run(research) == "lone \ufffd half"
-    assert [content for _, content, _ in script.told()] == [0, 1, 2, 3, 4]
 
 
 async def test_a_step_as_a_tool_keeps_its_effect_and_its_own_checkpoint(
@@ -295,25 +277,6 @@ async def test_history_that_the_agent_rewrites_is_kept_whole(bench: Bench, inter
     assert await run.again() == "3 messages"
 
 
-async def test_arguments_that_are_no_json_are_the_models_to_correct(bench: Bench) -> None:
-    """And what a tool returns is told as it can be kept: without halves of characters."""
-    script = Script(ToolCallPart("look", '{"n": 1'), ToolCallPart("look", '{"n": "one"}'), call("look", n=3), "done")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker", retries=5)
-
-    @thinker.tool_plain
-    async def look(n: int) -> dict[str, Any]:
-        return {"n": n, "half": "\ud800", "when": date(2026, 1, 2)}
-
-    async def research() -> str | None:
-        return (await run_agent(thinker, "find it", scope=allow("look"))).output
-
-    run = await bench.start(research)
-    assert await run.result() == "done"
-    assert [outcome for _, _, outcome in script.told()] == ["retried", "retried", "success"]
-    assert script.told()[2][1] == {"n": 3, "half": "\ufffd", "when": "2026-01-02"}
-    assert [key for key in await run.journal() if "look" in key] == ["thinker/3.1.look"], "what is not called is none"
-
-
 async def test_a_conversation_goes_on_after_a_typed_output(bench: Bench, interruption: Interruption) -> None:
     script = Script(call("final_result", words=["a"]), lambda _: interruption() or call("final_result", words=["b"]))
     thinker = Agent(script.model, output_type=Answer, name="thinker")
@@ -386,32 +349,3 @@ async def test_an_agent_as_a_tool_of_another_stays_within_its_scope(bench: Bench
     assert inner_script.told()[1][2] == "retried"
     journal = await bench.ledger.checkpoints.journal(run.id)
     assert [thread["agent"] for thread in threads_of(journal)] == ["outer", "outer/1.1.delegate/inner"]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        ModelResponse(parts=[]),
-        ModelResponse(parts=[ThinkingPart("hm")]),
-        ModelResponse(parts=[TextPart("I will not."), ToolCallPart("no_such_tool", "not json")]),
-        ModelResponse(parts=[ToolCallPart("look", "null"), ToolCallPart("look", '{"n": NaN}')]),
-        ModelResponse(parts=[ToolCallPart("x" * 10_000, {"\0": "\0"})]),
-    ],
-    ids=["nothing", "thoughts only", "another tool", "no arguments", "garbage"],
-)
-async def test_absurd_answers_are_kept_and_the_model_is_asked_again(
-    bench: Bench, interruption: Interruption, answer: ModelResponse
-) -> None:
-    script = Script(answer, lambda _: interruption() or "done")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker")
-
-    @thinker.tool_plain
-    async def look(n: int) -> int:
-        raise AssertionError("nothing here is a call")
-
-    async def research() -> str | None:
-        return (await run_agent(thinker, "find it", scope=allow("look"))).output
-
-    run = await bench.interrupted(research)
-    assert await run.again() == "done"
-    assert script.asked == 3

@@ -2,17 +2,12 @@
 
 import asyncio
 import json
-import os
-import signal
 import socket
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from pathlib import Path
 from time import monotonic
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient
@@ -72,12 +67,6 @@ def hung() -> Iterator[None]:
     returns.clear()
     yield
     returns.set()
-
-
-def hangs_for_good(told: str) -> None:
-    Path(told).touch()
-    while True:
-        returns.wait()
 
 
 def paid(payment: str = "7", **how: Any) -> Condition[str]:
@@ -285,38 +274,6 @@ async def test_a_source_that_hangs_is_asked_again_when_it_returns(
 
     await polled(ledger, Poller(ledger, nobody), answered)
     assert asked == ["run", "run"]
-
-
-KEEPER = """
-import runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background has it ignored
-sys.argv = ["standby", "keeper"]
-runpy.run_module("standby", run_name="__main__")
-"""
-
-
-async def test_a_source_that_hangs_keeps_no_keeper_from_ending(desk: Desk, tmp_path: Path) -> None:
-    told = tmp_path / "asked"
-    condition = Condition("paid", poll=hangs_for_good, args={"told": str(told)}, every=SOON, at_most=SOON)
-    await acts.parked(desk.ledger, [condition.row("paid")], run=str(uuid4()))
-    said = tmp_path / "keeper.err"
-    with said.open("wb") as errors:
-        keeper = await asyncio.create_subprocess_exec(
-            sys.executable, "-X", "faulthandler", "-c", KEEPER,
-            env=os.environ | {"PREFECT_API_URL": desk.url}, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
-        )  # fmt: skip
-    try:
-        await wait_until(told.exists, 60)
-        keeper.send_signal(signal.SIGINT)
-        await asyncio.wait_for(keeper.wait(), 60)
-    except TimeoutError:
-        keeper.send_signal(signal.SIGABRT)  # it says where each of its threads is
-        await keeper.wait()
-        raise AssertionError(f"it has not ended: {said.read_text()[-6000:]}") from None
-    finally:
-        if keeper.returncode is None:
-            keeper.kill()
-            await keeper.wait()
 
 
 @pytest.mark.parametrize("source", [never_answers, hangs])
