@@ -12,9 +12,42 @@ from decimal import Decimal
 from time import monotonic
 from typing import Any
 
+from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import RequestUsage, RunUsage
 
 _meter: ContextVar[Meter | None] = ContextVar("standby_meter", default=None)
+
+
+@dataclass(repr=False, init=False, eq=False)
+class Usage(RunUsage):
+    """The usage of an agent. A sum does not say whether a part of it has no price, so those that have none are counted
+    when they are added: also answers that were rejected, and those of agents in tools that are given this usage."""
+
+    unpriced_requests: int = 0
+
+    def incr(self, incr_usage: RunUsage | RequestUsage) -> None:
+        super().incr(incr_usage)  # with what another one of these has counted
+        known = incr_usage.cost is not None or bool(getattr(incr_usage, "unpriced_requests", 0))
+        if not known and (incr_usage.requests or incr_usage.total_tokens):
+            self.unpriced_requests += max(incr_usage.requests, 1)
+
+
+def added(before: RunUsage, now: RunUsage) -> dict[str, Any]:
+    """What came to a usage, as fields of ``Counted``."""
+    requests, tokens = now.requests - before.requests, now.total_tokens - before.total_tokens
+    unpriced: int = getattr(now, "unpriced_requests", 0) - getattr(before, "unpriced_requests", 0)
+    return {
+        "requests": max(requests, 0),
+        "tokens": max(tokens, 0),
+        "money": max((now.cost or Decimal(0)) - (before.cost or Decimal(0)), Decimal(0)),
+        "unpriced": max(unpriced, int((requests > 0 or tokens > 0) and now.cost is None)),
+        "unmeasured": max(now.unmeasured_requests - before.unmeasured_requests, 0),
+    }
+
+
+def billed_in(answer: ModelResponse) -> list[RequestUsage]:
+    """Of an answer, and of those before it that were rejected."""
+    return [answer.usage, *(one.usage for one in answer.failed_attempts or () if one.usage is not None)]
 
 
 def unmeasured_in(usage: RequestUsage) -> int:
@@ -91,13 +124,8 @@ class Meter:
         began, self._told = self._told, self._at_work()
         inner, self.inner = self.inner, 0
         others, self.others = self.others, 0.0
-        requests, tokens = now.requests - before.requests, now.total_tokens - before.total_tokens
         return {
             "seconds": round(max(self._told - began - others, 0.0), 6),
             "inner": inner,
-            "requests": max(requests, 0),
-            "tokens": max(tokens, 0),
-            "money": max((now.cost or Decimal(0)) - (before.cost or Decimal(0)), Decimal(0)),
-            "unpriced": int((requests > 0 or tokens > 0) and now.cost is None),
-            "unmeasured": max(now.unmeasured_requests - before.unmeasured_requests, 0),
+            **added(before, now),
         }

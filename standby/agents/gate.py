@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunCont
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from standby.agents import asking
-from standby.agents.costs import Meter, unmeasured_in
+from standby.agents.costs import Meter, added, billed_in, unmeasured_in
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments, schema_digest
 from standby.agents.native import check_answer, check_request
 from standby.agents.outcomes import outcome_of, told
@@ -64,24 +66,39 @@ class Recorder(AbstractCapability[Any]):
             rest = f"{thread.turn + 1}.model"
 
             async def ask() -> Turn:
-                started, before, unmeasured = monotonic(), ctx.usage.total_tokens, ctx.usage.unmeasured_requests
-                # Hooks of the agent may rewrite the history meanwhile.
-                answer = tidy(await handler(request_context), thread.turn + 1)
+                started, before = monotonic(), copy(ctx.usage)
+                try:
+                    answer = tidy(await handler(request_context), thread.turn + 1)
+                except Exception:
+                    # Every answer was rejected: they are paid for, and it is asked again.
+                    billed = added(before, ctx.usage)
+                    if any(billed.values()):
+                        billed |= {"requests": 1, "seconds": round(monotonic() - started, 6)}
+                        await thread.tried(0, Counted(result=Result.UNANSWERED, **billed))
+                    raise
+                # Hooks of the agent may have rewritten the history meanwhile.
                 new, whole = self.thinking.new_of(ctx.messages)
+                # A hook that has answered itself is not in the usage yet.
+                billed, usages = added(before, ctx.usage), billed_in(answer)
                 turn = Turn(
                     messages=[*new, answer],
                     whole=whole,
                     parts=parts,
                     changed=changed,
-                    tokens=max(ctx.usage.total_tokens - before, answer.usage.total_tokens),
-                    money=answer.usage.cost,
-                    unmeasured=max(ctx.usage.unmeasured_requests - unmeasured, unmeasured_in(answer.usage)),
+                    tokens=max(billed["tokens"], sum(one.total_tokens for one in usages)),
+                    money=max(billed["money"], sum((one.cost for one in usages if one.cost), Decimal(0))),
+                    unpriced=max(billed["unpriced"], sum(one.cost is None for one in usages)),
+                    unmeasured=max(billed["unmeasured"], sum(map(unmeasured_in, usages))),
                     seconds=round(monotonic() - started, 6),
                 )
                 await thread.spend(rest, turn.spent)
                 return turn
 
-            turn = await MODEL[thread.visible].at(thread.place(rest))(ask)
+            try:
+                turn = await MODEL[thread.visible].at(thread.place(rest))(ask)
+            except Exception:
+                thread.run.failures.forget(thread.prefix + rest)  # a hook may want it to be made again
+                raise
             thread.turn += 1
             thread.count_turn(rest, turn)
             thread.messages = [*ctx.messages, turn.messages[-1]]

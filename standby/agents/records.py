@@ -115,7 +115,8 @@ class Turn(BaseModel):
     parts: dict[str, str] | None = None  # digests of what the agent is made of, where they are others than before
     changed: list[str] = []  # which of them changed since the last attempt, or during a wait
     tokens: int = 0
-    money: Decimal | None = None  # US dollars; None: the price is not known
+    money: Decimal | None = None  # US dollars, as far as prices are known; None in old journals: it is not
+    unpriced: int = 0  # answers, rejected ones among them, whose price is not known
     unmeasured: int = 0  # requests of which the provider did not say how many tokens they took
     seconds: float = 0
 
@@ -130,7 +131,7 @@ class Turn(BaseModel):
             requests=len(turns),
             tokens=sum(turn.tokens for turn in turns),
             money=sum((turn.money for turn in turns if turn.money), Decimal(0)),
-            unpriced=sum(turn.money is None for turn in turns),
+            unpriced=sum(turn.unpriced + (turn.money is None) for turn in turns),
             unmeasured=sum(turn.unmeasured for turn in turns),
             running=timedelta(seconds=sum(turn.seconds for turn in turns)),
         )
@@ -146,10 +147,15 @@ class Result(StrEnum):
     DEFERRED = "deferred"  # somebody outside delivers the result
     UNAPPROVED = "unapproved"  # the tool itself asks for an approval
     PARKED = "parked"  # the run waits in it: what it has cost so far
+    UNANSWERED = "unanswered"  # no call: a model request of which no answer was accepted
+
+
+NO_CALL = frozenset({Result.DENIED, Result.UNAPPROVED, Result.PARKED, Result.UNANSWERED})
 
 
 class Counted(BaseModel):
-    """Of what a tool call came to, what it has cost: itself, and what it added to the usage that it was given.
+    """Of what a tool call came to, what it has cost: itself, and what it added to the usage that it was given. Or what
+    a model request has cost that was not answered.
 
     ``inner``: the calls of other tools in it.
     """
@@ -166,7 +172,7 @@ class Counted(BaseModel):
     @property
     def counts(self) -> bool:
         """Whether it was a call: one that was denied, has yet to be approved, or is under way is none."""
-        return self.result not in (Result.DENIED, Result.UNAPPROVED, Result.PARKED)
+        return self.result not in NO_CALL
 
     @property
     def spent(self) -> Spent:

@@ -12,7 +12,7 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext
-from pydantic_ai.usage import RunUsage, UsageLimits
+from pydantic_ai.usage import UsageLimits
 from pydantic_graph import End
 
 from standby import clock
@@ -20,7 +20,7 @@ from standby.agents import asking
 from standby.agents.block import scope_named
 from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
-from standby.agents.costs import Mark, called_within, usage_of
+from standby.agents.costs import Mark, Usage, called_within, usage_of
 from standby.agents.families import Short, short_of
 from standby.agents.forms import More, check_more, more_budget
 from standby.agents.gate import Gate, Recorder
@@ -76,7 +76,7 @@ class Thinking:
     answered: dict[str, Any] = field(default_factory=dict)  # what people said in this attempt, by the key of the wait
     may_have_changed: bool = True
     stopped: ScopeStopped | None = None
-    mark: Mark = field(default_factory=lambda: Mark(RunUsage()))
+    mark: Mark = field(default_factory=lambda: Mark(Usage()))
     looked_at: float = 0.0  # how long the attempt had waited when the scope was last looked at
 
     async def refresh(self) -> None:
@@ -203,11 +203,12 @@ class Thinking:
         thread.messages = run.all_messages()
         return run.result.output
 
-    def _usage(self) -> RunUsage:
+    def _usage(self) -> Usage:
         """What was spent before the last turn, for tools to see; that one is counted when it is gone through."""
         before = self.thread.answers[:-1]
-        usage = RunUsage(requests=len(before))
-        usage.incr(usage_of(answer.usage for answer in before))
+        usage = Usage(requests=len(before))
+        rejected = [one for answer in before if answer.failed_attempts for one in answer.failed_attempts]
+        usage.incr(usage_of([*(one.usage for one in before), *(one.usage for one in rejected if one.usage)]))
         return usage
 
     def new_of(self, messages: Sequence[ModelMessage]) -> tuple[list[ModelMessage], bool]:

@@ -2,8 +2,9 @@
 
 Keys: ``NAME`` for the beginning, and below it ``NAME/3.model`` for the third model request, ``NAME/3.2.fetch`` for the
 second tool call of its answer (``NAME/3.2.fetch.approved`` when people had to approve it), ``NAME/3.tried.2.1`` for
-what that had cost when it ended by an error, or parked, ``NAME/3.asks`` for what is asked about them, ``NAME/end``, and
-``NAME/purse`` where what it spends counts together with others.
+what that had cost when it ended by an error, or parked (``NAME/3.tried.0.1``: the next model request, of which no
+answer was accepted), ``NAME/3.asks`` for what is asked about them, ``NAME/end``, and ``NAME/purse`` where what it
+spends counts together with others.
 What a tool does as steps and waits of its own is below the call's key. Only the last turn is gone through again after a
 wake; of the ones before it the messages are all that counts.
 """
@@ -225,7 +226,8 @@ class Thread:
         return 0 if requests else max(self.calls, tool_calls)
 
     async def tried(self, ordinal: int, cost: Counted) -> None:
-        """A call ends here, by an error or a park, and will be made again: write down what it has cost so far."""
+        """A call ends here, by an error or a park, and will be made again: write down what it has cost so far. So does
+        the next model request (0)."""
         number = 1
         while (rest := f"{self.turn}.tried.{ordinal}.{number}") in self._entries or rest in self._tried:
             number += 1

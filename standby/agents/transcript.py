@@ -92,6 +92,10 @@ class _Approved(NamedTuple):
         return said_of(answer, len(shown))[at].arguments or (shown[at][-3] if was_changed else None)
 
 
+_NO_CALL = ("denied", "unapproved", "parked", "unanswered")
+"""Results of what counts as no call, but for what it has cost: ``records.NO_CALL``, which takes the models' library."""
+
+
 def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, _Approved]) -> dict[str, Any]:
     turns: list[dict[str, Any]] = []
     while (entry := entries.get(f"{name}/{len(turns) + 1}.model")) and entry.state == CheckpointState.RECORDED:
@@ -125,11 +129,14 @@ def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, _App
         for key, entry in entries.items()
         if key.startswith(f"{name}/") and "/" not in (rest := key.removeprefix(f"{name}/"))
         if rest.split(".")[1:2] != ["model"]
-        if isinstance(outcome := _value(entry), dict)
-        and outcome.get("result") not in (None, "denied", "unapproved", "parked")
+        if isinstance(outcome := _value(entry), dict) and outcome.get("result") is not None
     ]
+    calls = [outcome for outcome in outcomes if outcome["result"] not in _NO_CALL]
     end = _value(entries.get(f"{name}/end")) or {}
-    unpriced = any(turn.get("money") is None for turn in turns) or any(item.get("unpriced") for item in outcomes)
+    # Turns of old journals have no count of what is unpriced.
+    unpriced = any(turn.get("money") is None for turn in turns) or any(
+        item.get("unpriced") for item in [*turns, *outcomes]
+    )
     return {
         "agent": name,
         "task": redacted_text(_task(turns)),
@@ -138,7 +145,7 @@ def _thread(name: str, entries: Mapping[str, Entry], approved: Mapping[str, _App
         "stopped": end.get("stopped"),
         "why": end.get("why") or "",
         "requests": len(turns) + sum(item.get("requests") or 0 for item in outcomes),
-        "tool_calls": len(outcomes) + sum(item.get("inner") or 0 for item in outcomes),
+        "tool_calls": len(calls) + sum(item.get("inner") or 0 for item in outcomes),
         "tokens": sum(item.get("tokens") or 0 for item in [*turns, *outcomes]),
         "money": None
         if unpriced

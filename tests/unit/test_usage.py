@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from copy import copy
 from decimal import Decimal
 
 from pydantic_ai.usage import RequestUsage, RunUsage
 
-from standby.agents.costs import usage_of
+from standby.agents.costs import Usage, added, usage_of
 
 
 def test_the_usage_of_many_requests_is_what_adding_each_comes_to() -> None:
@@ -33,3 +34,22 @@ def test_a_cost_of_nothing_is_known_and_no_request_has_none() -> None:
     assert usage_of([]).cost is None
     assert usage_of([RequestUsage(cost=Decimal(0))]).cost == 0
     assert RunUsage() == RunUsage() + usage_of([])
+
+
+def test_requests_without_a_price_are_counted_beside_those_that_have_one() -> None:
+    usage, before = Usage(), Usage()
+    for one in (RequestUsage(input_tokens=1, cost=Decimal(1)), RequestUsage(input_tokens=1), RunUsage(), Usage()):
+        usage.incr(one)
+    assert added(before, usage)["unpriced"] == 1
+    of_two = Usage()
+    of_two.incr(RunUsage(requests=2, input_tokens=5))
+    usage.incr(of_two)
+    usage.incr(RequestUsage(cost=Decimal(0)))
+    assert added(before, usage)["unpriced"] == added(before, copy(usage))["unpriced"] == 3
+    assert (usage.cost, usage.requests, usage.input_tokens) == (1, 2, 7)
+
+
+def test_tokens_that_are_written_into_a_usage_without_any_price_have_none() -> None:
+    usage = Usage()
+    usage.input_tokens += 5
+    assert added(Usage(), usage)["unpriced"] == 1
