@@ -61,6 +61,8 @@ class Recorder(AbstractCapability[Any]):
         if thread.turn < thread.recorded:
             thread.turn += 1
             response = thread.response()
+            assert thread.last is not None
+            _tool_retries(ctx).update(thread.last.tool_retries)
         else:
             parts, changed = self.thinking.look_for_changes(request_context)
             rest = f"{thread.turn + 1}.model"
@@ -90,6 +92,8 @@ class Recorder(AbstractCapability[Any]):
                     unpriced=max(billed["unpriced"], sum(one.cost is None for one in usages)),
                     unmeasured=max(billed["unmeasured"], sum(map(unmeasured_in, usages))),
                     seconds=round(monotonic() - started, 6),
+                    tool_retries=dict(_tool_retries(ctx)),
+                    output_retries=ctx.retry,
                 )
                 await thread.spend(rest, turn.spent)
                 return turn
@@ -106,6 +110,14 @@ class Recorder(AbstractCapability[Any]):
         self.thinking.known = [*ctx.messages, response]
         check_answer(response, self.thinking.scope)
         return response
+
+
+def _tool_retries(ctx: RunContext[Any]) -> dict[str, int]:
+    """How often each tool has been retried by now, where pydantic-ai counts it for the calls of the next answer."""
+    manager = ctx.tool_manager
+    assert manager is not None
+    assert manager.ctx is not None
+    return manager.ctx.retries
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ class Turn(BaseModel):
     unpriced: int = 0  # answers, rejected ones among them, whose price is not known
     unmeasured: int = 0  # requests of which the provider did not say how many tokens they took
     seconds: float = 0
+    tool_retries: dict[str, int] = {}  # how often in a row each tool had been retried before it
+    output_retries: int = 0  # how often the output had been
 
     @property
     def spent(self) -> Spent:

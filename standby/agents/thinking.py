@@ -185,6 +185,8 @@ class Thinking:
                 capabilities=[Recorder(thinking=self), Gate(thinking=self)],
                 infer_name=False,
             ) as run:
+                if thread.last is not None:
+                    run.ctx.state.output_retries_used = thread.last.output_retries
                 node = run.next_node
                 while not isinstance(node, End):
                     if Agent.is_model_request_node(node):
