@@ -69,6 +69,7 @@ class Recorder(AbstractCapability[Any]):
 
             async def ask() -> Turn:
                 started, before = monotonic(), copy(ctx.usage)
+                self.thinking.was_sent = False
                 try:
                     answer = tidy(await handler(request_context), thread.turn + 1)
                 except Exception:
@@ -78,6 +79,11 @@ class Recorder(AbstractCapability[Any]):
                         billed |= {"requests": 1, "seconds": round(monotonic() - started, 6)}
                         await thread.tried(0, Counted(result=Result.UNANSWERED, **billed))
                     raise
+                # As pydantic-ai does it, when this has been written down.
+                answer.run_id = answer.run_id or ctx.run_id
+                answer.conversation_id = answer.conversation_id or ctx.conversation_id
+                if self.thinking.was_sent:
+                    answer.model_id = answer.model_id or request_context.model_id or request_context.model.model_id
                 # Hooks of the agent may have rewritten the history meanwhile.
                 new, whole = self.thinking.new_of(ctx.messages)
                 # A hook that has answered itself is not in the usage yet.
@@ -148,6 +154,7 @@ class Gate(AbstractCapability[Any]):
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
         check_request(request_context, self.thinking.scope)
+        self.thinking.was_sent = True
         return request_context
 
     async def handle_deferred_tool_calls(

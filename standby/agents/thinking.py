@@ -75,6 +75,7 @@ class Thinking:
     deferred: set[int] = field(default_factory=set)
     answered: dict[str, Any] = field(default_factory=dict)  # what people said in this attempt, by the key of the wait
     may_have_changed: bool = True
+    was_sent: bool = False  # the model request that is under way, to a model
     stopped: ScopeStopped | None = None
     mark: Mark = field(default_factory=lambda: Mark(Usage()))
     looked_at: float = 0.0  # how long the attempt had waited when the scope was last looked at
