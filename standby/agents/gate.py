@@ -1,36 +1,31 @@
 """The gate that every model request and every tool call goes through, outside the model.
 
-Two capabilities of pydantic-ai. The outer one writes model requests down. The inner one stands directly before the
-tools: it judges each call by the scope, has it approved where the scope or the tool asks for that, and writes down what
-it came to. What reaches a tool is what was judged: hooks of the agent's own run further out.
+The innermost of an agent's capabilities (the outermost is the ``Recorder``) stands directly before the tools: it judges
+each call by the scope, has it approved where the scope or the tool asks for that, and writes down what it came to. What
+reaches a tool is what was judged: hooks of the agent's own run further out.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from copy import copy
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.capabilities.abstract import CapabilityOrdering, WrapModelRequestHandler
+from pydantic_ai.capabilities.abstract import CapabilityOrdering
 from pydantic_ai.exceptions import ApprovalRequired, ToolFailed
-from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolDenied
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from standby.agents import asking
-from standby.agents.costs import Meter, added, billed_in, unmeasured_in
+from standby.agents.costs import Meter
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments, schema_digest
-from standby.agents.native import check_answer, check_request
+from standby.agents.native import check_request
 from standby.agents.outcomes import outcome_of, told
 from standby.agents.permissions import may_be_called
-from standby.agents.records import MODEL, TOOL, Counted, Outcome, Result, Turn
-from standby.agents.responses import tidy
+from standby.agents.records import TOOL, Counted, Outcome, Result
 from standby.agents.scope import Permission
 from standby.agents.thread import alone
 from standby.agents.tools import acts_once, cut_off_after, is_step, runs_in_own_task
@@ -43,87 +38,6 @@ if TYPE_CHECKING:
     from standby.agents.thinking import Thinking
 
 log = logging.getLogger("standby.agents")
-
-
-@dataclass
-class Recorder(AbstractCapability[Any]):
-    """Writes each model request down as a step: the outermost of all capabilities."""
-
-    thinking: Thinking
-
-    def get_ordering(self) -> CapabilityOrdering:
-        return CapabilityOrdering(position="outermost")
-
-    async def wrap_model_request(
-        self, ctx: RunContext[Any], *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
-    ) -> ModelResponse:
-        thread = self.thinking.thread
-        if thread.turn < thread.recorded:
-            thread.turn += 1
-            response = thread.response()
-            assert thread.last is not None
-            _tool_retries(ctx).update(thread.last.tool_retries)
-        else:
-            parts, changed = self.thinking.look_for_changes(request_context)
-            rest = f"{thread.turn + 1}.model"
-
-            async def ask() -> Turn:
-                started, before = monotonic(), copy(ctx.usage)
-                self.thinking.was_sent = False
-                try:
-                    answer = tidy(await handler(request_context), thread.turn + 1)
-                except Exception:
-                    # Every answer was rejected: they are paid for, and it is asked again.
-                    billed = added(before, ctx.usage)
-                    if any(billed.values()):
-                        billed |= {"requests": 1, "seconds": round(monotonic() - started, 6)}
-                        await thread.tried(0, Counted(result=Result.UNANSWERED, **billed))
-                    raise
-                # As pydantic-ai does it, when this has been written down.
-                answer.run_id = answer.run_id or ctx.run_id
-                answer.conversation_id = answer.conversation_id or ctx.conversation_id
-                if self.thinking.was_sent:
-                    answer.model_id = answer.model_id or request_context.model_id or request_context.model.model_id
-                # Hooks of the agent may have rewritten the history meanwhile.
-                new, whole = self.thinking.new_of(ctx.messages)
-                # A hook that has answered itself is not in the usage yet.
-                billed, usages = added(before, ctx.usage), billed_in(answer)
-                turn = Turn(
-                    messages=[*new, answer],
-                    whole=whole,
-                    parts=parts,
-                    changed=changed,
-                    tokens=max(billed["tokens"], sum(one.total_tokens for one in usages)),
-                    money=max(billed["money"], sum((one.cost for one in usages if one.cost), Decimal(0))),
-                    unpriced=max(billed["unpriced"], sum(one.cost is None for one in usages)),
-                    unmeasured=max(billed["unmeasured"], sum(map(unmeasured_in, usages))),
-                    seconds=round(monotonic() - started, 6),
-                    tool_retries=dict(_tool_retries(ctx)),
-                    output_retries=ctx.retry,
-                )
-                await thread.spend(rest, turn.spent)
-                return turn
-
-            try:
-                turn = await MODEL[thread.visible].at(thread.place(rest))(ask)
-            except Exception:
-                thread.run.failures.forget(thread.prefix + rest)  # a hook may want it to be made again
-                raise
-            thread.turn += 1
-            thread.count_turn(rest, turn)
-            thread.messages = [*ctx.messages, turn.messages[-1]]
-            response = thread.response()
-        self.thinking.known = [*ctx.messages, response]
-        check_answer(response, self.thinking.scope)
-        return response
-
-
-def _tool_retries(ctx: RunContext[Any]) -> dict[str, int]:
-    """How often each tool has been retried by now, where pydantic-ai counts it for the calls of the next answer."""
-    manager = ctx.tool_manager
-    assert manager is not None
-    assert manager.ctx is not None
-    return manager.ctx.retries
 
 
 @dataclass(frozen=True)

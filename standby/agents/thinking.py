@@ -23,10 +23,11 @@ from standby.agents.canonical import digest
 from standby.agents.costs import Mark, Usage, called_within, usage_of
 from standby.agents.families import Short, short_of
 from standby.agents.forms import More, check_more, more_budget
-from standby.agents.gate import Gate, Recorder
+from standby.agents.gate import Gate
 from standby.agents.judging import judge
 from standby.agents.parts import parts_of
 from standby.agents.permissions import may_be_called
+from standby.agents.recorder import Recorder
 from standby.agents.scope import AgentScope, AtStop, Permission
 from standby.agents.scoped import ScopedApproval
 from standby.agents.serving import Serving

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent
 
-from standby.agents import AgentScope, AtStop, Budget, costs, current_scope, gate, run_agent, waits
+from standby.agents import AgentScope, AtStop, Budget, costs, current_scope, recorder, run_agent, waits
 from standby.agents.budgets import Spent
 from standby.agents.families import Member, aside, left_in, short_in, together
 from standby.agents.purse import _spent
@@ -246,7 +246,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        for module in (gate, costs):
+        for module in (recorder, costs):
             monkeypatch.setattr(module, "monotonic", lambda: self.now)
 
 

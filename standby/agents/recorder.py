@@ -1,0 +1,104 @@
+"""The outermost of an agent's capabilities: it writes each model request down, with what it has cost, as one step."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from decimal import Decimal
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities.abstract import CapabilityOrdering, WrapModelRequestHandler
+from pydantic_ai.messages import ModelResponse
+from pydantic_ai.models import ModelRequestContext
+from pydantic_ai.tools import RunContext
+
+from standby.agents.costs import added, billed_in, unmeasured_in
+from standby.agents.native import check_answer
+from standby.agents.records import MODEL, Counted, Result, Turn
+from standby.agents.responses import tidy
+
+if TYPE_CHECKING:
+    from standby.agents.thinking import Thinking
+
+
+@dataclass
+class Recorder(AbstractCapability[Any]):
+    """Writes each model request down as a step: the outermost of all capabilities."""
+
+    thinking: Thinking
+
+    def get_ordering(self) -> CapabilityOrdering:
+        return CapabilityOrdering(position="outermost")
+
+    async def wrap_model_request(
+        self, ctx: RunContext[Any], *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
+    ) -> ModelResponse:
+        thread = self.thinking.thread
+        if thread.turn < thread.recorded:
+            thread.turn += 1
+            response = thread.response()
+            assert thread.last is not None
+            _tool_retries(ctx).update(thread.last.tool_retries)
+        else:
+            parts, changed = self.thinking.look_for_changes(request_context)
+            rest = f"{thread.turn + 1}.model"
+
+            async def ask() -> Turn:
+                started, before = monotonic(), copy(ctx.usage)
+                self.thinking.was_sent = False
+                try:
+                    answer = tidy(await handler(request_context), thread.turn + 1)
+                except Exception:
+                    # Every answer was rejected: they are paid for, and it is asked again.
+                    billed = added(before, ctx.usage)
+                    if any(billed.values()):
+                        billed |= {"requests": 1, "seconds": round(monotonic() - started, 6)}
+                        await thread.tried(0, Counted(result=Result.UNANSWERED, **billed))
+                    raise
+                # As pydantic-ai does it, when this has been written down.
+                answer.run_id = answer.run_id or ctx.run_id
+                answer.conversation_id = answer.conversation_id or ctx.conversation_id
+                if self.thinking.was_sent:
+                    answer.model_id = answer.model_id or request_context.model_id or request_context.model.model_id
+                # Hooks of the agent may have rewritten the history meanwhile.
+                new, whole = self.thinking.new_of(ctx.messages)
+                # A hook that has answered itself is not in the usage yet.
+                billed, usages = added(before, ctx.usage), billed_in(answer)
+                turn = Turn(
+                    messages=[*new, answer],
+                    whole=whole,
+                    parts=parts,
+                    changed=changed,
+                    tokens=max(billed["tokens"], sum(one.total_tokens for one in usages)),
+                    money=max(billed["money"], sum((one.cost for one in usages if one.cost), Decimal(0))),
+                    unpriced=max(billed["unpriced"], sum(one.cost is None for one in usages)),
+                    unmeasured=max(billed["unmeasured"], sum(map(unmeasured_in, usages))),
+                    seconds=round(monotonic() - started, 6),
+                    tool_retries=dict(_tool_retries(ctx)),
+                    output_retries=ctx.retry,
+                )
+                await thread.spend(rest, turn.spent)
+                return turn
+
+            try:
+                turn = await MODEL[thread.visible].at(thread.place(rest))(ask)
+            except Exception:
+                thread.run.failures.forget(thread.prefix + rest)  # a hook may want it to be made again
+                raise
+            thread.turn += 1
+            thread.count_turn(rest, turn)
+            thread.messages = [*ctx.messages, turn.messages[-1]]
+            response = thread.response()
+        self.thinking.known = [*ctx.messages, response]
+        check_answer(response, self.thinking.scope)
+        return response
+
+
+def _tool_retries(ctx: RunContext[Any]) -> dict[str, int]:
+    """How often each tool has been retried by now, where pydantic-ai counts it for the calls of the next answer."""
+    manager = ctx.tool_manager
+    assert manager is not None
+    assert manager.ctx is not None
+    return manager.ctx.retries
