@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from standby import clock, settings
+from standby.acting import Acting
 from standby.checkpoints import CheckpointStore
 from standby.errors import CheckpointDamaged, CheckpointNotWritten, LedgerUnavailable
 from standby.faults import reach
@@ -70,6 +71,7 @@ class AgentRun(Journal):
         self.hosting: Hosting | None = None
         self.lingering = False  # parked warm: the host's lease stands for its own
         self.threads = Threads()
+        self.acting = Acting()
         self.host_ends = False  # it goes no further than its next checkpoint
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
@@ -149,6 +151,9 @@ class AgentRun(Journal):
                     await self._own_met.wait()
             if self.over:
                 raise Over(self.id)
+        if self.acting.held_back and not self.in_own_task:
+            await self.acting.let_on()
+            await self.before_new_work(key)
 
     async def be_sure(self) -> None:
         """An attempt that may have lost its lease meanwhile, because its process or its machine was frozen, asks before

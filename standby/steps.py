@@ -182,22 +182,24 @@ class Step(Generic[P, R]):
         reach("step.before")
         token = _current.set(call)
         try:
-            if self.options.visible:
-                await self._as_task(call)
-            else:
-                await self._quietly(call)
-        except CheckpointNotWritten:
-            raise
-        except Exception as error:
-            if call.recording is None:
-                run.failures.add(Failure(place, stored(error), error, intended=call.intended))
-                raise
-            await asyncio.shield(call.recording)
+            with run.acting.one(place.key):
+                await self._done(call)
         finally:
             _current.reset(token)
         reach("step.after")
         value: R = call.value
         return value
+
+    async def _done(self, call: _Call) -> None:
+        try:
+            await (self._as_task(call) if self.options.visible else self._quietly(call))
+        except CheckpointNotWritten:
+            raise
+        except Exception as error:
+            if call.recording is None:
+                call.run.failures.add(Failure(call.place, stored(error), error, intended=call.intended))
+                raise
+            await asyncio.shield(call.recording)
 
     async def _found_by_probe(self, call: _Call, inside: Part) -> R:
         """What an earlier attempt has done, where no more than that is to be known."""

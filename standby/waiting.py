@@ -34,6 +34,9 @@ from standby.waits import AgentFinished, Approval, Wait
 
 A = TypeVar("A")
 
+LOOK_SECONDS = 1.0
+"""How often a run that is about to park, and has steps under way beside that, looks whether it is answered by now."""
+
 
 def resume_url() -> str:
     """Where an outside system can POST ``{"run_input": {...}}`` to answer what this run waits for, through Prefect.
@@ -191,20 +194,38 @@ async def _answers(
             group = await run.ledger.waits.group(run.id, place.key)
             continue
         began = monotonic()
-        await run.leave()
-        if hold is Hold.WARM and run.hosting is not None:
-            lingers = linger(run, run.hosting, place.key, group)
-            del group  # the rows are a sixth of what a run that is parked warm holds, and their evidence may be long
-            check_prefect, group = await lingers
-        elif hold is not Hold.PAUSE:
-            await suspend(run, place.key, group)
-        else:
-            count += 1
-            async with run.hosting.pausing() if run.hosting is not None else nullcontext():
-                await pause(run, place.key, group, count)
-            check_prefect = True
-            group = await run.ledger.waits.group(run.id, place.key)
-        run.paused_seconds += monotonic() - began
+        cuts_off = hold is not Hold.PAUSE or run.hosting is not None  # in a process of its own all goes on beside it
+        if cuts_off and run.acting.any():
+            group = await _alone(run, place.key, group)
+            if group.ready:
+                run.paused_seconds += monotonic() - began
+                continue
+        with run.acting.holding_back() if cuts_off else nullcontext():
+            await run.leave()
+            if hold is Hold.WARM and run.hosting is not None and not run.leaves:
+                lingers = linger(run, run.hosting, place.key, group)
+                del (
+                    group
+                )  # its rows are a sixth of what a run that is parked warm holds, and their evidence may be long
+                check_prefect, group = await lingers
+            elif hold is not Hold.PAUSE:
+                await suspend(run, place.key, group)
+            else:
+                count += 1
+                async with run.hosting.pausing() if run.hosting is not None else nullcontext():
+                    await pause(run, place.key, group, count)
+                check_prefect = True
+                group = await run.ledger.waits.group(run.id, place.key)
+            run.paused_seconds += monotonic() - began
+
+
+async def _alone(run: AgentRun, key: str, group: Group) -> Group:
+    """Let the steps that are under way beside come to their end, which a park would cut off: the group as it is then,
+    or as soon as it is ready. People are asked meanwhile, but not in Prefect, which does not show the run as paused."""
+    while run.acting.any() and not group.ready:
+        await run.acting.none(within=LOOK_SECONDS)
+        group = await run.ledger.waits.group(run.id, key)
+    return group
 
 
 def _key(place: Place, name: str) -> str:

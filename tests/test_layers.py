@@ -30,7 +30,7 @@ places
 spill
 ledger
 patience waker stillness topics interrupts
-stops branches policy moments values holder threads settings hold outlook
+stops branches acting policy moments values holder threads settings hold outlook
 faults clock states same annotated errors ports testing
 """.strip().splitlines()
 HEIGHT = {name: len(LAYERS) - row for row, layer in enumerate(LAYERS) for name in layer.split()}

@@ -7,6 +7,7 @@ reaches a tool is what was judged: hooks of the agent's own run further out.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from standby.errors import StandbyError, UsageError
 from standby.parts import Barred, Part, part
 from standby.states import CheckpointKind, CheckpointState
 from standby.steps import in_step
+from standby.stops import Left
 
 if TYPE_CHECKING:
     from standby.agents.thinking import Thinking
@@ -94,6 +96,7 @@ class GatedToolset(WrapperToolset[Any]):
                     "(tool_timeout= off the agent), or give the step timeout_seconds=: whether it happened is asked "
                     "then, when the run is retried."
                 )
+        self.thinking.serving.in_own_task = {name for name, tool in tools.items() if runs_in_own_task(tool)}
         self.thinking.schemas = {name: schema_digest(tool) for name, tool in tools.items()}
         return {name: tool for name, tool in tools.items() if may_be_called(scope, name)}
 
@@ -119,11 +122,22 @@ class GatedToolset(WrapperToolset[Any]):
         meter = Meter(thinking.mark, ctx.usage)
         if runs_in_own_task(tool):
             outcome = await thinking.serving.here(lambda: self._in_own_task(call, meter, act))
-        elif (refused := await self._refusal(call)) is not None:
-            outcome = await self._denied(call, refused)
         else:
-            outcome = await self._done(call, lambda: self._metered(call, meter, act))
+            outcome = await self._beside(call, meter, act)
         return await self._told(outcome, ordinal, tool_args, call.approved)
+
+    async def _beside(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
+        """The call as one step beside the own task, which does not park while it acts."""
+        thread = self.thinking.thread
+        acting = thread.run.acting
+        refused = await self._refusal(call)
+        while acting.held_back:
+            await thread.run.before_new_work(call.key)
+            refused = await self._refusal(call)  # the run has waited since
+        if refused is not None:
+            return await self._denied(call, refused)
+        with acting.one(thread.place(call.key).key):
+            return await self._done(call, lambda: self._metered(call, meter, act))
 
     async def _refusal(self, call: _Call) -> str | None:
         """Why a call may not act; None if it may. Nothing stands between this and the act.
@@ -170,13 +184,17 @@ class GatedToolset(WrapperToolset[Any]):
         return result
 
     async def _metered(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
-        """Call the tool. What it has cost is written down also where it ends by an error."""
+        """Call the tool. What it has cost is written down also where it ends by an error, or is cut off."""
         try:
             with meter.running():
                 outcome = await outcome_of(act)
                 outcome = outcome.model_copy(update=meter.costs())
                 await self.thinking.thread.spend(call.key, alone(outcome))
                 return outcome
+        except (asyncio.CancelledError, Left):
+            # The call is made again, by the next attempt.
+            await self.thinking.thread.cut_off(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
+            raise
         except Exception as error:
             if not isinstance(error, StandbyError):
                 await self.thinking.thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))

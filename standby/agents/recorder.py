@@ -1,4 +1,5 @@
-"""The outermost of an agent's capabilities: it writes each model request down, with what it has cost, as one step."""
+"""The outermost of an agent's capabilities: it writes each model request down, with what it has cost, as one step, and
+has each call of a tool come to its outcome."""
 
 from __future__ import annotations
 
@@ -9,15 +10,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.capabilities.abstract import CapabilityOrdering, WrapModelRequestHandler
-from pydantic_ai.messages import ModelResponse
+from pydantic_ai.capabilities.abstract import CapabilityOrdering, WrapModelRequestHandler, WrapToolExecuteHandler
+from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
-from pydantic_ai.tools import RunContext
+from pydantic_ai.tools import RunContext, ToolDefinition
 
 from standby.agents.costs import added, billed_in, unmeasured_in
 from standby.agents.native import check_answer
 from standby.agents.records import MODEL, Counted, Result, Turn
 from standby.agents.responses import tidy
+from standby.steps import in_step
 
 if TYPE_CHECKING:
     from standby.agents.thinking import Thinking
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorder(AbstractCapability[Any]):
-    """Writes each model request down as a step: the outermost of all capabilities."""
+    """Writes each model request down as a step, and lets calls come to their outcome: the outermost capability."""
 
     thinking: Thinking
 
@@ -94,6 +96,22 @@ class Recorder(AbstractCapability[Any]):
         self.thinking.known = [*ctx.messages, response]
         check_answer(response, self.thinking.scope)
         return response
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        ordinal = self.thinking.ordinal_of(call.tool_call_id)
+        if in_step() or ordinal is None or tool_def.name in self.thinking.serving.in_own_task:
+            return await handler(args)
+        # Around all hooks: what these cut off, as by a time limit of their own, is cut off.
+        below = self.thinking.thread.place(f"{self.thinking.thread.turn}.{ordinal}.").key
+        return await self.thinking.serving.to_its_outcome(lambda: handler(args), below)
 
 
 def _tool_retries(ctx: RunContext[Any]) -> dict[str, int]:

@@ -148,7 +148,7 @@ class Result(StrEnum):
     DENIED = "denied"  # the scope or a person said no
     DEFERRED = "deferred"  # somebody outside delivers the result
     UNAPPROVED = "unapproved"  # the tool itself asks for an approval
-    PARKED = "parked"  # the run waits in it: what it has cost so far
+    PARKED = "parked"  # the run waits in it, or it was cut off: what it has cost so far
     UNANSWERED = "unanswered"  # no call: a model request of which no answer was accepted
 
 

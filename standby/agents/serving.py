@@ -2,6 +2,9 @@
 
 A model's tool calls run in tasks of their own, but a run waits as a whole, from its own task. So thinking hands what
 has to wait, or to act once, to the own task, one after the other; where that parks the run, thinking ends with it.
+
+A call that acts is not cut off by what the calls beside it come to: those that park the run wait for it (``waiting``),
+and the error of one comes out when the others have come to their outcome.
 """
 
 from __future__ import annotations
@@ -9,9 +12,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, Token, copy_context
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
+from prefect.exceptions import Pause
+
+from standby.runs import AgentRun, current_run
+from standby.stops import Away, Left
+
 T = TypeVar("T")
+
+ERROR_SECONDS = 1.0
+"""How long a run that is about to park waits for an error that is on its way to end the thinking."""
 
 
 class _Job(NamedTuple):
@@ -25,6 +37,13 @@ class Serving:
 
     def __init__(self) -> None:
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._thinking: asyncio.Task[Any] | None = None
+        self._ends = False  # whatever acts in the thinking is cut off
+        self.in_own_task: set[str] = set()  # names of tools
+
+    @cached_property
+    def _end(self) -> asyncio.Event:
+        return asyncio.Event()  # few need it, and each agent that is parked warm has one of these
 
     async def here(self, work: Callable[[], Awaitable[T]]) -> T:
         """Have the own task do this, with the context variables of the caller; what it returns or raises."""
@@ -35,22 +54,97 @@ class Serving:
 
     async def while_thinking(self, thinking: Coroutine[Any, Any, T]) -> T:
         """Think, and do meanwhile what it asks for. What ends the attempt ends the thinking, too."""
-        task = asyncio.create_task(thinking, name="thinking")
+        task: asyncio.Task[T] = asyncio.create_task(thinking, name="thinking")
+        self._thinking = task
         job: asyncio.Task[_Job] | None = None
+        run = current_run.get()
         try:
             while True:
                 job = job or asyncio.create_task(self._jobs.get())
                 await asyncio.wait({task, job}, return_when=asyncio.FIRST_COMPLETED)
                 if job.done():
-                    await _do(job.result())
+                    await self._do(job.result(), run)
                     job = None
                 elif task.done():
                     return task.result()
+        except (Pause, Left, Away):
+            if run is not None:  # it goes on elsewhere, and there does not do again what is under way here
+                await run.acting.none()
+            raise
         finally:
+            self._ends = True
+            self._end.set()
             left = [one for one in (task, job) if one is not None]
             for one in left:
                 one.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+
+    async def to_its_outcome(self, call: Callable[[], Awaitable[T]], below: str) -> T:
+        """Make a call of a tool that has its key below this. Where the error of another cuts it off while it acts, it
+        comes to its outcome first; what ends the attempt, or cancels the thinking, cuts it off."""
+
+        async def made() -> T:
+            return await call()
+
+        task, run = asyncio.create_task(made(), name=below), current_run.get()
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            assert self._thinking is not None
+            if run is not None and not self._ends and not self._thinking.cancelling():
+                await _first(run.acting.none(below), self._end.wait())
+            raise
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # nobody may ask for it
+        return task.result()
+
+    async def _do(self, job: _Job, run: AgentRun | None) -> None:
+        """Do it, unless the thinking ends meanwhile: no run parks for that."""
+
+        async def goes_on() -> None:
+            for _ in range(20):  # what has failed beside it cuts it off
+                await asyncio.sleep(0)
+            if job.done.done():
+                assert self._thinking is not None
+                await asyncio.wait([self._thinking], timeout=ERROR_SECONDS)
+                if self._thinking.done():
+                    raise _Over(self)
+
+        if run is None:
+            await _do(job)
+            return
+        name = f"thinking of {id(self)}"
+        run.leaving[name] = goes_on
+        try:
+            await _do(job)
+        except _Over as over:
+            if over.serving is not self:
+                raise
+        finally:
+            del run.leaving[name]
+
+
+class _Over(BaseException):
+    """The thinking has ended while a job of it was about to park the run."""
+
+    def __init__(self, serving: Serving) -> None:
+        super().__init__("The thinking has ended.")
+        self.serving = serving
+
+
+async def _first(*several: Coroutine[Any, Any, Any]) -> None:
+    """Return when one of them does."""
+    tasks = [asyncio.create_task(one) for one in several]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _do(job: _Job) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,11 +31,15 @@ from standby.agents.costs import Meter
 from standby.agents.forms import Granted, more_budget
 from standby.agents.purse import Opened, Purse
 from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
+from standby.errors import LedgerUnavailable
 from standby.ledger.checkpoints import Entry
+from standby.ledger.text import digest_of
 from standby.places import Place
 from standby.runs import AgentRun
 from standby.states import CheckpointKind, CheckpointState
 from standby.values import Codec
+
+log = logging.getLogger("standby.agents")
 
 _turns: TypeAdapter[list[Turn]] = TypeAdapter(list[Turn])
 _calls: TypeAdapter[list[Counted]] = TypeAdapter(list[Counted])
@@ -228,13 +233,31 @@ class Thread:
     async def tried(self, ordinal: int, cost: Counted) -> None:
         """A call ends here, by an error or a park, and will be made again: write down what it has cost so far. So does
         the next model request (0)."""
+        rest = self._next_try(ordinal)
+        await self.spend(rest, alone(cost))
+        await self.run.record(self.place(rest), cost.model_dump_json())
+        self.count(rest, cost)
+
+    async def cut_off(self, ordinal: int, cost: Counted) -> None:
+        """The same where the attempt ends in the call, if it has the run by then and the ledger takes it."""
+        rest, run, text = self._next_try(ordinal), self.run, cost.model_dump_json()
+        kept = {"value": text, "digest": digest_of(text)}
+        try:
+            written = not run.fenced and await run.ledger.checkpoints.write(
+                run.id, run.attempt, self.prefix + rest, None, CheckpointState.RECORDED, **kept
+            )
+        except LedgerUnavailable as error:
+            log.warning("What call %s of run %s had cost is lost: %s", rest, run.id, error)
+            return
+        if written:
+            self.count(rest, cost)
+
+    def _next_try(self, ordinal: int) -> str:
         number = 1
         while (rest := f"{self.turn}.tried.{ordinal}.{number}") in self._entries or rest in self._tried:
             number += 1
         self._tried.add(rest)
-        await self.spend(rest, alone(cost))
-        await self.run.record(self.place(rest), cost.model_dump_json())
-        self.count(rest, cost)
+        return rest
 
     def left_over(self, ordinal: int | None = None) -> list[Entry]:
         """What the journal holds below the calls of an answer, or below one call, and nobody has asked for."""

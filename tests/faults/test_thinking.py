@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from standby.states import WaitState
 from tests.support.stage import Stage
+from tests.support.waiting import wait_until
 
 
 async def test_a_thinking_agent_that_is_killed_again_and_again_repeats_what_was_under_way_and_no_more(
@@ -26,3 +30,24 @@ async def test_a_thinking_agent_that_is_killed_again_and_again_repeats_what_was_
     assert [deed.key for deed in run.deeds("pay")] == [f"{run.id}/thinker/2.1.pay.approved"] * 2
     [grant] = await stage.ledger.grants.of_run(run.id)
     assert grant.used_at is not None
+
+
+async def test_an_approved_call_is_made_once_though_another_of_its_answer_parks_the_run(stage: Stage) -> None:
+    """No process dies: the one that acts comes to its outcome first, though the other waits by then."""
+    run = await stage.start("thinking.py:mailing")
+    async with stage.keeping():
+        assert await run.rests() == "parked"
+        assert (await run.answer({"approved": True})).won
+        rests = asyncio.create_task(run.rests())
+
+        async def both_are_under_way() -> bool:
+            waits = [wait.key for wait in await run.waits() if wait.state == WaitState.OPEN]
+            return bool(run.deeds("gate")) and waits == ["mailer/1.results.of.2/2"]
+
+        await wait_until(both_are_under_way, shows=run.shown)
+        stage.open_gate("send")
+        assert await rests == "parked"
+        await stage.signal("rendered", "a picture", key="picture")
+        assert await run.rests() == "completed"
+    assert await run.result() == "done"
+    assert [deed.key for deed in run.deeds("send")] == [f"{run.id}/mailer/1.1.send.approved"]

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from standby import Approval, JournalMismatch, UsageError, agent, settings, step, wait_for
+from standby.acting import Acting
 from standby.caught import Failures
 from standby.runs import AgentRun
 from tests.fundamentals.conftest import Desk, Interruption
@@ -118,7 +119,7 @@ async def test_a_branch_that_goes_on_in_the_moment_in_which_its_time_is_over_is_
     monkeypatch.setattr(settings, "BRANCH_GRACE", timedelta(0))
     run = AgentRun.__new__(AgentRun)
     run.id, run.fenced, run.host_ends, run.over, run._stopped_by = "run", False, False, False, None
-    run.failures = Failures()
+    run.failures, run.acting = Failures(), Acting()
     run._unmet_branches, run._at_cut_off, run._at = {"instead"}, 1, {}
 
     class Met(asyncio.Event):

@@ -1,6 +1,6 @@
 """Thinks, with a model that says its lines: looks something up, then pays when a person approves it."""
 
-from pydantic_ai import Agent
+from pydantic_ai import Agent, CallDeferred
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -40,3 +40,31 @@ async def pay(amount: int) -> str:
 async def thinking() -> dict[str, object]:
     found = await run_agent(thinker, "pay it", scope=SCOPE)
     return {"said": found.output, "steps": found.spent.steps}
+
+
+def say_both(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+    if any(isinstance(message, ModelResponse) for message in messages):
+        return ModelResponse(parts=[TextPart("done")])
+    return ModelResponse(parts=[ToolCallPart("send", {"to": "ada"}), ToolCallPart("render")])
+
+
+mailer: Agent[None, str] = Agent(FunctionModel(say_both), name="mailer")
+
+
+@mailer.tool_plain
+def send(to: str) -> str:
+    outside.act("send", idempotency_key(), to=to)
+    outside.stand_at_gate("send", idempotency_key())
+    return "sent"
+
+
+@mailer.tool_plain
+async def render() -> str:
+    raise CallDeferred({"topic": "rendered", "key": "picture"})
+
+
+@agent
+async def mailing() -> str | None:
+    """Two calls of one answer, approved together: one acts while the other parks the run."""
+    asked = tuple(Rule(tool=tool, permission=Permission.ASK) for tool in ("send", "render"))
+    return (await run_agent(mailer, "send it", scope=AgentScope(tools=asked))).output

@@ -1,0 +1,67 @@
+"""Steps that act beside the agent's own task: a run parks when none does, for to park would cut them off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+
+
+class Acting:
+    """Of one attempt. ``held_back``: none may begin, because the run parks or is parked."""
+
+    def __init__(self) -> None:
+        self.held_back = False
+        self._keys: set[str] = set()
+
+    @contextmanager
+    def one(self, key: str) -> Iterator[None]:
+        """A step, or what comes to be one, acts in the block. It may be named again in it."""
+        if key in self._keys:
+            yield
+            return
+        self._keys.add(key)
+        try:
+            yield
+        finally:
+            self._keys.discard(key)
+            self._tell()
+
+    def any(self, below: str = "") -> bool:
+        """Whether one acts, or one whose key begins so."""
+        return any(key.startswith(below) for key in self._keys)
+
+    async def none(self, below: str = "", *, within: float | None = None) -> None:
+        """Return when none acts, or none whose key begins so, or after ``within`` seconds (by default never)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while self.any(below):
+                    await self._change()
+
+    @contextmanager
+    def holding_back(self) -> Iterator[None]:
+        """None begins in the block."""
+        self.held_back = True
+        try:
+            yield
+        finally:
+            self.held_back = False
+            self._tell()
+
+    async def let_on(self) -> None:
+        """Return when they may begin."""
+        while self.held_back:
+            await self._change()
+
+    @cached_property
+    def _changed(self) -> asyncio.Event:
+        return asyncio.Event()  # few need it, and it takes a kilobyte of each run that is parked warm
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _tell(self) -> None:
+        if "_changed" in vars(self):
+            self._changed.set()
