@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from standby.errors import UsageError
 from standby.states import Effect
+from standby.values import Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,16 @@ class StepOptions:
                 f"Step {self.name!r} acts once and has retries: a failed try may have acted. Give it a probe= "
                 "that asks the outside system, or retries=0."
             )
+
+
+def codec_of(fn: Callable[..., Any], name: str) -> Codec[Any]:
+    """Of what the function of the step ``name`` returns, which it has to say."""
+    if "return" not in inspect.get_annotations(fn):
+        raise UsageError(
+            f"Step {name!r} has no return annotation. Its result is stored as JSON and read back by that type: "
+            "annotate it (-> None where there is no result)."
+        )
+    return Codec(lambda: get_type_hints(fn, include_extras=True)["return"])
 
 
 def is_async(fn: Callable[..., Any]) -> bool:

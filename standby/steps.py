@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, update_wrapper
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from prefect import Task
 from prefect.client.schemas.objects import State
@@ -26,7 +26,7 @@ from standby.failures import revived, stored
 from standby.faults import reach
 from standby.journal import CUT_OFF
 from standby.ledger.checkpoints import Entry
-from standby.options import StepOptions, is_async
+from standby.options import StepOptions, codec_of, is_async
 from standby.parts import Part, current_part
 from standby.places import Place, check_key
 from standby.runs import AgentRun, current_run
@@ -92,7 +92,7 @@ class Step(Generic[P, R]):
     def __init__(self, fn: Callable[P, Any], options: StepOptions) -> None:
         self.fn = fn
         self.options = options
-        self.codec = _codec_of(fn, options.name)
+        self.codec = codec_of(fn, options.name)
         check_key(options.name)
         options.check(fn)
         update_wrapper(self, fn)
@@ -332,15 +332,6 @@ class Step(Generic[P, R]):
         except ValidationError as error:
             raise run.must_stop(CheckpointUnreadable(run.id, key, summary(error))) from error
         return value
-
-
-def _codec_of(fn: Callable[..., Any], name: str) -> Codec[Any]:
-    if "return" not in inspect.get_annotations(fn):
-        raise UsageError(
-            f"Step {name!r} has no return annotation. Its result is stored as JSON and read back by that type: "
-            "annotate it (-> None where there is no result)."
-        )
-    return Codec(lambda: get_type_hints(fn, include_extras=True)["return"])
 
 
 def _current_key() -> str:
