@@ -268,16 +268,16 @@ async def _attempt(
         raise
     except Exception as error:
         await run.ends()
+        run.error = f"{type(error).__name__}: {error}"
         await run.leave()
         if not run.deployed and (away := _met(error, CheckpointNotWritten, LedgerUnavailable)) is not None:
             # Nobody could retry it in Prefect; the same command goes on with what has not failed.
             await release_quietly(run)
             raise Away(run.id, away) from error
         try:
-            said = f"{type(error).__name__}: {error}"
             await run.take_back_failures(error)
             if not await run.ledger.runs.end(
-                run.id, run.attempt, RunState.FAILED, error=said, after=run.began_in, by=run.failed_wait,
+                run.id, run.attempt, RunState.FAILED, error=run.error, after=run.began_in, by=run.failed_wait,
                 step=run.failed_step(stored(error)),
             ):  # fmt: skip
                 raise Fenced(run.id, run.attempt) from error

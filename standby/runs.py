@@ -75,6 +75,7 @@ class AgentRun(Journal):
         self.host_ends = False  # it goes no further than its next checkpoint
         self.fenced = False
         self.over = False  # the agent's function has returned or raised
+        self.error: str | None = None  # what it raised, before the run fails by that
         self.paused_seconds = 0.0  # that this attempt has waited in its process
         self.leaving: dict[str, Callable[[], Awaitable[None]]] = {}  # called before a park and at the end
         self.waking: dict[str, Callable[[], Awaitable[None]]] = {}  # called after it has waited in its process

@@ -71,7 +71,7 @@ async def run_view(ledger: Ledger, place: Place, run: Any) -> dict[str, Any]:
         "failed_step": run.failed_step,
         "cancelled_by": run.cancelled_by,
         "cancelled_door": run.cancelled_door,
-        "agents": await read_threads(ledger, run.id, journal),
+        "agents": await read_threads(ledger, run.id, journal, run.state),
         "checkpoints": [{"key": entry.key, "kind": entry.kind, "state": entry.state} for entry in journal],
         "waits": shown,
         "decisions": [

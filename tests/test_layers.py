@@ -51,8 +51,8 @@ def test_imports_run_down_only() -> None:
 
 
 NO_MODELS = (
-    "__init__", "block", "budgets", "canonical", "conditions", "forms", "lookalikes", "permissions", "redaction",
-    "scope",
+    "__init__", "block", "budgets", "canonical", "conditions", "forms", "lookalikes", "permissions", "questions",
+    "redaction", "scope",
     "transcript",
 )  # fmt: skip
 """Of ``standby.agents``: what the terminal and the blocks use, where the extra of the models may not be installed."""

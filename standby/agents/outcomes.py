@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
 from pydantic_ai.messages import (
+    ModelMessage,
     ModelRequest,
     ModelRequestPart,
+    ModelResponse,
     ToolCallPart,
     ToolReturn,
     ToolReturnPart,
@@ -92,6 +94,10 @@ _SAID: dict[Result, Literal["success", "failed", "denied", "retried"]] = {
 }
 
 
+_TAKEN = "Final result processed."
+"""What pydantic-ai says of the call that it took the output from, and of no other."""
+
+
 def answered(calls: Sequence[tuple[ToolCallPart, Outcome | None]], why: str, at: datetime) -> ModelRequest:
     """What a model is told of the calls of its last answer, after which its agent was stopped: what each came to; of
     one that came to nothing, ``why``. A conversation that ends so can be gone on with."""
@@ -107,3 +113,13 @@ def answered(calls: Sequence[tuple[ToolCallPart, Outcome | None]], why: str, at:
         parts.append(part)
     parts.sort(key=lambda part: isinstance(part, UserPromptPart))
     return ModelRequest(parts, timestamp=at)
+
+
+def output_call(messages: Sequence[ModelMessage]) -> int | None:
+    """The number, from 1, of the call of the last answer that is the agent's output; None if its text is."""
+    answer, told = messages[-2:]
+    if not isinstance(answer, ModelResponse) or not isinstance(told, ModelRequest):
+        return None
+    taken = {part.tool_call_id for part in told.parts if isinstance(part, ToolReturnPart) and part.content == _TAKEN}
+    numbers = (number for number, call in enumerate(answer.tool_calls, start=1) if call.tool_call_id in taken)
+    return next(numbers, None)

@@ -208,12 +208,16 @@ class Outcome(Counted):
 
 
 class Ending(BaseModel):
-    """How it ended: with an output, or by ``stopped`` (the limit that was reached) and ``why``."""
+    """How it ended: with an output, or by ``stopped`` (the limit that was reached) and ``why``.
+
+    ``output``: the number of the call of its last answer that is the output, if one is.
+    """
 
     at: AwareDatetime
     turn: int
     stopped: str | None = None
     why: str = ""
+    output: int | None = None
 
 
 @step(visible=False)

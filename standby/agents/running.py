@@ -14,7 +14,7 @@ from standby import clock
 from standby.agents.artifact import keep_transcript
 from standby.agents.budgets import Spent
 from standby.agents.costs import under_way
-from standby.agents.outcomes import answered
+from standby.agents.outcomes import answered, output_call
 from standby.agents.permissions import ruling
 from standby.agents.records import Beginning, Ending, began, ended
 from standby.agents.scope import AgentScope, Permission
@@ -129,7 +129,7 @@ async def run_agent(
     if outer is not None and meter is not None:
         thread.within = outer.thread, meter
     thinking = Thinking(agent, thread, scope, Serving(), deps, model, fresh or {}, recheck, until, on_change, outer)
-    keep_transcript(run)
+    keep_transcript(run, place.key, task)
     token = _current.set(thinking)
     try:
         return await _ended(run, thinking, task)
@@ -167,8 +167,10 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         await _close(thread)
 
     async def end() -> Ending:
-        how = {"stopped": stop.what, "why": stop.why} if stop is not None else {}
-        return Ending(at=clock.utcnow(), turn=thread.turn, **how)
+        now, turn = clock.utcnow(), thread.turn
+        if stop is not None:
+            return Ending(at=now, turn=turn, stopped=stop.what, why=stop.why)
+        return Ending(at=now, turn=turn, output=output_call(thread.messages))
 
     ending = thread.ending or await ended.at(thread.place("end"))(end)
     return await _result(thread, output, ending)

@@ -140,7 +140,7 @@ async def test_the_call_that_is_the_output_is_not_shown_as_under_way(desk: Desk)
     assert await run.result() == 7
     [thread] = threads_of(await desk.ledger.checkpoints.journal(run.id))
     [one] = thread["turns"][0]["calls"]
-    assert (one["tool"], one["outcome"]) == ("final_result", "ended")
+    assert (one["tool"], one["outcome"]) == ("final_result", "the output")
 
 
 @pytest.mark.parametrize(
