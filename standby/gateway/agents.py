@@ -51,6 +51,9 @@ UNKNOWN_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 """How long Prefect may take to say what agents there are."""
 
+NOT_DESCRIBED = "None"
+"""What ``prefect deploy`` writes as the description of a flow that has no docstring (Prefect 3.8)."""
+
 
 class Agent(NamedTuple):
     """A deployment that is an agent. ``name``: flow/deployment. ``schema``: JSON Schema of its parameters."""
@@ -225,7 +228,7 @@ async def _agents(client: PrefectClient) -> list[Agent]:
     return sorted(
         Agent(
             f"{flows[one.flow_id]}/{one.name}",
-            one.description or "",
+            one.description if one.description and one.description != NOT_DESCRIBED else "",
             sorted(one.tags),
             one.parameter_openapi_schema or {},
         )

@@ -78,6 +78,14 @@ async def test_the_card_names_the_agents_to_who_has_a_key(house: Gate) -> None:
     assert agent in [skill.id for skill in extended.skills]
 
 
+@pytest.mark.parametrize("described", [None, "", "None"])
+async def test_an_agent_that_nobody_has_described_is_called_by_its_name(house: Gate, described: str | None) -> None:
+    """``prefect deploy`` writes "None" where the flow has no docstring."""
+    agent = await deployed(house, description=described)
+    card = (await house.client.get("/.well-known/agent-card.json", headers=await house.as_(Role.VIEWER))).json()
+    assert {skill["id"]: skill["description"] for skill in card["skills"]}[agent] == f"The agent {agent}."
+
+
 async def test_a_message_starts_a_run_in_prefect_with_its_parameters(house: Gate) -> None:
     """Row 32: also with what looks like a template. Text is the parameter that is left."""
     agent, ada = await deployed(house), await client_of(house, Role.SENDER)
