@@ -85,8 +85,8 @@ async def run_agent(
     model: Any = None,
     history: Sequence[ModelMessage] | None = None,
     fresh: Mapping[str, Fresh] | None = None,
-    recheck: Callable[[], Awaitable[None]] | None = None,
-    until: Callable[[Sequence[ModelMessage]], Awaitable[bool]] | None = None,
+    recheck: Callable[[], Awaitable[None] | None] | None = None,
+    until: Callable[[Sequence[ModelMessage]], Awaitable[bool] | bool] | None = None,
     on_change: Literal["continue", "stop"] = "continue",
     visible: bool = False,
     name: str | None = None,
@@ -96,15 +96,15 @@ async def run_agent(
     Every model request and every tool call is a step. After a park or a crash it goes on at the first one that is not
     done.
 
-    ``scope``: an ``AgentScope``, or an async function that reads it, which is called again in each attempt and after
-    each wait. ``deps``, ``model``: as for ``Agent.run``. ``history``: an earlier conversation to go on with.
+    ``scope``: an ``AgentScope``, or a function that reads it, which is called again in each attempt and after each
+    wait. ``deps``, ``model``: as for ``Agent.run``. ``history``: an earlier conversation to go on with.
     ``fresh``: by the name of a tool, what its call is about as of now, from its arguments; an approval for which that
     has changed is asked anew. ``recheck``: called in each attempt and after each wait, raises if the agent must not go
-    on (credentials that were revoked). ``until``: called before each further model request with the conversation; True
-    ends it, as ``stopped="goal"``. ``on_change``: what happens when the model, the instructions, the tools or the scope
-    are others than before: ``"continue"`` with a line in the log and the transcript, or ``"stop"``. ``visible``:
-    whether Prefect shows the steps as task runs. ``name``: in the keys of its steps, by default the agent's, or
-    ``agent``.
+    on (credentials that were revoked). ``until``: called before each further model request with the conversation; what
+    is true ends it, as ``stopped="goal"``. These functions are async, or are done at once. ``on_change``: what happens
+    when the model, the instructions, the tools or the scope are others than before: ``"continue"`` with a line in the
+    log and the transcript, or ``"stop"``. ``visible``: whether Prefect shows the steps as task runs. ``name``: in the
+    keys of its steps, by default the agent's, or ``agent``.
 
     Raises ``ScopeStopped`` when a limit is reached and the scope says ``fail``, ``UsageError`` outside an agent's own
     task, and whatever the model and the tools raise.

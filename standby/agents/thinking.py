@@ -44,15 +44,20 @@ R = TypeVar("R")
 
 log = logging.getLogger("standby.agents")
 
-Scoped = AgentScope | Callable[[], Awaitable[AgentScope]]
+Scoped = AgentScope | Callable[[], Awaitable[AgentScope] | AgentScope]
 """A scope, or what reads it anew: after every wait, and in every attempt."""
 
-Fresh = Callable[[dict[str, Any]], Awaitable[str]]
+Fresh = Callable[[dict[str, Any]], Awaitable[str] | str]
 """From a call's arguments to what it is about as of now, such as an etag."""
 
 MORE_IN = {"steps": "steps", "tool_calls": "tool calls", "tokens": "tokens", "money": "US dollars",
            "running": "seconds at work", "wall": "seconds in all"}  # fmt: skip
 """The budgets that a person can raise, and their units."""
+
+
+async def _awaited(told: Awaitable[R] | R) -> R:
+    """What a function of the caller says, whether it is async or not."""
+    return await told if isinstance(told, Awaitable) else told
 
 
 @dataclass
@@ -66,8 +71,8 @@ class Thinking:
     deps: Any
     model: Any
     fresh: Mapping[str, Fresh]
-    recheck: Callable[[], Awaitable[None]] | None
-    until: Callable[[Sequence[ModelMessage]], Awaitable[bool]] | None
+    recheck: Callable[[], Awaitable[None] | None] | None
+    until: Callable[[Sequence[ModelMessage]], Awaitable[bool] | bool] | None
     on_change: str
     outer: Thinking | None = None  # of the agent in a tool of which this one is
     scope: AgentScope = field(default_factory=AgentScope)
@@ -93,11 +98,11 @@ class Thinking:
                     "spends goes on counting to the first one: give it that one's."
                 )
         if self.recheck is not None:
-            await self.recheck()
+            await _awaited(self.recheck())
 
     async def scope_now(self) -> AgentScope:
         """The scope as it is now. One that was handed on is a value of then: what it comes from is looked at again."""
-        scope = self.scoped if isinstance(self.scoped, AgentScope) else await self.scoped()
+        scope = self.scoped if isinstance(self.scoped, AgentScope) else await _awaited(self.scoped())
         if not isinstance(scope, AgentScope):
             raise TypeError(f"scope= must give an AgentScope, not {type(scope).__name__}.")
         from_whom = scope.all() if scope.purse is not None else (one for wider in scope.within for one in wider.all())
@@ -261,7 +266,7 @@ class Thinking:
 
     async def tag(self, tool: str, arguments: dict[str, Any]) -> str | None:
         """The digest of what a call is about as of now; None where nobody says."""
-        return digest(await self.fresh[tool](arguments)) if tool in self.fresh else None
+        return digest(await _awaited(self.fresh[tool](arguments))) if tool in self.fresh else None
 
     async def resolve(self, ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
         """What people and others say about calls that wait for them. Only in the own task."""
@@ -271,7 +276,7 @@ class Thinking:
         if self.thread.turn < self.thread.recorded:
             return  # it was made before
         await self._check_stop()
-        if self.until is not None and self.thread.turn and await self.until(messages):
+        if self.until is not None and self.thread.turn and await _awaited(self.until(messages)):
             raise self._stop("goal", "the goal is reached")
         await self._check(requests=1)
         await self.thread.close_left(f"{self.thread.turn}.")  # all of that turn has come to something

@@ -301,6 +301,32 @@ async def test_what_changed_meanwhile_is_asked_anew(desk: Desk) -> None:
     assert grant.approver == "ben"
 
 
+async def test_what_looks_again_need_not_be_async(desk: Desk) -> None:
+    looked: list[str] = []
+    mailer = Mailer(call("send", to="ada"), "done")
+
+    def scope() -> AgentScope:
+        looked.append("scope")
+        return mailer.scope
+
+    @agent
+    async def mailing() -> str | None:
+        found = await run_agent(
+            mailer.thinker,
+            "write",
+            scope=scope,
+            recheck=lambda: looked.append("recheck"),
+            fresh={"send": lambda _: "v1"},
+        )
+        return found.output
+
+    run = await desk.start(mailing)
+    await run.answer({"approved": True})
+    assert await run.result() == "done"
+    assert mailer.sent != []
+    assert {"scope", "recheck"} == set(looked)
+
+
 async def test_nobody_answers_in_time_is_a_no(desk: Desk) -> None:
     scope = ask("send", asking=Asking(within=timedelta(milliseconds=50)))
     mailer = Mailer(call("send", to="ada"), "done", scope=scope)

@@ -211,9 +211,10 @@ async def test_a_goal_that_is_reached_and_a_persons_word_end_it(desk: Desk) -> N
     async def until(messages: Any) -> bool:
         return len(messages) > 4
 
-    looker = Looker(allow("look"), until=until)
-    assert await desk.run(looker.flow) == "goal"
-    assert looker.looked == 2
+    for given in (until, lambda messages: len(messages) > 4):  # async or not
+        looker = Looker(allow("look"), until=given)
+        assert await desk.run(looker.flow) == "goal"
+        assert looker.looked == 2
 
     stopping: list[Run] = []
 
