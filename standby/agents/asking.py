@@ -138,7 +138,8 @@ async def _asked(
     judged = judge(thinking, call.tool_name, arguments)
     if judged.permission is Permission.DENY:
         return judged.why
-    why = str(metadata.get("why") or judged.why)
+    asks = judged.why if judged.permission is Permission.ASK else "The tool asks for an approval of this call."
+    why = str(metadata.get("why") or asks)
     one = _Asked(call, thinking.ordinal(call), plain_arguments(arguments), why)
     return await _as_shown(thinking, ctx, one) if thinking.was_asking() else one
 

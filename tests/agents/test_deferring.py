@@ -47,6 +47,8 @@ async def test_a_tool_may_require_an_approval_itself_or_for_some_arguments(desk:
     [wait] = await run.open_waits()
     assert wait.reason == "May thinker make these 2 calls?"
     assert "it is over 100" in wait.evidence
+    assert "The tool asks for an approval of this call." in wait.evidence
+    assert "under 'allow'" not in wait.evidence
     assert done == [2]
     await run.answer({"approved": True})
     assert await run.result() == "done"
