@@ -30,7 +30,7 @@ from standby.agents.records import TOOL, Counted, Outcome, Result
 from standby.agents.scope import Permission
 from standby.agents.thread import alone
 from standby.agents.tools import acts_once, cut_off_after, is_step, runs_in_own_task
-from standby.errors import StandbyError, UsageError
+from standby.errors import NotStorable, StandbyError, UsageError
 from standby.parts import Barred, Part, part
 from standby.states import CheckpointKind, CheckpointState
 from standby.steps import in_step
@@ -187,7 +187,7 @@ class GatedToolset(WrapperToolset[Any]):
         """Call the tool. What it has cost is written down also where it ends by an error, or is cut off."""
         try:
             with meter.running():
-                outcome = await outcome_of(act)
+                outcome = await outcome_of(f"tool {call.name!r} ({self.thinking.thread.prefix}{call.key})", act)
                 outcome = outcome.model_copy(update=meter.costs())
                 await self.thinking.thread.spend(call.key, alone(outcome))
                 return outcome
@@ -196,7 +196,7 @@ class GatedToolset(WrapperToolset[Any]):
             await self.thinking.thread.cut_off(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
             raise
         except Exception as error:
-            if not isinstance(error, StandbyError):
+            if not isinstance(error, StandbyError) or isinstance(error, NotStorable):
                 await self.thinking.thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
             raise
 

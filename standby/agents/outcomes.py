@@ -19,54 +19,66 @@ from pydantic_ai.messages import (
     is_multi_modal_content,
 )
 from pydantic_ai.tools import ToolDenied
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from standby.agents.records import Outcome, Result
 from standby.agents.responses import whole
+from standby.errors import NotStorable
+from standby.values import summary
 
 
-async def outcome_of(act: Callable[[], Awaitable[Any]]) -> Outcome:
-    """Call a tool. What it says by raising is an outcome, too; any other error is an error."""
+async def outcome_of(what: str, act: Callable[[], Awaitable[Any]]) -> Outcome:
+    """Call a tool. What it says by raising is an outcome, too; any other error is an error.
+
+    Raises ``NotStorable`` naming ``what`` for a result that is no JSON value.
+    """
     try:
-        outcome = _returned(await act())
+        outcome = _returned(what, await act())
     except ModelRetry as error:
         outcome = Outcome(result=Result.RETRY, message=whole(error.message))
     except ToolFailed as error:
         outcome = Outcome(result=Result.FAILED, message=whole(error.message))
     except CallDeferred as error:
         question = error.kind == "question"
-        outcome = Outcome(result=Result.DEFERRED, metadata=to_jsonable_python(error.metadata), question=question)
+        outcome = Outcome(result=Result.DEFERRED, metadata=_json(what, error.metadata), question=question)
     except ApprovalRequired as error:
-        outcome = Outcome(result=Result.UNAPPROVED, metadata=to_jsonable_python(error.metadata))
+        outcome = Outcome(result=Result.UNAPPROVED, metadata=_json(what, error.metadata))
     return outcome
 
 
-def _returned(value: Any) -> Outcome:
+def _returned(what: str, value: Any) -> Outcome:
     if isinstance(value, ToolDenied):
         return Outcome(result=Result.DENIED, message=value.message)
     if not isinstance(value, ToolReturn):
-        return Outcome(result=Result.RETURNED, value=_plain(value))
+        return Outcome(result=Result.RETURNED, value=_plain(what, value))
     content = value.content if value.content is None or isinstance(value.content, str) else list(value.content)
     if content is not None:
         UserPromptPart(content)  # raises ValueError for what is none: data that looks like a file would become one
     return Outcome(
         result=Result.RETURNED,
-        value=_plain(value.return_value),
+        value=_plain(what, value.return_value),
         content=content,
-        metadata=to_jsonable_python(value.metadata),
+        metadata=_json(what, value.metadata),
         tools=value.tools,
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(what: str, value: Any) -> Any:
     """JSON values, and the pictures and files among them as they are."""
     if is_multi_modal_content(value):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(what, item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return whole(to_jsonable_python(value))
+        return {str(key): _plain(what, item) for key, item in value.items()}
+    return whole(_json(what, value))
+
+
+def _json(what: str, value: Any) -> Any:
+    try:
+        return to_jsonable_python(value)
+    except (PydanticSerializationError, ValueError, RecursionError) as error:  # ValueError: it holds itself
+        raise NotStorable(what, summary(error)) from error
 
 
 def told(outcome: Outcome) -> Any:

@@ -1,6 +1,7 @@
 """What a tool returned as data stays data, also data that has the look of a file; files that it returned stay files."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from pydantic_ai.messages import (
 )
 
 from standby import agent
-from standby.agents import run_agent
+from standby.agents import Spent, run_agent
 from standby.agents.lookalikes import KINDS
 from standby.agents.records import Outcome, Turn
 from standby.agents.transcript import threads_of
+from standby.errors import NotStorable
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, call
 from tests.fundamentals.conftest import Desk, Interrupted, Interruption
@@ -129,6 +131,34 @@ async def test_a_result_that_others_deliver_is_data(desk: Desk, result: Any) -> 
         await run.result()
     assert await run.again() == "done"
     assert seen == [[result, "x"], [result, "x"]]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda value: value, lambda value: [{"a": value}], lambda value: ToolReturn("x", metadata=value)]
+)
+async def test_a_result_that_is_no_data_is_refused_by_the_name_of_the_tool_and_is_counted(
+    bench: Bench, wrap: Callable[[Any], Any]
+) -> None:
+    script = Script(call("look"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+    results: list[Any] = [object(), "seen"]
+
+    @thinker.tool_plain
+    async def look() -> Any:
+        return wrap(results.pop(0))
+
+    spent: list[Spent] = []
+
+    async def work() -> str | None:
+        found = await run_agent(thinker, "go", scope=allow("look"))
+        spent.append(found.spent)
+        return found.output
+
+    run = await bench.start(work)
+    with pytest.raises(NotStorable, match=r"The value of tool 'look' \(thinker/1\.1\.look\) cannot be stored .*object"):
+        await run.result()
+    assert await run.again() == "done"
+    assert [one.tool_calls for one in spent] == [2]
 
 
 async def test_data_as_the_content_of_a_message_is_refused_as_pydantic_ai_does(bench: Bench) -> None:
