@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from standby.states import CheckpointState
 from standby.steps import in_step, unmarked
 
 T = TypeVar("T")
+
+log = logging.getLogger("standby.agents")
 
 _current: ContextVar[Thinking | None] = ContextVar("standby_thinking", default=None)
 
@@ -157,6 +160,8 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         if thinking.must_fail(stopped):
             run.failures.add(Failure(thread.place("end"), stored(stopped), stopped))
             raise
+        if stopped.what not in ("goal", "person"):
+            log.warning("Run %s: agent %s ends without an output: %s.", run.id, thread.name, stopped.why)
         stop = stopped
     except Exception as error:
         # Recorded only if the agent catches it and goes on: else a retry of the run tries again.

@@ -57,15 +57,17 @@ class Looker:
     ],
 )
 async def test_a_budget_that_is_spent_stops_it(
-    bench: Bench, budget: Budget, what: str, requests: int, looked: int
+    bench: Bench, budget: Budget, what: str, requests: int, looked: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Money cannot be counted without a price, so a limit in money stops a model that has none."""
+    """Money cannot be counted without a price, so a limit in money stops a model that has none. The log says it."""
     looker = Looker(allow("look", budget=budget, at_stop=AtStop.FINISH))
     assert await bench.run(looker.work) == what
     assert (looker.script.asked, looker.looked) == (requests, looked)
     assert looker.result is not None
     assert looker.result.output is None
     assert (looker.result.spent.requests, looker.result.spent.tool_calls) == (requests, looked)
+    [warned] = [one.getMessage() for one in caplog.records if one.name == "standby.agents"]
+    assert warned.endswith(f"agent looker ends without an output: {looker.result.why}.")
 
 
 async def test_a_stop_that_fails_names_the_limit_and_a_retry_under_a_raised_one_goes_on(bench: Bench) -> None:
