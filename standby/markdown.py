@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.table import Table
+from rich.text import Text
 
 from standby.tables import plain
 
@@ -36,6 +37,11 @@ class _Whole(Markdown):
 
 
 def print_markdown(console: Console, text: str) -> None:
-    """Text from elsewhere, as wide as the console is."""
-    # With soft_wrap rich lets text run on, and cuts off what stands in a block.
-    console.print(_Whole(plain(text)), soft_wrap=False, crop=False)
+    """Text from elsewhere, as wide as the console is; into a pipe or a file without the blanks that fill lines up."""
+    whole = _Whole(plain(text))
+    if console.is_terminal:
+        # With soft_wrap rich lets text run on, and cuts off what stands in a block.
+        console.print(whole, soft_wrap=False, crop=False)
+        return
+    for line in "".join(segment.text for segment in console.render(whole)).splitlines():
+        console.print(Text(line.rstrip()), soft_wrap=True)

@@ -19,6 +19,9 @@ EACH = "once for each person, with their name; Prefect's form cannot tell who an
 NARROW = 40
 """What is waited for stands below its run where beside it there are fewer columns than this."""
 
+LONGEST_ERROR = 200
+"""Characters of what a run has failed with, beside the other runs."""
+
 _COLUMNS = ("run", "state", "step", "for")
 _GAP = 2
 _WIDEST = 1_000_000
@@ -40,7 +43,7 @@ class RunsTable:
     """Each run (``view.runs_view``), its step, what it waits for and for how long, as wide as it is let.
 
     ``lines``: how many of them what is waited for takes at most, by default as many as it needs; ``error_lines``: what
-    a run has failed with.
+    a run has failed with. Of that no more than ``LONGEST_ERROR`` is shown: ``standby show`` has the whole.
     """
 
     def __init__(self, runs: list[dict[str, Any]], *, lines: int | None = None, error_lines: int | None = None) -> None:
@@ -112,7 +115,7 @@ def _filled(text: Text, width: int) -> Text:
 def _row(run: dict[str, Any], lines: int | None, error_lines: int | None) -> _Row:
     wait = run["wait"]
     more = len(run["waits"]) - 1
-    awaited = f"{asked(wait)}{f' (+{more} more)' if more else ''}" if wait else run["error"] or ""
+    awaited = f"{asked(wait)}{f' (+{more} more)' if more else ''}" if wait else one_line(run["error"], LONGEST_ERROR)
     return _Row(
         in_one_line(run["name"]),
         state_text(run["state"]),

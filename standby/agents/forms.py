@@ -16,14 +16,20 @@ from standby.agents.budgets import Budget
 from standby.waits import NEEDED
 
 APPROVED = Field(title="Approve", description="On: they are made, as changed or refused below. Off: none is made.")
-ARGUMENTS = "Other arguments than the ones shown, as a JSON object. Empty: the ones shown."
+CHANGED = "Instead of the ones shown: all of the call's arguments, as one JSON object. Empty: the ones shown."
+AS_JSON: dict[str, Any] = {"contentMediaType": "application/json"}
+"""Beside the schema of a text that holds JSON: a page gives it more than one line."""
+
+
+def _changed(title: str) -> Any:
+    return Field(default="", title=title, description=CHANGED, json_schema_extra=AS_JSON)
 
 
 class OneCall(BaseModel):
     """The form about a single call."""
 
     approved: bool = Field(title="Approve")
-    arguments: str = Field(default="", title="Changed arguments", description=ARGUMENTS)
+    arguments: str = _changed("Changed arguments")
     comment: str = Field(default="", title="Reason or comment", description="If you refuse, the agent is told it.")
 
 
@@ -51,7 +57,7 @@ def form_of(tools: Sequence[str], fixed: Collection[int] = ()) -> type[BaseModel
         fields[f"refuse_{number}"] = (bool, Field(default=False, title=f"{number}. {tool}: refuse this one"))
         fields[f"arguments_{number}"] = (
             SkipJsonSchema[str] if number in fixed else str,
-            Field(default="", title=f"{number}. {tool}: changed arguments", description=ARGUMENTS),
+            _changed(f"{number}. {tool}: changed arguments"),
         )
         fields[f"reason_{number}"] = (str, Field(default="", title=f"{number}. {tool}: reason"))
     fields["comment"] = (str, Field(default="", title="Reason or comment", description="For all that are refused."))

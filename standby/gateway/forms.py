@@ -150,7 +150,8 @@ def _kind(name: str, schema: dict[str, Any], *, optional: bool) -> tuple[str, tu
     if kind == "string":
         if schema.get("format") in ("date", "password"):
             return {"date": "date", "password": "secret"}[schema["format"]], ()
-        return ("lines" if name == "comment" else "text"), ()
+        long = name == "comment" or schema.get("contentMediaType") == "application/json"
+        return ("lines" if long else "text"), ()
     return "json", ()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field, SecretStr
 
+from standby.agents.forms import form_of
 from standby.gateway.forms import answer_of, fields_of
 
 
@@ -61,6 +62,13 @@ def test_each_field_is_of_the_kind_its_type_asks_for() -> None:
         "pin": ("secret", "", False),
         "comment": ("lines", "as agreed", False),
     }
+
+
+def test_the_arguments_of_a_call_have_room_for_more_than_a_line() -> None:
+    for form, name in ((form_of(["send"]), "arguments"), (form_of(["send", "pay"]), "arguments_2")):
+        [field] = [one for one in fields_of(json.dumps(form.model_json_schema())) if one.name == name]
+        assert (field.kind, field.required) == ("lines", False)
+        assert "all of the call's arguments" in field.description
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,20 @@ async def test_a_long_key_of_a_checkpoint_is_shown_whole(ledger: Ledger, forks: 
     await acts.parked(ledger, [Approval("Go on?").row(LONG[:250])], run=RUN)
     said = await asyncio.to_thread(on_a_terminal, forks, ["show", RUN])
     assert LONG[:250] in re.sub(r"\s", "", said.partition("Go on?")[0].replace("wait", "").replace("intended", ""))
+
+
+async def test_into_a_pipe_no_line_is_filled_up_with_blanks(ledger: Ledger) -> None:
+    await parked(ledger, Approval("Go on?", show=quoted('{\n  "to": "ada"\n}')))
+    lines = (await standby("show", RUN)).out.splitlines()
+    assert [line for line in lines if '"to": "ada"' in line] != []
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+async def test_a_long_error_does_not_widen_the_list_of_runs_and_is_whole_where_one_is_shown(ledger: Ledger) -> None:
+    await acts.claim(ledger, RUN)
+    assert await ledger.runs.end(RUN, 1, RunState.FAILED, error=f"ModelHTTPError: {WORDS}")
+    listed = (await standby("ps", "--all")).out
+    assert "ModelHTTPError: w0 w1" in listed
+    assert "w119" not in listed
+    assert max(map(len, listed.splitlines())) < 300
+    assert "w119" in (await standby("show", RUN)).out
