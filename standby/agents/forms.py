@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator
@@ -52,6 +53,11 @@ def form_of(tools: Sequence[str], fixed: Collection[int] = ()) -> type[BaseModel
     changed."""
     if len(tools) == 1:
         return OneFixedCall if fixed else OneCall
+    return _form_of(tuple(tools), frozenset(fixed))
+
+
+@lru_cache(maxsize=32)  # it takes long to make, and a transcript asks for it once for each call
+def _form_of(tools: tuple[str, ...], fixed: frozenset[int]) -> type[BaseModel]:
     fields: dict[str, Any] = {"approved": (bool, APPROVED)}
     for number, tool in enumerate(tools, start=1):
         fields[f"refuse_{number}"] = (bool, Field(default=False, title=f"{number}. {tool}: refuse this one"))

@@ -32,10 +32,20 @@ class Refusal(NamedTuple):
 
 
 class _About(NamedTuple):
-    """A wait, and which of the calls that it showed it is, from 0."""
+    """A wait, and which of the calls that it showed it is, from 0; ``tools``: of all of these."""
 
     wait: Any
     at: int
+    tools: list[str]
+
+    def said(self, answer: str | None) -> Said | None:
+        """What an answer says about the call; None if it does not fit the form."""
+        with suppress(ValueError):
+            return said_of(form_of(self.tools).model_validate_json(answer or ""), len(self.tools))[self.at]
+        return None
+
+    def refused_by(self, answer: str | None) -> bool:
+        return (said := self.said(answer)) is not None and not said.approved
 
 
 class Questions:
@@ -65,9 +75,10 @@ class Questions:
             if wait.kind == WaitKind.APPROVAL:
                 self._within.setdefault("/".join(above), []).append(wait)
         elif found["what"] == "asks":
-            for at, shown in enumerate(json.loads(wait.fresh or "[]")):
-                if len(shown) == _NUMBERED:
-                    self._about.setdefault((found["turn"], shown[0]), []).append(_About(wait, at))
+            calls = _shown(wait.fresh)
+            for at, shown in enumerate(calls):
+                about = _About(wait, at, [call[-4] for call in calls])
+                self._about.setdefault((found["turn"], shown[0]), []).append(about)
         elif found["what"] == "more":
             if wait.state == WaitState.OPEN:
                 self._more.add(found["turn"])
@@ -90,13 +101,11 @@ class Questions:
         settled = [one for one in self._about.get((turn, ordinal), ()) if one.wait.state == WaitState.SETTLED]
         if not settled:
             return None
-        wait, at = settled[-1]
-        tools = [call[-4] for call in json.loads(wait.fresh)]
-        said = _said(tools, wait.answer, at)
+        last = settled[-1]
+        said = last.said(last.wait.answer)
         if said is None or said.approved:
             return None
-        by = self._decided(wait, lambda answer: (mine := _said(tools, answer, at)) is not None and not mine.approved)
-        return Refusal(by, said.reason)
+        return Refusal(self._decided(last.wait, last.refused_by), said.reason)
 
     def answered_by(self, turn: str, ordinal: int, keys: Sequence[str]) -> str | None:
         """Who answered what the tool itself has asked, or what stands for its result; None if nobody was asked."""
@@ -112,8 +121,10 @@ class Questions:
         return somebody([one.actor for one in mine], mine[-1].door if mine else None)
 
 
-def _said(tools: Sequence[str], answer: str | None, at: int) -> Said | None:
-    """What an answer says about one of the calls of these tools; None if it does not fit the form."""
-    with suppress(ValueError):
-        return said_of(form_of(tools).model_validate_json(answer or ""), len(tools))[at]
-    return None
+def _shown(fresh: str | None) -> list[list[Any]]:
+    """The calls that a wait showed, if they have numbers."""
+    with suppress(ValueError):  # of a wait of a tool's own, which may be called so
+        shown = json.loads(fresh or "[]")
+        if isinstance(shown, list) and all(isinstance(call, list) and len(call) == _NUMBERED for call in shown):
+            return shown
+    return []

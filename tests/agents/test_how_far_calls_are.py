@@ -1,5 +1,7 @@
 """What the transcript says of calls that have come to nothing yet, of who decided about calls, and of how it ended."""
 
+import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from pydantic_ai import Agent
 
 from standby import agent, doors, now, view
-from standby.agents import AgentScope, AtStop, Budget, ask_human, run_agent
+from standby.agents import AgentScope, Asking, AtStop, Budget, ask_human, run_agent
 from standby.agents.transcript import as_markdown
 from standby.connect import Place
 from standby.errors import ScopeStopped
@@ -134,13 +136,27 @@ async def test_calls_that_wait_for_more_budget_say_so(desk: Desk) -> None:
     assert await run.result() == "done"
 
 
-async def test_a_refusal_through_prefect_has_no_name_and_says_where_it_came_from(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("approved", "field", "outcome"), [(True, "approved_by", "success"), (False, "refused_by", "denied")]
+)
+async def test_who_decides_through_prefect_has_no_name_and_it_is_said_where_they_were(
+    desk: Desk, approved: bool, field: str, outcome: str
+) -> None:
     run = await desk.start(flow(Script(call("send", to="ada"), "done"), BOTH))
     [wait] = await run.open_waits()
-    await doors.answer(desk.ledger, wait, '{"approved": false}', door=Door.PREFECT, actor=None, api_url=desk.url)
+    said = json.dumps({"approved": approved})
+    await doors.answer(desk.ledger, wait, said, door=Door.PREFECT, actor=None, api_url=desk.url)
     assert await run.result() == "done"
     [one] = (await transcript(run))["turns"][0]["calls"]
-    assert (one["outcome"], one["refused_by"]) == ("denied", "somebody in Prefect")
+    assert (one["outcome"], one[field]) == (outcome, "somebody in Prefect")
+
+
+async def test_nobody_in_time_is_told_from_a_person(desk: Desk) -> None:
+    scope = BOTH.model_copy(update={"asking": Asking(within=timedelta(milliseconds=50))})
+    run = await desk.start(flow(Script(call("send", to="ada"), "done"), scope))
+    assert await run.result() == "done"
+    [one] = (await transcript(run))["turns"][0]["calls"]
+    assert (one["outcome"], one["refused_by"]) == ("denied", "the deadline")
 
 
 async def test_a_refusal_that_the_agent_was_stopped_after_is_a_refusal(desk: Desk) -> None:
