@@ -19,7 +19,7 @@ EACH = "once for each person, with their name; Prefect's form cannot tell who an
 NARROW = 40
 """What is waited for stands below its run where beside it there are fewer columns than this."""
 
-LONGEST_ERROR = 200
+LONGEST_ERROR = 600
 """Characters of what a run has failed with, beside the other runs."""
 
 _COLUMNS = ("run", "state", "step", "for")
