@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
@@ -24,6 +25,7 @@ from uuid import UUID
 
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import MissingFlowError, ObjectNotFound, ScriptError
@@ -119,9 +121,20 @@ class Placing:
         """Asked for once by all that begin at the same time."""
         at, found = self._deployments.get(deployment_id, (0.0, None))
         if found is None or monotonic() - at > DEPLOYMENT_SECONDS or (found.done() and found.exception()):
-            found = asyncio.ensure_future(self._client.read_deployment(deployment_id))
+            found = asyncio.ensure_future(self._read(deployment_id))
             self._deployments[deployment_id] = (monotonic(), found)
         return await asyncio.shield(found)
+
+    async def _read(self, deployment_id: UUID) -> DeploymentResponse:
+        """Raises ``ObjectNotFound`` only when Prefect's own list is without it: one 404 may be a proxy's."""
+        try:
+            return await self._client.read_deployment(deployment_id)
+        except (ObjectNotFound, JSONDecodeError):
+            only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
+            found = await self._client.read_deployments(deployment_filter=only)
+            if not found:
+                raise ObjectNotFound(LookupError(f"There is no deployment {deployment_id}.")) from None
+            return found[0]
 
     async def _name(self, deployment: DeploymentResponse) -> str:
         """``flow/deployment``, for others may have its own name; that alone where Prefect cannot be asked."""

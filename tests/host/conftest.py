@@ -81,6 +81,10 @@ class Run:
         await self.inn.host.following.drained(self.id)
         assert (await self.prefect()).name == "Suspended", await self.shown()
 
+    async def states(self) -> set[StateType]:
+        """All that Prefect has shown it as."""
+        return {state.type for state in await self.inn.client.read_flow_run_states(UUID(self.id))}
+
     async def result(self, within: float = WITHIN) -> Any:
         row = await self.is_in(RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED, within=within)
         assert row.state == RunState.COMPLETED, await self.shown()

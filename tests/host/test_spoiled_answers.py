@@ -67,6 +67,27 @@ async def test_a_warm_run_that_is_answered_goes_on(inn: Inn, spoil: Spoil, statu
 
 
 @STATUSES
+async def test_a_new_run_is_begun(inn: Inn, spoil: Spoil, status: int) -> None:
+    spoil("GET", f"/deployments/{await inn.deploy('visitor')}", status)
+    run = await inn.start("visitor", rounds=0)
+    assert await run.result() == 0
+    assert not await run.states() & {StateType.CRASHED, StateType.FAILED}
+
+
+@STATUSES
+async def test_a_cold_run_that_is_resumed_goes_on(inn: Inn, spoil: Spoil, status: int) -> None:
+    run = await inn.start("visitor")
+    await run.is_warm()
+    assert inn.host.warmth.make_room(1) == 1
+    await wait_until(lambda: run.id not in inn.host.guests)
+    inn.host.placing.forget_deployments()
+    spoil("GET", f"/deployments/{await inn.deploy('visitor')}", status)
+    await inn.client.resume_flow_run(UUID(run.id), run_input={"answer": 8})
+    await run.is_in(RunState.COMPLETED, RunState.FAILED)
+    assert await run.result() == 8
+
+
+@STATUSES
 async def test_a_run_at_work_is_not_failed(inn: Inn, spoil: Spoil, status: int) -> None:
     """It is said that somebody has suspended it."""
     run = await inn.start("worker", steps=1)
