@@ -12,7 +12,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Cancelled, Failed, Scheduled
+from prefect.states import Cancelled, Completed, Failed, Scheduled
 
 from standby import clock
 from standby.ledger import Ledger
@@ -31,6 +31,23 @@ CONFIRM_AFTER = timedelta(seconds=5)
 CANCELLED_WITHIN = timedelta(seconds=30)
 """How long a run may be Cancelling in Prefect, while what runs it ends and its hooks are called, before the keeper says
 how it has ended."""
+
+
+SHOWN_AS = {
+    RunState.COMPLETED: StateType.COMPLETED, RunState.FAILED: StateType.FAILED, RunState.CANCELLED: StateType.CANCELLED,
+}  # fmt: skip
+"""How Prefect shows the ledger's ends."""
+
+FAILURES = (StateType.FAILED, StateType.CRASHED)
+
+TRIES = 3
+"""So many attempts that were to show that their run has completed, and failed or crashed: none will, and it is shown
+without its result."""
+
+
+def completed(why: str) -> State[Any]:
+    """The state of a run that has completed in the ledger and, for this reason, cannot be run again to show it."""
+    return Completed(message=f"It has completed, and could not be run again to show its result here: {why}")
 
 
 class Confirming:
@@ -62,9 +79,7 @@ class Confirming:
 
     async def _is_shown(self, client: PrefectClient, run: Any, state: State[Any] | None) -> bool:
         """Whether Prefect shows the run (its row) as it has ended, or need not. If not, it will."""
-        if state is None or (
-            state.type is not StateType.CANCELLING and ENDED_IN_PREFECT.get(state.type) is RunState(run.state)
-        ):
+        if state is None or state.type is SHOWN_AS[RunState(run.state)]:
             return True
         if state.type is StateType.CANCELLING and not clock.is_over(state.timestamp, CANCELLED_WITHIN):
             return False
@@ -77,6 +92,10 @@ class Confirming:
             return True
         if self._patience.allows(run.id):
             self._patience.tried(run.id)
+            if state.type in FAILURES and await _failed_tries(client, run) >= TRIES:
+                log.warning("Run %s has completed, and cannot be run again to be shown so: %s", run.id, state.message)
+                await client.set_flow_run_state(UUID(run.id), completed(state.message or state.name or ""), force=True)
+                return True
             if state.type in ENDED_IN_PREFECT:
                 log.info("Run %s has completed, and is run again to be shown so, not as %s.", run.id, state.name)
                 # By a name that says that its cancel does not stand.
@@ -85,3 +104,11 @@ class Confirming:
             else:
                 self._waker.add(run.id, presumed_dead=True)
         return False
+
+
+async def _failed_tries(client: PrefectClient, run: Any) -> int:
+    """How many attempts have failed or crashed since the run has ended in the ledger."""
+    history = await client.read_flow_run_states(UUID(run.id))
+    ids = [str(state.id) for state in history]
+    first = ids.index(run.ended_after) + 1 if run.ended_after in ids else 0
+    return sum(state.type in FAILURES and (first > 0 or state.timestamp > run.ended_at) for state in history[first:])

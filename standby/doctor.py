@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
 from standby import clock, settings
+from standby.confirming import SHOWN_AS
 from standby.connect import ASK_SECONDS, is_slow
 from standby.ledger import Ledger
 from standby.projection import states_of
@@ -30,6 +31,11 @@ LATE = timedelta(seconds=60)
 """What the keeper has not done by then is a finding."""
 
 REMEDY = "Was it deleted there? `standby cancel RUN` ends it. Is this another server? Correct PREFECT_API_URL."
+
+OTHER_END = (
+    "Do a keeper (`standby up` or `standby keeper`) and a worker on its work pool run? Then set it in Prefect to the "
+    "state that it has in the ledger."
+)
 
 MANY_CRASHES = 3
 """A start that has failed so often is a finding, though it is tried again."""
@@ -69,6 +75,7 @@ async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Fin
         away = await _away(client)
         if away is None:
             findings += await _about_prefect(client, runs)
+            findings += await _about_ends(client, runs)
             findings += await _about_starting(client, runs)
         elif await is_slow(str(client.api_url), away):
             findings.append(Finding(None, f"Prefect at {client.api_url} does not answer in time", "Try again."))
@@ -148,6 +155,22 @@ async def _about_prefect(client: PrefectClient, runs: dict[str, Any]) -> list[Fi
         elif run.state == RunState.PARKED and state.type is not StateType.PAUSED and now - state.timestamp > LATE:
             what = f"is parked in the ledger and {state.name} in Prefect"
             found.append(Finding(run.id, what, "Is a worker running on its work pool? If so, report this."))
+    return found
+
+
+async def _about_ends(client: PrefectClient, runs: dict[str, Any]) -> list[Finding]:
+    """Runs that have ended, and that Prefect shows in another state; those that are gone there are not missed."""
+    late = clock.utcnow() - LATE
+    found = []
+    for ended, shown_as in SHOWN_AS.items():
+        ids = [run.id for run in runs.values() if run.state == ended and run.deployment_id and run.ended_at < late]
+        for run_id, state in (
+            await states_of(client, ids, [type_ for type_ in StateType if type_ != shown_as])
+        ).items():
+            is_retried = state.type is StateType.SCHEDULED and ended is not RunState.COMPLETED
+            if state.timestamp < late and not is_retried:
+                what = f"is {ended} in the ledger and {state.name} in Prefect"
+                found.append(Finding(run_id, what, OTHER_END))
     return found
 
 

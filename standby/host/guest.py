@@ -22,14 +22,13 @@ from prefect.exceptions import (
     PrefectHTTPStatusError,
     SignatureMismatchError,
 )
-from prefect.states import Crashed, Failed
-from prefect.utilities.engine import propose_state
 
 from standby import settings
 from standby.errors import UsageError
 from standby.host.client import RunClient, RunClientContext
 from standby.host.engine import HostedEngine
 from standby.host.forsaken import FORSAKEN, why_lost
+from standby.host.unbegun import show_unbegun
 from standby.hosting import Woken, current_hosting
 from standby.ledger.opening import Group
 from standby.ledger.runs import Claim
@@ -118,7 +117,7 @@ class Guest:
             else:
                 log.exception("Run %s could not be executed: %s", self.name, error)
                 if self.run is None and self.claimed is None:
-                    self._show(Crashed(message=f"The run could not be begun: {type(error).__name__}: {error}"))
+                    self._show_unbegun(error, refused=False)
         finally:
             self.phase = Phase.OVER
 
@@ -366,13 +365,14 @@ class Guest:
 
     def _refuse(self, error: BaseException) -> None:
         """Its parameters are not those that this code takes; anything else is as if a process had died at its start."""
-        message = self.host.placing.unfit(self.name, self.flow.name, self._deployment_id, error)
-        log.error("%s", message)
+        unfit = UsageError(self.host.placing.unfit(self.name, self.flow.name, self._deployment_id, error))
+        log.error("%s", unfit)
         if self.claimed is None:  # else it is given back, and refused when Prefect gives it
-            self._show(Failed(message=message))
+            self._show_unbegun(unfit, refused=True)
 
-    def _show(self, state: State[Any]) -> None:
-        self.host.following.later(self.id, lambda: propose_state(self.host.plain, state, flow_run_id=UUID(self.id)))
+    def _show_unbegun(self, error: BaseException, *, refused: bool) -> None:
+        show = partial(show_unbegun, self.host.ledger, self.host.plain, self.id, error, refused=refused)
+        self.host.following.later(self.id, show)
 
     async def call_hooks_of(self, state: State[Any]) -> None:
         """Call the flow's own hooks for this state."""

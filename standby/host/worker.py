@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
-from prefect.states import Crashed, Failed, Pending
+from prefect.states import Pending
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
@@ -390,12 +390,10 @@ class HostWorker(ProcessWorker):
 
     async def _not_begun(self, flow_run: FlowRun, error: Exception) -> None:
         """What cannot be is refused; anything else is as if a process had died at its start, and is tried again."""
+        from standby.host.unbegun import show_unbegun
+
         self.get_flow_run_logger(flow_run).error("The run could not be begun: %s", error, extra=IS_SAID)
-        refused = isinstance(error, UsageError)
-        message = (
-            str(error)
-            if isinstance(error, UsageError | CodeNotLoaded)
-            else f"The run could not be begun: {type(error).__name__}: {error}"
-        )
-        with suppress(Abort, Pause, httpx.HTTPError, PrefectHTTPStatusError):
-            await propose_state(self.client, (Failed if refused else Crashed)(message=message), flow_run_id=flow_run.id)
+        assert self.host is not None
+        with suppress(Abort, Pause, LedgerUnavailable, *UNREAD):
+            refused = isinstance(error, UsageError)
+            await show_unbegun(self.host.ledger, self.client, str(flow_run.id), error, refused=refused)

@@ -16,7 +16,7 @@ from standby import confirming
 from standby.host import worker
 from standby.parking import following
 from standby.states import RunState
-from tests.host.conftest import Inn
+from tests.host.conftest import Inn, Run
 from tests.support import outside
 from tests.support.waiting import wait_until
 
@@ -99,6 +99,18 @@ async def test_a_run_at_work_is_not_failed(inn: Inn, spoil: Spoil, status: int) 
 
 
 @STATUSES
+async def test_a_host_refuses_a_run_again(inn: Inn, spoil: Spoil, status: int) -> None:
+    """And goes on meanwhile."""
+    deployment = await inn.deploy("never", entrypoint="leaves_when_loaded.py:never")
+    done = spoil("POST", "/set_state", status, b"FAILED")
+    run = Run(inn, str((await inn.client.create_flow_run_from_deployment(deployment)).id))
+    await wait_until(lambda: done)
+    other = await inn.start("visitor", rounds=0)
+    assert await other.result() == 0
+    await run.is_shown(StateType.FAILED)
+
+
+@STATUSES
 async def test_a_host_polls_again(inn: Inn, spoil: Spoil, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     await inn.closes()
     monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
@@ -132,8 +144,29 @@ async def test_a_run_that_has_completed_is_never_shown_as_failed(
     spoil("POST", f"{run.id}/set_state", status, b"COMPLETED", times)
     await run.signal("round-0", 7)
     assert await run.result() == 7
-    assert StateType.FAILED not in [state.type for state in await inn.client.read_flow_run_states(UUID(run.id))]
+    assert StateType.FAILED not in await run.states()
     assert run.deeds("hook") == 0
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("gone", ["its deployment", "its parameter"])
+async def test_a_run_that_has_completed_and_cannot_be_run_again_is_shown_as_completed(
+    inn: Inn, spoil: Spoil, gone: str
+) -> None:
+    """Nobody could tell of its end, and its host cannot begin it once more to do so."""
+    run = await inn.start("noted")
+    await run.is_warm()
+    outside.gate(outside._place(), "go").touch()
+    spoil("POST", f"{run.id}/set_state", 403, b"COMPLETED", 2)
+    if gone == "its deployment":
+        await inn.client.delete_deployment(await inn.deploy("noted"))
+        inn.host.placing.forget_deployments()
+    else:
+        await inn.client.update_flow_run(UUID(run.id), parameters={"of_another_version": 1})
+    await run.signal("round-0", 7)
+    assert await run.result() == 7
+    assert "could not be run again" in ((await run.prefect()).message or "")
+    assert StateType.FAILED not in await run.states()
 
 
 @pytest.mark.usefixtures("impatient")

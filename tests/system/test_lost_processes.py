@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -12,14 +12,15 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import Crashed, Failed, Pending, Running, Scheduled, Suspended
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled, Suspended
 
-from standby import confirming, holder, reconciling, settings
+from standby import confirming, doctor, holder, reconciling, settings
 from standby.cancelling import cancelled
 from standby.doctor import audit
 from standby.errors import UsageError
 from standby.keeper import Keeper
 from standby.ledger import Ledger
+from standby.patience import Patience
 from standby.states import RunState
 from tests.ledger import acts
 from tests.support.server import PrefectServer
@@ -157,6 +158,49 @@ async def test_a_failed_run_whose_process_died_before_it_told_is_shown_as_failed
     run = await scene.ledger.runs.get(run_id)
     assert run is not None
     assert run.confirmed
+
+
+@pytest.mark.usefixtures("little_grace")
+@pytest.mark.parametrize("ends", [Failed, Crashed])
+async def test_a_completed_run_that_cannot_be_run_again_is_shown_as_completed(
+    scene: Scene, ends: Callable[[], State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as under a worker of Prefect's own, whose process ends before it has come to the ledger."""
+    monkeypatch.setattr(Patience, "allows", lambda *_: True)
+    run_id = str(scene.run_id)
+    await scene.passes(Running())
+    attempt = (await acts.claim(scene.ledger, run_id)).attempt
+    await scene.ledger.runs.end(run_id, attempt, RunState.COMPLETED, result="1")
+    for _ in range(confirming.TRIES):
+        await scene.is_scheduled()
+        await scene.passes(Pending(), ends())
+    assert await scene.state_after_a_round() is StateType.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("ended", "shown"),
+    [
+        (RunState.COMPLETED, Failed),
+        (RunState.COMPLETED, Running),
+        (RunState.FAILED, Completed),
+        (RunState.CANCELLED, Running),
+    ],
+)
+async def test_the_doctor_names_a_run_that_prefect_shows_with_another_end(
+    scene: Scene, ended: RunState, shown: Callable[[], State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Prefect was seen to know the end, and was told of another since; all have their time for it."""
+    run_id = str(scene.run_id)
+    attempt = (await acts.claim(scene.ledger, run_id)).attempt
+    await scene.ledger.runs.end(run_id, attempt, ended, error="no")
+    await scene.ledger.runs.confirm([run_id])
+    await scene.passes(shown())
+    assert await audit(scene.ledger, scene.client) == []
+    monkeypatch.setattr(doctor, "LATE", timedelta(0))
+    [finding] = await audit(scene.ledger, scene.client)
+    assert (finding.run_id, finding.problem) == (run_id, f"is {ended} in the ledger and {shown().name} in Prefect")
+    await scene.passes({"completed": Completed, "failed": Failed, "cancelled": Cancelled}[ended]())
+    assert await audit(scene.ledger, scene.client) == []
 
 
 @pytest.mark.usefixtures("little_grace")
