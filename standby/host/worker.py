@@ -15,10 +15,10 @@ import builtins
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.context import AsyncClientContext, SyncClientContext
@@ -30,10 +30,10 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 
 from standby import settings
 from standby.errors import CodeNotLoaded, LedgerUnavailable, UsageError
-from standby.host.bounds import is_bound
+from standby.host.bounds import deployments_of, is_bound
 from standby.host.configuration import HostConfiguration, HostVariables
 from standby.host.lines import IS_SAID
-from standby.projection import BATCH, UNREAD
+from standby.projection import UNREAD
 
 if TYPE_CHECKING:
     from standby.host.host import Host
@@ -64,7 +64,7 @@ class HostWorker(ProcessWorker):
         self._sought: set[str] = set()  # runs that Prefect has told of, and that were not seen scheduled yet
         self._seek = asyncio.Event()
         self._turns: set[str] = set()  # names under which new runs wait for a slot, or have one kept for them
-        self._apart: set[str] = set()  # runs that have a process of their own
+        self._processes = count(1)  # of runs that have one of their own
         self._later: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()  # the pool has, it is said
         self._stop = asyncio.Event()
@@ -151,22 +151,13 @@ class HostWorker(ProcessWorker):
             url,
             client,
             Placing(client, lambda: self.work_pool),
-            deployments=self._deployments,
+            deployments=lambda: deployments_of(self.client, self._work_pool_name),
             open_client=lambda: open_prefect(api_url),
             limit=self.agents_at_once,
         )
         host.intake.seek = self._seek_run
         host.bound = await is_bound(self.client, self.work_pool)
         return host
-
-    async def _deployments(self) -> set[str]:
-        found: set[str] = set()
-        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
-        while True:
-            some = await self.client.read_deployments(work_pool_filter=pool, limit=BATCH, offset=len(found))
-            found |= {str(deployment.id) for deployment in some}
-            if len(some) < BATCH:
-                return found
 
     def _loops(self, host: Host, run_once: bool) -> list[Any]:
         from standby.host.watch import Watch
@@ -334,7 +325,7 @@ class HostWorker(ProcessWorker):
             placement = await host.placing.of(flow_run)
             if placement.flow is None:
                 log.info("Run %s has a process of its own: %s.", flow_run.name, placement.why)
-                await super()._submit_run(flow_run)
+                await self._begin_process(flow_run)
                 return
             if await self._propose_pending_state(flow_run):
                 if host.open:
@@ -357,20 +348,29 @@ class HostWorker(ProcessWorker):
             await self._not_begun(flow_run, error)
         finally:
             self._submitting_flow_run_ids.discard(flow_run.id)
-            if not begun and str(flow_run.id) not in self._apart:
+            if not begun:
                 host.slots.leave(str(flow_run.id))
             host.intake.entered(str(flow_run.id), begun=begun)
 
+    async def _begin_process(self, flow_run: FlowRun) -> None:
+        """As Prefect's own worker does, which would cancel the run for one 404 on the deployment that was just read."""
+        if await self._propose_pending_state(flow_run):
+            assert self._runs_task_group is not None
+            pid = await self._runs_task_group.start(self._submit_run_and_capture_errors, flow_run)
+            if pid and not isinstance(pid, Exception):
+                with suppress(*UNREAD):
+                    await self.client.update_flow_run(flow_run.id, infrastructure_pid=str(pid))
+
     async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
-        """The process of a run that has one of its own, from its start to its end: so long it has its slot."""
+        """The process of a run that has one of its own, from its start to its end: so long it has its slot, also where
+        the run is begun again meanwhile."""
         assert self.host is not None
-        run_id = str(flow_run.id)
-        self._apart.add(run_id)
+        place = f"process {next(self._processes)}"
+        self.host.slots.hand_over(str(flow_run.id), place)
         try:
             return await super()._submit_run_and_capture_errors(flow_run, task_status)
         finally:
-            self._apart.discard(run_id)
-            self.host.slots.leave(run_id)
+            self.host.slots.leave(place)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """Whether Prefect gives the run to this host; asked as often as a busy server takes."""

@@ -12,6 +12,7 @@ import pytest
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelling, Scheduled, Suspended
+from prefect.workers.process import ProcessWorker
 
 from standby import settings
 from standby.cli_host import tell_of_new
@@ -198,6 +199,35 @@ async def test_the_turn_of_a_new_run_that_is_not_to_begin_is_the_next_ones(inn: 
     await run.is_warm()
     assert not gone.deeds("came")
     await wait_until(lambda: (slots.taken, slots.waiting) == (0, 0))
+
+
+@on_sqlite
+async def test_each_process_of_a_run_has_a_place_of_its_own(inn: Inn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first still ends when the run is begun again."""
+    processes: list[asyncio.Event] = []
+
+    async def process(_: Any, flow_run: Any, task_status: Any) -> None:
+        processes.append(over := asyncio.Event())
+        task_status.started(len(processes))
+        await over.wait()
+
+    monkeypatch.setattr(ProcessWorker, "_submit_run_and_capture_errors", process)
+    made = await inn.client.create_flow_run_from_deployment(
+        await inn.deploy("visitor", job_variables={"isolation": "process"})
+    )
+    try:
+        for begun in (1, 2):
+            await wait_until(lambda begun=begun: len(processes) == begun and not inn.worker._submitting_flow_run_ids)
+            assert inn.host.slots.taken == begun
+            if begun == 1:
+                await inn.client.set_flow_run_state(made.id, _scheduled(), force=True)
+        for over, left in zip(processes, (1, 0), strict=True):
+            over.set()
+            await wait_until(lambda left=left: inn.host.slots.taken <= left)
+            assert inn.host.slots.taken == left
+    finally:
+        for over in processes:
+            over.set()
 
 
 @on_sqlite
