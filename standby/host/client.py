@@ -31,7 +31,8 @@ class RunClient(PrefectClient):
 
     ``known``: the run as it was just read, given out once instead of reading it again. ``ahead``: the ledger has
     claimed the run, so the attempt does not wait for Prefect to show it as Running; ``follow`` is called instead. Until
-    then its state has the id of the one that is ``shown`` there, which was before this attempt.
+    then its state has the id of the one that is ``shown`` there, which was before this attempt. ``ended``: is called
+    when the attempt's end is to be told.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class RunClient(PrefectClient):
     following: Following
     ledger: Ledger
     follow: Callable[[], None] | None
+    ended: Callable[[], None]
 
     @classmethod
     def of(
@@ -49,12 +51,14 @@ class RunClient(PrefectClient):
         ledger: Ledger,
         flow_run: FlowRun,
         follow: Callable[[], None] | None = None,
+        *,
+        ended: Callable[[], None] = lambda: None,
     ) -> RunClient:
         # The constructor would make a connection pool and a TLS context of its own: a megabyte for each attempt.
         made = cls.__new__(cls)
         made.__dict__.update(client.__dict__)
         made.run_id, made.known, made.following, made.follow = str(flow_run.id), flow_run, following, follow
-        made.ledger = ledger
+        made.ledger, made.ended = ledger, ended
         made.shown = flow_run.state.id if flow_run.state is not None else None
         return made
 
@@ -83,6 +87,7 @@ class RunClient(PrefectClient):
             return _accepted(state)
 
         if state.type in (StateType.COMPLETED, StateType.FAILED) and not force:
+            self.ended()
             return await self._end(state)
 
         async def set_state() -> OrchestrationResult[Any]:

@@ -96,7 +96,8 @@ class Guest:
         flow_run, self._flow_run = self._flow_run, None
         assert flow_run is not None
         ahead = partial(self._begun, self.claimed.attempt, flow_run.state) if self.claimed is not None else None
-        self._client = RunClient.of(self.host.client, self.host.following, self.host.ledger, flow_run, ahead)
+        host = self.host
+        self._client = RunClient.of(host.client, host.following, host.ledger, flow_run, ahead, ended=self._ends)
         current_hosting.set(self)
         try:
             with RunClientContext(self._client):
@@ -120,6 +121,11 @@ class Guest:
                     self._show_unbegun(error, refused=False)
         finally:
             self.phase = Phase.OVER
+
+    def _ends(self) -> None:
+        """The agent's function is over: its slot is for who can go on, however long Prefect takes to be told."""
+        self.phase = Phase.OVER
+        self.host.slots.leave(self.id)
 
     # What the run asks of its host.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, temporary_settings
+from prefect.workers.process import ProcessWorker
 
 from standby import confirming
 from standby.host import worker
@@ -72,6 +74,23 @@ async def test_a_new_run_is_begun(inn: Inn, spoil: Spoil, status: int) -> None:
     run = await inn.start("visitor", rounds=0)
     assert await run.result() == 0
     assert not await run.states() & {StateType.CRASHED, StateType.FAILED}
+
+
+async def test_a_new_run_that_has_a_process_of_its_own_is_begun(
+    inn: Inn, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's own worker would cancel it."""
+    begun = asyncio.Event()
+
+    async def process(_: Any, flow_run: Any, task_status: Any) -> None:
+        task_status.started(1)
+        begun.set()
+
+    monkeypatch.setattr(ProcessWorker, "_submit_run_and_capture_errors", process)
+    deployment = await inn.deploy("visitor", job_variables={"isolation": "process"})
+    spoil("GET", f"/deployments/{deployment}", 404, times=2)
+    await inn.client.create_flow_run_from_deployment(deployment)
+    await wait_until(begun.is_set)
 
 
 @STATUSES
@@ -199,3 +218,20 @@ async def test_a_run_that_was_deleted_in_prefect_goes_on_to_its_end(inn: Inn) ->
     outside.gate(outside._place(), "go").touch()
     await wait_until(lambda: run.id not in inn.host.guests and not inn.host.following.behind)
     assert (await run.row()).state == RunState.COMPLETED
+
+
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_a_run_that_has_ended_has_no_place_while_prefect_is_away(inn: Inn, spoil: Spoil) -> None:
+    """Its place is for who was answered meanwhile."""
+    runs = [await inn.start("visitor") for _ in range(2)]
+    for run in runs:
+        await run.is_warm()
+    done = spoil("POST", "/set_state", 503, times=10**4)
+    for run in runs:
+        await run.signal("round-0", 7)
+    for run in runs:
+        await run.is_in(RunState.COMPLETED)
+        assert StateType.COMPLETED not in await run.states()
+    done += [503] * 10**4  # Prefect is back
+    for run in runs:
+        assert await run.result() == 7
