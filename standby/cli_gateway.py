@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from standby import clock, doors, view
+from standby import clock, doors, settings, view
 from standby.errors import UsageError
 from standby.ports import require_free
 from standby.states import Disposition, Role
@@ -34,6 +34,7 @@ def gateway(
     async def work() -> int:
         from standby.gateway.server import serve
 
+        settings.gateway_url()  # refused now, not when a client asks for it
         async with open_ledger() as (ledger, place):
             require_free(host, port, f"Stop what listens there, or choose another: --port ({PORT_VARIABLE}).")
             out.print(f"Gateway on http://{host}:{port}, ledger {ledger.database.shown}. Ctrl-C stops.")

@@ -91,7 +91,10 @@ class Keeper:
         self._events = EventDoor(ledger, client, self._wake_settled)
 
     async def run(self) -> None:
-        """Keep until cancelled. What fails is logged and tried again at the next tick."""
+        """Keep until cancelled. What fails is logged and tried again at the next tick.
+
+        Raises ``UsageError`` for a gateway's address that is none."""
+        settings.gateway_url()
         try:
             async with self._missed.listening():
                 await self._keep()

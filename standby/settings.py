@@ -121,8 +121,13 @@ def told_ledger_url() -> str | None:
 
 def gateway_url() -> str | None:
     """The address at which people reach the gateway, without a slash at its end: ``STANDBY_GATEWAY_URL``, else that of
-    the ``standby up`` of this folder; None where neither is known."""
-    return (os.environ.get("STANDBY_GATEWAY_URL") or running().get("gateway_url") or "").rstrip("/") or None
+    the ``standby up`` of this folder; None where neither is known.
+
+    Raises ``UsageError`` for one that is no web address."""
+    told = os.environ.get("STANDBY_GATEWAY_URL")
+    if told and not told.lower().startswith(("http://", "https://")):
+        raise UsageError(f"STANDBY_GATEWAY_URL is {told!r}, and links begin with http:// or https://. Write it before.")
+    return (told or running().get("gateway_url") or "").rstrip("/") or None
 
 
 def push_hosts() -> frozenset[str]:

@@ -12,5 +12,6 @@ def check_settings() -> None:
     """Raises ``UsageError`` naming the variable whose value is none of its kind."""
     grace()
     memory_limit()
+    settings.gateway_url()
     settings.prices()
     told_port()

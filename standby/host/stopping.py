@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -66,9 +67,12 @@ def _end_here(code: int) -> None:
 
 
 def grace(environment: Mapping[str, str] = os.environ) -> float:
-    """Seconds. Raises ``UsageError`` for what is no number."""
+    """Seconds. Raises ``UsageError`` for what is no number of them."""
     told = environment.get("STANDBY_HOST_GRACE")
     try:
-        return max(0.0, float(told)) if told else GRACE_SECONDS
+        seconds = float(told) if told else GRACE_SECONDS
     except ValueError:
-        raise UsageError(f"STANDBY_HOST_GRACE is a number of seconds, not {told!r}.") from None
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"STANDBY_HOST_GRACE is a number of seconds, not {told!r}. Set it to 0 or more.")
+    return seconds

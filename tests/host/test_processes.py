@@ -141,6 +141,9 @@ async def test_the_host_of_standby_up_has_its_grace_and_then_the_time_that_every
     ("variable", "told"),
     [
         ("STANDBY_HOST_GRACE", "10s"),
+        ("STANDBY_HOST_GRACE", "-5"),
+        ("STANDBY_HOST_GRACE", "inf"),
+        ("STANDBY_GATEWAY_URL", "agents.example"),
         ("STANDBY_HOST_MEMORY", "abc"),
         ("STANDBY_HOST_MEMORY", "inf"),
         ("STANDBY_HOST_HEALTH_PORT", "99999"),

@@ -139,6 +139,18 @@ async def test_delegations_are_listed_and_ended() -> None:
     assert (again.code, again.sentence.startswith("bob has delegated to nobody.")) == (1, True)
 
 
+@pytest.mark.parametrize("command", [["links", RUN, "--for", "ada"], ["gateway"], ["keeper"]], ids=lambda said: said[0])
+async def test_a_gateways_address_that_is_none_is_refused_where_it_is_read(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """By what serves at its start."""
+    await acts.parked(ledger, [ASKED.row("approval")], run=RUN)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("STANDBY_GATEWAY_URL", "agents.example")
+    said = await standby(*command)
+    assert (said.code, "STANDBY_GATEWAY_URL is 'agents.example'" in said.err) == (1, True), said
+
+
 async def test_a_link_is_for_somebody_who_may_decide_and_says_how_long_it_is_good(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
