@@ -128,6 +128,12 @@ class Child:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
 
+    def end(self) -> None:
+        """It has no more time: kill it, with all it has started. ``stop`` then returns at once."""
+        self._stopping = True
+        if self._process is not None and self._process.returncode is None:
+            signal_group(self._process.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """What drains has no more time."""
         with contextlib.suppress(ProcessLookupError):

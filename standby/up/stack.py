@@ -55,11 +55,20 @@ class Typed(NamedTuple):
 
 
 async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: str | None, typed: Typed) -> int:
-    """Everything up, until Ctrl-C or (with ``demo``) until the demo is done. Returns the exit code."""
+    """Everything up, until Ctrl-C or (with ``demo``) until the demo is done; a second one kills what has not ended.
+    Returns the exit code."""
     stop = asyncio.Event()
+    children: list[Child] = []
+
+    def told_to_stop() -> None:
+        if stop.is_set():
+            for child in children:
+                child.end()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told_to_stop)
     folder = Path.cwd()
     config = read_config(folder)
     if demo and config.demo is None:
@@ -76,7 +85,7 @@ async def run_stack(*, port: int, gateway_port: int, demo: bool, auto_answer: st
             )
         require_free(HOST, gateway_port, f"Choose another: {typed.gateway_port.format(gateway_port % 65535 + 1)}")
         cleanup.enter_context(only_server(f"http://{HOST}:{port}/api"))
-        starting = asyncio.create_task(_start(cleanup, config, port, gateway_port))
+        starting = asyncio.create_task(_start(cleanup, children, config, port, gateway_port))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -112,7 +121,7 @@ def stop_seconds(environment: Mapping[str, str]) -> float:
     return grace({"STANDBY_HOST_GRACE": HOST_GRACE, **environment}) + STOP_SECONDS
 
 
-async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_port: int) -> Stack:
+async def _start(cleanup: AsyncExitStack, children: list[Child], config: Config, port: int, gateway_port: int) -> Stack:
     home = settings.home()
     logs = home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -123,8 +132,6 @@ async def _start(cleanup: AsyncExitStack, config: Config, port: int, gateway_por
     ledger = await Ledger.connect(ledger_url)
     cleanup.push_async_callback(ledger.close)
     stack = Stack(config, port, gateway_port, ledger, env)
-
-    children: list[Child] = []
 
     def write_down() -> None:
         """So that other terminals find this stack, and the next ``up`` what this one leaves if it is killed."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -42,6 +45,49 @@ async def test_one_that_stops_at_once_is_told_of_by_who_starts_it_and_not_starte
         child.keep()
         await wait_until(lambda: log.read_text().count("no\n") >= 2, 30)
     assert said[0].startswith("The bank stopped (exit code 0) and is started again.")
+
+
+async def test_a_second_ctrl_c_kills_what_has_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had a day."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STANDBY_HOME", str(tmp_path / "home"))
+    log = tmp_path / "worker.log"
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
+        "print('begun', flush=True)\n"
+        "while True: time.sleep(60)"
+    )
+    child = Child("worker", [sys.executable, "-c", code], dict(os.environ), log, report=lambda _: None,
+                  on_start=lambda: None, stop_seconds=86_400)  # fmt: skip
+
+    async def none(*, ended: bool) -> list[object]:
+        return []
+
+    async def start(cleanup: AsyncExitStack, children: list[Child], *_: object) -> SimpleNamespace:
+        children.append(child)
+        cleanup.push_async_callback(child.stop)
+        await child.start()
+        await wait_until(lambda: "begun" in child.tail(), 30)
+        ledger = SimpleNamespace(runs=SimpleNamespace(all=none), database=SimpleNamespace(shown=""))
+        return SimpleNamespace(ledger=ledger, ui_url="", api_url="")
+
+    async def attend(_stack: object, _board: object, stop: asyncio.Event, **_: object) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        await stop.wait()
+        return 0
+
+    monkeypatch.setattr(stack, "_start", start)
+    monkeypatch.setattr(stack, "_attend", attend)
+    monkeypatch.setattr(stack, "require_free", lambda *_: None)
+    up = asyncio.create_task(stack.run_stack(port=1, gateway_port=2, demo=False, auto_answer=None, typed=TYPED))
+    await wait_until(lambda: up.done() or (log.exists() and "told" in child.tail()), 60)
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        async with asyncio.timeout(30):
+            assert await up == 0
+    finally:
+        child.end()
 
 
 async def test_two_of_them_on_one_port_are_found_before_anything_starts(
