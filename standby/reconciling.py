@@ -159,8 +159,9 @@ class Reconciler:
                 continue  # an old wreck, from before there was a keeper
             run = await self._ledger.runs.get(run_id)
             if run is None or (RunState(run.state) in ENDED and run.confirmed):
-                why = state.message if state.type is StateType.CRASHED and state.message else "its process died"
-                log.info("Run %s has not come to its agent, and is scheduled again: %s", run_id, why)
+                # Why it crashed stands in its state: here it would be said anew for each run and each try.
+                how = "it crashed" if state.type is StateType.CRASHED else "its process died"
+                log.info("Run %s has not come to its agent, for %s, and is scheduled again.", run_id, how)
                 self._patience.tried(run_id)
                 self._waker.add(run_id, presumed_dead=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -90,6 +91,18 @@ async def test_a_process_has_its_time_to_start(scene: Scene, last_seen: str, mon
 async def test_a_run_whose_first_process_died_is_scheduled_again(scene: Scene, last_seen: str) -> None:
     await scene.passes(Pending(), LAST_SEEN[last_seen]())
     await scene.is_scheduled()
+
+
+@pytest.mark.usefixtures("little_grace")
+async def test_why_a_run_crashed_is_not_said_anew_when_it_is_scheduled_again(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One cause may be that of many runs, and of each of their tries."""
+    caplog.set_level(logging.INFO, "standby.keeper")
+    await scene.passes(Pending(), Crashed(message="Its code cannot be loaded."))
+    await scene.is_scheduled()
+    said = [line for line in caplog.messages if str(scene.run_id) in line]
+    assert said == [f"Run {scene.run_id} has not come to its agent, for it crashed, and is scheduled again."]
 
 
 @pytest.mark.usefixtures("little_grace")
