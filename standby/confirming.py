@@ -45,9 +45,12 @@ TRIES = 3
 without its result."""
 
 
-def completed(why: str) -> State[Any]:
+def completed(run_id: str, why: str) -> State[Any]:
     """The state of a run that has completed in the ledger and, for this reason, cannot be run again to show it."""
-    return Completed(message=f"It has completed, and could not be run again to show its result here: {why}")
+    return Completed(
+        message=f"It has completed: `standby show {run_id}` has its result, which it could not be run again to show "
+        f"here. Why not: {why}"
+    )
 
 
 class Confirming:
@@ -94,7 +97,8 @@ class Confirming:
             self._patience.tried(run.id)
             if state.type in FAILURES and await _failed_tries(client, run) >= TRIES:
                 log.warning("Run %s has completed, and cannot be run again to be shown so: %s", run.id, state.message)
-                await client.set_flow_run_state(UUID(run.id), completed(state.message or state.name or ""), force=True)
+                shown_as = completed(run.id, state.message or str(state.name))
+                await client.set_flow_run_state(UUID(run.id), shown_as, force=True)
                 return True
             if state.type in ENDED_IN_PREFECT:
                 log.info("Run %s has completed, and is run again to be shown so, not as %s.", run.id, state.name)

@@ -29,7 +29,7 @@ async def show_unbegun(
     message = str(error) if told else f"The run could not be begun: {type(error).__name__}: {error}"
     row = await ledger.runs.get(run_id) if refused else None
     if row is not None and row.state == RunState.COMPLETED:
-        await client.set_flow_run_state(UUID(run_id), completed(message), force=True)
+        await client.set_flow_run_state(UUID(run_id), completed(run_id, message), force=True)
         return
     state: State[Any] = (Failed if refused else Crashed)(message=message)
     await propose_state(client, state, flow_run_id=UUID(run_id))

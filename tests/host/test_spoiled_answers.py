@@ -184,7 +184,7 @@ async def test_a_run_that_has_completed_and_cannot_be_run_again_is_shown_as_comp
         await inn.client.update_flow_run(UUID(run.id), parameters={"of_another_version": 1})
     await run.signal("round-0", 7)
     assert await run.result() == 7
-    assert "could not be run again" in ((await run.prefect()).message or "")
+    assert f"`standby show {run.id}` has its result" in ((await run.prefect()).message or "")
     assert StateType.FAILED not in await run.states()
 
 
