@@ -231,7 +231,7 @@ class Intake:
                 slots.leave(run_id)
             self.entered(run_id, begun=begun)
             if not begun and taken is not None:
-                self._host.returns.start(self._host.returns.give_back(run_id, taken[0].attempt))
+                self._host.returns.start(self._host.returns.give_back(run_id, taken[0].attempt, begun=False))
 
     async def _read(self, run_ids: Sequence[str]) -> list[FlowRun | None]:
         found = await runs_of(self._host.plain, run_ids)

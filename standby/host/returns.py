@@ -45,12 +45,16 @@ class Returns:
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             log.warning("Run %s is woken by the keeper: %s", run_id, error)
 
-    async def give_back(self, run_id: str, attempt: int, run: AgentRun | None = None) -> None:
-        """Have the run taken up by whoever Prefect gives it to, unless a thread of ``run`` acts on for it here."""
+    async def give_back(self, run_id: str, attempt: int, run: AgentRun | None = None, *, begun: bool = True) -> None:
+        """Have the run taken up by whoever Prefect gives it to, unless a thread of ``run`` acts on for it here.
+
+        ``begun``: an attempt has begun here. If none has, whoever Prefect shows at work on the run is another: a
+        process that was started for it and takes its time to its first line. If that one is dead the keeper sees it.
+        """
         try:
             if run is not None:
                 await run.threads.none()
             if await self._host.ledger.hosted.give_back(run_id, attempt, self._host.holder):
-                await wake(self._host.plain, run_id, presumed_dead=True)
+                await wake(self._host.plain, run_id, presumed_dead=begun)
         except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError) as error:
             log.warning("Run %s is woken by the keeper: %s", run_id, error)

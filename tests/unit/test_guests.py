@@ -148,6 +148,24 @@ async def test_a_host_keeps_the_lease_of_what_it_takes_up_while_its_code_is_load
     await taking
 
 
+@pytest.mark.parametrize(("shown", "sent"), [("Suspended", ["Resuming"]), ("Pending", []), ("Running", [])])
+async def test_a_run_that_cannot_be_begun_here_is_left_to_the_process_that_prefect_has_for_it(
+    ledger: Ledger, host: Host, shown: str, sent: list[str]
+) -> None:
+    """A process that takes its time to its first line has not the run yet, and needs no second one beside it. It waits
+    while the host looks at the run."""
+    await ready(ledger)
+    prefect: Any = host.plain
+    prefect.state = _state(shown)
+    host.placing.loaded.set()  # type: ignore[attr-defined]
+    await host.intake.take_up(RUN)
+    await host.returns.made()
+    row = await ledger.runs.get(RUN)
+    assert row is not None
+    assert (row.state, row.holder, row.wake_address) == (RunState.READY, None, None)
+    assert prefect.sent == sent
+
+
 async def test_what_the_ledger_has_warm_here_and_is_not_here_is_taken_up(ledger: Ledger, host: Host) -> None:
     """A wake that came to nobody: that run only becomes cold, and the host's own."""
     await ready(ledger, hold=Hold.WARM)
@@ -309,4 +327,4 @@ def _state(name: str) -> Any:
     from prefect import states
 
     made = states.Scheduled if name == "Resuming" else getattr(states, name)
-    return made(name=name)
+    return made() if name == "Suspended" else made(name=name)
