@@ -46,6 +46,7 @@ from standby.patience import Patience
 from standby.policy import Policy
 from standby.polling import Poller
 from standby.projection import not_paused, states_of
+from standby.pulse import pulse
 from standby.pushes import Pusher
 from standby.reconciling import ENDED_IN_PREFECT, Reconciler, end_as_prefect_says
 from standby.states import NOBODY_ANSWERS, Door, Need, Outcome, RunState, WaitState
@@ -293,9 +294,11 @@ class Keeper:
         """Runs whose attempt is dead: fence it off, and have the run taken up again."""
         self._spared = False
         for host, alive in await self.ledger.hosted.warm_holders():
+            if host == holder.this_process():
+                continue  # it lives, whatever its lease says, and sees what others have taken when it renews that
             if holder.is_dead(host) or not (alive or self._may_renew()):
                 count = await self.ledger.hosted.abandon(host)
-                log.info("%s runs that were parked warm in %s, which is gone, are parked cold.", count, host)
+                log.info("%s runs that were parked warm are parked cold: %s.", count, _fate(host))
         held = await self.ledger.runs.held()
         self._still.keep({run.id for run in held})
         dead = [run for run in held if self._is_dead(run) and run.deployment_id and self._patience.allows(run.id)]
@@ -308,7 +311,7 @@ class Keeper:
                 continue  # it goes on when they resume it
             rescued = await self.ledger.runs.rescue(run.id, run.attempt, run.holder)
             if rescued is RunState.READY:
-                log.info("Run %s is rescued: %s is dead.", run.id, run.holder or "its process")
+                log.info("Run %s is rescued: %s.", run.id, _fate(run.holder))
                 self._patience.tried(run.id)
                 self._waker.add(run.id, presumed_dead=True)
 
@@ -317,9 +320,12 @@ class Keeper:
 
         Who works renews it, whatever the clocks say here and there: a lease that has ended by this one is over if
         it was not renewed either while we looked, and one that nobody has renewed for its length is, whatever it says.
+        An attempt at work in this process is alive: it renews its lease when the ledger is back, as this one looks.
         """
         if run.holder is None or holder.is_dead(run.holder):
             return True
+        if run.holder == holder.this_process() and pulse.holds(run.id, run.attempt):
+            return False
         still = self._still.seconds(run.id, (run.attempt, run.lease_expires_at))
         if run.lease_expires_at <= clock.utcnow():
             looked = still >= 2 * settings.RENEW_EVERY.total_seconds()
@@ -364,3 +370,10 @@ class Keeper:
             if state.type in ENDED_IN_PREFECT:
                 await end_as_prefect_says(self.ledger, rows[run_id], state)
         return {run_id: state for run_id, state in states.items() if state.type not in ENDED_IN_PREFECT}
+
+
+def _fate(whose: str | None) -> str:
+    """What is known of who held a run: one whose lease ran out may live, and not reach the ledger."""
+    if whose is None:
+        return "its process is dead"
+    return f"{whose} is dead" if holder.is_dead(whose) else f"{whose} has not renewed its lease"

@@ -61,10 +61,10 @@ class Pulse:
         with self._among(self._held, ledger_url, run):
             yield
 
-    def holds(self, run_id: str) -> bool:
-        """Whether an attempt at this run is at work in this process."""
+    def holds(self, run_id: str, attempt: int | None = None) -> bool:
+        """Whether an attempt at this run, or this one, is at work in this process."""
         with self._lock:
-            return any(run.id == run_id for _, run in self._held.values())
+            return any(run.id == run_id and attempt in (None, run.attempt) for _, run in self._held.values())
 
     @contextmanager
     def keeping(self, ledger_url: str, lease: Kept) -> Iterator[None]:

@@ -217,8 +217,7 @@ class Host:
         return True
 
     def compare_soon(self) -> None:
-        """The host was away for longer than its lease: others may have taken what it has."""
-        log.warning("The host stood still for longer than its lease: others may have what was parked in it.")
+        """The host's lease ran out: others may have taken what it has."""
         self.start(self._compare())
 
     async def _look_loop(self) -> None:

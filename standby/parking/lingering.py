@@ -25,6 +25,9 @@ log = logging.getLogger("standby.parking")
 LEDGER_AWAY_SECONDS = 0.5
 """How long an attempt that lingers waits before it asks a ledger again that could not be reached."""
 
+SAID_EVERY_SECONDS = 30.0
+"""How often its log says so."""
+
 
 async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tuple[bool, Group]:
     """Park warm, and return when the run goes on here: whether it was resumed in Prefect, where an answer may be, and
@@ -78,6 +81,7 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tup
 
 async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> tuple[int, Woken, Group]:
     """The number of the attempt that goes on, what it was called for, and the group; 0 when it lingers on."""
+    said_at: float | None = None
     while True:
         run.sure_at = clock.elapsed()
         try:
@@ -101,7 +105,9 @@ async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> t
             if attempt and not group.ready:
                 group = await run.ledger.waits.group(run.id, key)
         except LedgerUnavailable as error:
-            log.warning("Run %s lingers on: %s", run.id, error)
+            if said_at is None or clock.elapsed() - said_at >= SAID_EVERY_SECONDS:
+                log.warning("Run %s lingers on: %s", run.id, error)
+                said_at = clock.elapsed()
             await asyncio.sleep(LEDGER_AWAY_SECONDS)
             continue
         if attempt is None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -12,12 +14,13 @@ from prefect.client.orchestration import PrefectClient
 from prefect.states import Cancelled, Running, Scheduled, Suspended
 from sqlalchemy import update
 
-from standby import clock, reconciling, settings
+from standby import clock, holder, reconciling, settings
 from standby import keeper as keeper_module
 from standby.keeper import Keeper
 from standby.ledger.hosted import LEASES
 from standby.ledger.tables import Run, table_of
 from standby.parking import wake
+from standby.pulse import pulse
 from standby.states import Hold, RunState, Verdict, WaitState
 from standby.view import wait_view
 from tests.fundamentals.conftest import Desk
@@ -212,6 +215,33 @@ async def test_who_keeps_once_waits_whether_a_lease_that_has_ended_is_renewed(
     assert await desk.ledger.runs.renew(there, 1, settings.LEASE)
     assert await keeping
     assert [await state_of_run(desk.ledger, run) for run in (gone, there)] == [RunState.READY, RunState.RUNNING]
+
+
+async def test_a_keeper_takes_its_own_process_for_alive_when_the_ledger_was_away_for_longer_than_a_lease(
+    desk: Desk, opened: Callable[[], Keeper], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It is the first to look when the ledger is back: before what works beside it has renewed its leases."""
+    caplog.set_level(logging.INFO, "standby.keeper")
+    monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.2))
+    me = holder.this_process()
+    busy, ended, far = await at_work(desk, me), await at_work(desk, me), await at_work(desk, FAR_AWAY)
+    warm = {host: str(uuid4()) for host in (me, FAR_AWAY)}
+    for host, run_id in warm.items():
+        await parked(desk.ledger, [approval()], run=run_id)
+        await desk.ledger.database.write(update(runs).where(runs.c.id == run_id).values(hold=Hold.WARM, holder=host))
+    expire = update(runs).where(runs.c.id.in_([busy, ended, far])).values(lease_expires_at=clock.utcnow() - HOUR)
+    await desk.ledger.database.write(expire)
+    attempt = SimpleNamespace(id=busy, attempt=1, lingering=True, sure_at=0.0, fence=lambda: None)  # not renewed yet
+    with pulse.holding(desk.ledger.database.url.render_as_string(hide_password=False), attempt):
+        assert await opened().once()
+    states = [await state_of_run(desk.ledger, run_id) for run_id in (busy, ended, far)]
+    assert states == [RunState.RUNNING, RunState.READY, RunState.READY]
+    assert [list(await desk.ledger.hosted.warm_in(host)) for host in warm] == [[warm[me]], []]
+    assert {line for line in caplog.messages if "parked cold" in line or "is rescued" in line} == {
+        f"1 runs that were parked warm are parked cold: {FAR_AWAY} has not renewed its lease.",
+        f"Run {ended} is rescued: {me} has not renewed its lease.",
+        f"Run {far} is rescued: {FAR_AWAY} has not renewed its lease.",
+    }
 
 
 async def test_who_was_ready_when_the_clock_was_set_back_is_woken(

@@ -17,10 +17,12 @@ from prefect.client.schemas.responses import SetStateStatus
 
 from standby import clock, settings
 from standby.checkpoints import CheckpointStore
+from standby.errors import LedgerUnavailable
 from standby.host.guest import Guest, Phase
 from standby.host.host import Host
 from standby.hosting import Woken
 from standby.ledger import Ledger
+from standby.parking import lingering
 from standby.runs import AgentRun
 from standby.states import Hold, RunState
 from standby.stops import Fenced, Left
@@ -263,6 +265,32 @@ async def test_who_is_called_while_prefect_is_told_of_its_eviction_stays(host: H
     guest.nudge(Woken.SETTLED)
     assert await going is Woken.SETTLED
     told.set()
+
+
+@pytest.mark.parametrize(("every", "said"), [(60.0, 1), (0.0, 5)])
+async def test_an_answered_run_that_cannot_reach_the_ledger_says_so_now_and_then(
+    ledger: Ledger,
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    every: float,
+    said: int,
+) -> None:
+    """It asks twice a second, and is not one of few."""
+    await ready(ledger, hold=Hold.WARM)
+    monkeypatch.setattr(lingering, "LEDGER_AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(lingering, "SAID_EVERY_SECONDS", every)
+    claim_warm, tries = ledger.hosted.claim_warm, iter(range(6))
+
+    async def away(*about: Any, **options: Any) -> int | None:
+        if next(tries) < 5:
+            raise LedgerUnavailable(ledger.database.shown, OSError("it is away"))
+        return await claim_warm(*about, **options)
+
+    monkeypatch.setattr(ledger.hosted, "claim_warm", away)
+    attempt, _, group = await lingering._goes_on(run_in(ledger), guest_of(host), "approval", Woken.SETTLED)
+    assert (attempt, group.ready) == (2, True)
+    assert len([line for line in caplog.messages if "lingers on" in line]) == said
 
 
 async def test_a_run_is_given_back_when_no_thread_acts_for_it_any_more(ledger: Ledger, host: Host) -> None:

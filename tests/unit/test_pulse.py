@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from standby import settings
+from standby.errors import LedgerUnavailable
+from standby.host import lease as host_lease
 from standby.host.lease import HostLease
 from standby.ledger import Ledger
 from standby.ledger.runs import Runs
@@ -107,5 +109,33 @@ async def test_a_host_whose_loop_stands_still_does_not_renew_its_lease(
     assert not await lease.renew(ledger), "another has it"
 
 
+@on_sqlite
+@pytest.mark.parametrize(("away_until", "why"), [(29, "the ledger could not be used"), (5, "the host stood still")])
+async def test_a_host_whose_lease_ran_out_says_why(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away_until: float, why: str
+) -> None:
+    """It stands still where it did not ask, and not where the ledger did not answer: also if that was away before."""
+    now, lost = 0.0, []
+    monkeypatch.setattr(host_lease, "monotonic", lambda: now)
+    lease = HostLease("127.0.0.1:7", "machine/1/1", lost=lambda: lost.append(True))
+    assert await lease.renew(ledger)
+    with monkeypatch.context() as away:
+        away.setattr(ledger.leases, "take", _unavailable)
+        for now in (5.0, float(away_until)):
+            lease._beat = now
+            with pytest.raises(LedgerUnavailable):
+                await lease.renew(ledger)
+    lease._beat = now = 34.0
+    assert not await lease.renew(ledger)
+    lease.fence()
+    await wait_until(lambda: lost)
+    assert [line for line in caplog.messages if f"{why}, and for 34 s it was not renewed" in line]
+    assert await lease.renew(ledger), "from here on"
+
+
 async def _refused(*_: Any) -> bool:
     return False
+
+
+async def _unavailable(*_: Any) -> bool:
+    raise LedgerUnavailable("sqlite:///ledger.db", OSError("it is away"))
