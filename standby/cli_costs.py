@@ -37,7 +37,9 @@ def costs(
                 f"In the currency of the prices: {prices.gib_hour:g} for a GiB held for an hour, {prices.cpu_second:g} "
                 f"for a CPU second, {prices.waiting_second:g} for a second that somebody waits. The second table takes "
                 f"{settings.PAUSED_GIB * 2**10:g} MiB for a paused process and {settings.WARM_GIB * 2**20:g} KiB "
-                "for a warm run."
+                "for a warm run, and nothing in the way of any: the cost above has whatever a run waited for after its "
+                "answer, also a paused pool, a full host or a Prefect server that was away. Warm is only what shares a "
+                "host's process."
             )
         else:
             out.print(f"No agent has waited here in the last {days} days.")
@@ -65,7 +67,8 @@ def _table(found: list[dict[str, Any]]) -> Table:
 
 
 def _ways(found: list[dict[str, Any]]) -> Table:
-    table = _headed("agent", "kind", *WAYS, title="\nWould have cost")
+    title = "\nWould have cost (compare these with each other, not with the cost above)"
+    table = _headed("agent", "kind", *WAYS, title=title)
     for one in found:
         cells = [_number(one["would_cost"][way]) for way in WAYS]
         table.add_row(escaped(one["agent"]), one["kind"], *cells)

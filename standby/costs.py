@@ -45,7 +45,8 @@ def costs_view(rows: Iterable[Any], prices: Prices, now: datetime) -> list[dict[
     (how many by which hold, ``let_go`` for those that were warm and then not any more, ``none`` for those that were
     settled before the run parked), ``gib_hours``, ``wake_p50_seconds``, ``wake_seconds`` (in all: from the answer to
     the run having taken it in), ``cost`` (of memory held, wakes' CPU and time that was waited for them) and
-    ``would_cost``: the same history, held in other ways.
+    ``would_cost``: the same waits, held in other ways. These compare with each other and not with ``cost``, which has
+    also what kept a run after its answer: a paused pool, a full host, a Prefect server that was away.
     """
     groups: dict[tuple[str, str], list[Any]] = {}
     settled_last: dict[tuple[str, str], datetime] = {}  # not when one was closed, which may be later than the answer

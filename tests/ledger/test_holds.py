@@ -187,7 +187,9 @@ async def test_costs_are_told_by_agent_and_kind(ledger: Ledger, costs: Any, watc
     said = await costs()
     assert "6 (1 open)" in said
     assert "1 pause, 5 suspend" in said
-    assert "Would have cost" in said
+    assert "Would have cost (compare these with each other, not with the cost above)" in said
+    assert "a paused pool, a full host or a Prefect server that was away" in " ".join(said.split())
+    assert "Warm is only what shares a host's process." in " ".join(said.split())
     watch.forward(timedelta(days=8))
     assert await costs("--days", "7") == "No agent has waited here in the last 7 days.\n"
 
