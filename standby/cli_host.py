@@ -52,10 +52,12 @@ def host(
 
 
 async def _one(pool: str, name: str, limit: int | None, health_port: int | None, until_input_ends: bool) -> int:
+    from standby.host.checks import check_settings
     from standby.host.health import PORT_VARIABLE
     from standby.host.logs import log_to_stderr
     from standby.host.worker import HostWorker
 
+    check_settings()
     async with open_ledger() as (ledger, place):
         if place.api_url is None:
             raise ConnectionError("No Prefect server is known. Set PREFECT_API_URL, or start `standby up`.")
@@ -67,13 +69,18 @@ async def _one(pool: str, name: str, limit: int | None, health_port: int | None,
     await tell_of_new(pool, place.api_url)
     log_to_stderr()
     with only_server(place.api_url):
-        out.print(f"Hosting the agents of {pool} for {place.api_url}, ledger {shown}. Ctrl-C stops.")
+        to_say = [f"Hosting the agents of {pool} for {place.api_url}, ledger {shown}. Ctrl-C stops."]
+
+        def it_hosts(_: str) -> None:  # told when it has begun and when it has ended
+            while to_say:
+                out.print(to_say.pop())
+
         gc.freeze()
         gc.enable()
         worker = HostWorker(work_pool_name=pool, name=name, limit=limit)
         if until_input_ends:
             _when_input_ends(worker.stop)
-        await worker.start(printer=lambda *_: None)
+        await worker.start(printer=it_hosts)
     return 0
 
 

@@ -85,6 +85,8 @@ async def test_several_processes_host_a_pool_and_end_together(
         children = psutil.Process(process.pid).children()
         named = [child.cmdline()[child.cmdline().index("--name") + 1] for child in children]
         assert sorted(named) == ["twin 1", "twin 2"]
+        logs = [tmp_path / "home" / "logs" / f"host-{number}.log" for number in (1, 2)]
+        await wait_until(lambda: all(f"Hosting the agents of {pool}" in log.read_text() for log in logs))
         process.send_signal(how)
         assert await asyncio.wait_for(process.wait(), WITHIN) == (0 if how is signal.SIGTERM else -how)
         if how is signal.SIGTERM:
@@ -181,6 +183,35 @@ def test_a_port_that_is_taken_is_named_at_the_start(tmp_path: Path) -> None:
     assert f"Port {port} is taken" in said.stderr
     with pytest.raises(UsageError, match="leaves no ports for 2 processes"):
         require_free(65535, 2)
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("variable", "told", "error"),
+    [
+        ("STANDBY_PRICE_GIB_HOUR", "-1", "STANDBY_PRICE_GIB_HOUR is"),
+        ("STANDBY_HOST_HEALTH_PORT", "{taken}", "Port {taken} is taken"),
+    ],
+)
+def test_a_host_that_cannot_start_does_not_say_that_it_hosts(
+    prefect_server: PrefectServer, ledger_url: str, tmp_path: Path, variable: str, told: str, error: str
+) -> None:
+    """A script that waits for the word would believe it."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        env = prefect_env(
+            tmp_path / "prefect",
+            PREFECT_API_URL=prefect_server.url,
+            STANDBY_LEDGER_URL=ledger_url,
+            STANDBY_HOME=str(tmp_path / "home"),
+            **{variable: told.format(taken=taken)},
+        )
+        command = [sys.executable, "-m", "standby", "host", "--pool", f"none {uuid4().hex[:8]}"]
+        said = subprocess.run(command, capture_output=True, text=True, env=env, cwd=AGENTS, timeout=WITHIN, check=False)
+    assert (said.returncode, "Hosting" in said.stdout) == (1, False), said.stdout
+    assert error.format(taken=taken) in said.stderr
 
 
 async def _serve(port: int) -> None:
