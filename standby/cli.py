@@ -22,8 +22,8 @@ from standby.cli_host import host
 from standby.connect import answers, open_prefect
 from standby.errors import UnknownRun, UsageError
 from standby.ledger import Ledger
-from standby.states import Disposition, Verdict
-from standby.tables import asked, plain, print_table, questions_of, runs_table
+from standby.states import Disposition, RunState, Verdict
+from standby.tables import ITS_TURN, asked, plain, print_table, questions_of, runs_table
 from standby.terminal import Json, err, escaped, name_of, no_answer, open_ledger, out, own_words, perform, tell
 from standby.waits.showing import program
 
@@ -299,9 +299,8 @@ async def _one_run(ledger: Ledger, target: str) -> Any:
 def _print_run(run: dict[str, Any]) -> None:
     from standby.markdown import print_markdown
 
-    out.print(
-        f"[bold]{escaped(run['flow'])}[/bold] {escaped(run['name'])}  {run['run_id']}  [bold]{run['state']}[/bold]"
-    )
+    state = f"[bold]{run['state']}[/bold]{f', waits for {ITS_TURN}' if run['state'] == RunState.READY else ''}"
+    out.print(f"[bold]{escaped(run['flow'])}[/bold] {escaped(run['name'])}  {run['run_id']}  {state}")
     if run["ui"]:
         out.print(run["ui"])
     if run["error"]:

@@ -171,7 +171,8 @@ def _goes_on(run: Any, made: doors.Answered) -> str:
     if made.unreached:
         return "goes on when its Prefect server is up again, which cannot be reached now"
     if run.hold == Hold.WARM and made.woken:
-        return "goes on"
+        # It was called. Whether its turn has come its host knows, and in a bound pool Prefect's queue.
+        return "goes on at once, unless its host's slots are taken or its work pool is paused or full"
     if run.deployment_id is not None:
         return "goes on as soon as a worker takes it up"
     if run.holder is None or is_dead(run.holder):

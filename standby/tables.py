@@ -16,6 +16,9 @@ from standby.values import one_line
 EACH = "once for each person, with their name; Prefect's form cannot tell who answers"
 """What stands beside the command where it matters who answers."""
 
+ITS_TURN = "its turn to go on"
+"""What a run waits for that has its answer: its host, its process or a worker takes it up."""
+
 NARROW = 40
 """What is waited for stands below its run where beside it there are fewer columns than this."""
 
@@ -113,9 +116,12 @@ def _filled(text: Text, width: int) -> Text:
 
 
 def _row(run: dict[str, Any], lines: int | None, error_lines: int | None) -> _Row:
-    wait = run["wait"]
+    ready = run["state"] == RunState.READY
+    wait = None if ready else run["wait"]
     more = len(run["waits"]) - 1
     awaited = f"{asked(wait)}{f' (+{more} more)' if more else ''}" if wait else one_line(run["error"], LONGEST_ERROR)
+    if ready:
+        awaited = ITS_TURN
     return _Row(
         in_one_line(run["name"]),
         state_text(run["state"]),

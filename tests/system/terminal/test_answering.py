@@ -343,6 +343,23 @@ async def test_a_run_that_waits_in_its_process_hears_of_its_answer(ledger: Ledge
             await listener.wait(20)
 
 
+async def test_of_a_warm_run_that_was_called_it_is_not_said_that_it_goes_on_whatever_is_in_the_way(
+    ledger: Ledger,
+) -> None:
+    """Only its host knows whether its turn has come. Until then it is shown as waiting for that."""
+    async with Listener.open() as listener:
+        attempt = (await acts.claim(ledger, RUN)).attempt
+        await acts.open_group(ledger, [PAY.row("approval")], run=RUN, attempt=attempt)
+        await ledger.runs.park(RUN, attempt, "approval", Hold.WARM, f"{listener.address}#{RUN}")
+        said = await standby("approve", RUN)
+    assert said.out == (
+        f"Approved: {PAY.reason} Run name of {RUN} goes on at once, unless its host's slots are taken or its work pool "
+        "is paused or full.\n"
+    )
+    assert "ready approval its turn to go on" in " ".join((await standby("ps")).out.split())
+    assert "ready, waits for its turn to go on" in (await standby("show", RUN)).out
+
+
 async def test_an_answer_is_taken_while_prefect_is_away(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("STANDBY_LEDGER_URL", str(ledger.database.url.set(drivername="sqlite")))
