@@ -8,7 +8,7 @@ import pytest
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 
-from standby import agent, step
+from standby import agent
 from standby.agents import AgentScope, Asking, AtMost, Permission, Rule, run_agent
 from standby.errors import NotAllowed
 from standby.policy import Policy
@@ -384,32 +384,3 @@ async def test_a_crash_after_the_answer_asks_nobody_again(desk: Desk, interrupti
     assert await run.again() == "done"
     assert sent == ["ada", "ben", "ben"]
     assert len(await run.waits()) == 1
-
-
-async def test_a_once_step_as_a_tool_without_a_probe_asks_a_person_after_a_crash(
-    desk: Desk, interruption: Interruption
-) -> None:
-    paid: list[int] = []
-
-    @step(effect="once", visible=False)
-    async def pay(amount: int) -> str:
-        """Pay it."""
-        paid.append(amount)
-        interruption()
-        return "receipt"
-
-    script = Script(call("pay", amount=5), "done")
-    thinker: Agent[None, str] = Agent(script.model, name="payer", tools=[pay])
-
-    @agent
-    async def paying() -> str | None:
-        return (await run_agent(thinker, "pay", scope=allow("pay"))).output
-
-    run = await desk.interrupted(paying)
-    run.begin()
-    [wait] = await run.open_waits()
-    assert wait.key == "payer/1.1.pay/pay?1"
-    await run.answer({"happened": True, "result": '"receipt 7"'})
-    assert await run.result() == "done"
-    assert paid == [5]
-    assert script.told() == [("pay", "receipt 7", "success")]

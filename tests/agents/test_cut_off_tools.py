@@ -129,3 +129,32 @@ async def test_a_tool_of_several_steps_that_was_cut_off_is_asked_about_before_it
     await run.answer({"approved": True}, key="mailer/1.asks")
     assert await run.result() == "done"
     assert acted == ["written", "sent letter of before"]
+
+
+async def test_a_once_step_as_a_tool_without_a_probe_asks_a_person_after_a_crash(
+    desk: Desk, interruption: Interruption
+) -> None:
+    paid: list[int] = []
+
+    @step(effect="once", visible=False)
+    async def pay(amount: int) -> str:
+        """Pay it."""
+        paid.append(amount)
+        interruption()
+        return "receipt"
+
+    script = Script(call("pay", amount=5), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="payer", tools=[pay])
+
+    @agent
+    async def paying() -> str | None:
+        return (await run_agent(thinker, "pay", scope=allow("pay"))).output
+
+    run = await desk.interrupted(paying)
+    run.begin()
+    [wait] = await run.open_waits()
+    assert wait.key == "payer/1.1.pay/pay?1"
+    await run.answer({"happened": True, "result": '"receipt 7"'})
+    assert await run.result() == "done"
+    assert paid == [5]
+    assert script.told() == [("pay", "receipt 7", "success")]
