@@ -20,7 +20,7 @@ agents
 waiting
 parking
 children starts
-projection polling outlooks chance
+projection polling outlooks chance believing
 steps
 failures links waits wakeups callers addresses attaching
 runs hosting

@@ -1,0 +1,126 @@
+"""Which answers of Prefect are believed at once, and which are looked at again, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from standby import believing
+from standby.believing import NotPrefects, careful
+
+API = "http://prefect.test/api"
+RUN = UUID("00000000-0000-4000-8000-000000000001")
+DEPTH = len(believing.LOOKS)
+PAGE = {"html": "<p>maintenance</p>"}
+TEXT = {"text": "404 page not found"}
+ITS = {"json": {"detail": "so it is"}}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(believing, "LOOKS", (0.0,) * DEPTH)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def who_asks_asks_again() -> Iterator[None]:
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}):
+        yield
+
+
+class Server:
+    """Answers so, one after the other, the last one for ever."""
+
+    def __init__(self, *answers: tuple[int, dict[str, Any]]) -> None:
+        self.answers, self.asked = answers, 0
+        self.client = careful(
+            PrefectClient(API, httpx_settings={"transport": httpx.MockTransport(self._answer), "verify": False})
+        )
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        status, content = self.answers[min(self.asked, len(self.answers) - 1)]
+        self.asked += 1
+        return httpx.Response(status, **content)
+
+
+GOOD: tuple[int, dict[str, Any]] = (200, {"json": []})
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409])
+@pytest.mark.parametrize("content", [ITS, PAGE, TEXT, {}], ids=["its", "page", "text", "none"])
+async def test_a_refusal_is_looked_at_again(status: int, content: dict[str, Any]) -> None:
+    server = Server(*[(status, content)] * DEPTH, GOOD)
+    assert await server.client.read_flow_run_states(RUN) == []
+    assert server.asked == DEPTH + 1
+
+
+async def test_what_stands_is_believed() -> None:
+    server = Server((404, ITS))
+    with pytest.raises(ObjectNotFound):
+        await server.client.read_flow_run(RUN)
+    assert server.asked == DEPTH + 1
+
+
+@pytest.mark.parametrize("status", [200, 201, 400, 403, 404, 422])
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_a_page_is_never_believed(status: int, retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Prefect's client does not look at what the answer holds. It is asked again as often as a busy server
+    is, for by this Prefect is away."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(believing, "sleep", sleep)
+    server = Server((status, PAGE))
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries}), pytest.raises(NotPrefects, match=f"{status}"):
+        await server.client.create_flow_run_input(RUN, "key", "{}")
+    assert slept == [*believing.LOOKS, *[2.0, 4.0][:retries]]
+
+
+@pytest.mark.parametrize(("status", "content"), [(422, ITS), (400, ITS), (500, ITS), (500, PAGE)])
+async def test_what_a_proxy_does_not_say_or_a_busy_server_does_is_left_to_who_asks(
+    status: int, content: dict[str, Any]
+) -> None:
+    server = Server((status, content))
+    with pytest.raises(PrefectHTTPStatusError):
+        await server.client.read_flow_run(RUN)
+    assert server.asked == 1
+
+
+async def test_what_prefect_says_as_a_matter_of_course_is_believed_at_once() -> None:
+    for status, call in ((409, "create_flow_run_input"), (404, "delete_flow_run_input"), (404, "read_flow_run_input")):
+        server = Server((status, ITS))
+        with pytest.raises(PrefectHTTPStatusError):
+            await getattr(server.client, call)(RUN, "key", *["{}"] * call.startswith("create"))
+        assert server.asked == 1, call
+
+
+async def test_but_not_when_a_proxy_says_it() -> None:
+    server = Server((409, PAGE), (201, ITS))
+    await server.client.create_flow_run_input(RUN, "key", "{}")
+    assert server.asked == 2
+
+
+async def test_what_is_no_json_to_prefect_is_believed() -> None:
+    server = Server((204, {}))
+    await server.client.delete_flow_run_input(RUN, "key")
+    assert server.asked == 1
+    server = Server((200, {"text": "value"}))
+    assert await server.client.read_flow_run_input(RUN, "key") == "value"
+    assert server.asked == 1
+
+
+async def test_a_client_is_made_careful_once_and_is_the_same() -> None:
+    async with PrefectClient(API) as plain:
+        made = careful(plain)
+        assert careful(made) is made
+        vars(made._client)["csrf_token"] = "seen"
+        assert vars(plain._client)["csrf_token"] == "seen"
+        assert type(plain._client) is not type(made._client)
