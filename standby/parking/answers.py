@@ -11,7 +11,9 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRunInput
+from prefect.exceptions import PrefectHTTPStatusError
 
+from standby.believing import Careful, careful
 from standby.ledger.opening import Group
 from standby.parking.client import prefect_for
 from standby.parking.forms import answer_of, opening
@@ -41,14 +43,14 @@ async def take_response(run: AgentRun, group: Group, waits: Mapping[str, Wait[An
 
 async def answer_in_prefect(client: PrefectClient, wait: Any) -> tuple[str, datetime | None] | None:
     """The answer (JSON text) that Prefect has taken for a run's wait, and when; the run has not read it yet."""
-    async for found in responses(client, wait):
+    async for found in responses(careful(client), wait):
         for response in found:
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 return answer_of(response, wait), response.created
     return None
 
 
-async def responses(client: PrefectClient, wait: Any) -> AsyncIterator[list[FlowRunInput]]:
+async def responses(client: Careful, wait: Any) -> AsyncIterator[list[FlowRunInput]]:
     """What was submitted for this wait in Prefect. The key names the wait: no other one of its group is reached."""
     # Both: how a run was held when it was answered is not always what the ledger knows of, nor how it is held now.
     for verb in ("suspended", "paused"):
@@ -61,7 +63,7 @@ async def responses(client: PrefectClient, wait: Any) -> AsyncIterator[list[Flow
                 yield found
 
 
-async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[Any], response: FlowRunInput) -> bool:
+async def _take(run: AgentRun, client: Careful, wait: Any, declared: Wait[Any], response: FlowRunInput) -> bool:
     """Whether it fits; it is deleted in Prefect."""
     text = json.dumps(response.value)  # what is no JSON, or too deep to be read, is written down as a text
     try:
@@ -79,7 +81,7 @@ async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         if not await run.ledger.waits.note_refusal(run.id, run.attempt, wait.id, text, summary(error)):
             run.stop()
-        await client.delete_flow_run_input(UUID(run.id), response.key)
+        await _forget(client, run.id, response.key)
         return False
     await run.ledger.waits.settle(
         wait.id, outcome=Outcome.ANSWERED, answer=answer, door=Door.PREFECT, note=response.sender,
@@ -88,5 +90,13 @@ async def _take(run: AgentRun, client: PrefectClient, wait: Any, declared: Wait[
     if run.hosting is not None:
         run.hosting.forgets(response.key)
     else:
-        await client.delete_flow_run_input(UUID(run.id), response.key)
+        await _forget(client, run.id, response.key)
     return True
+
+
+async def _forget(client: Careful, run_id: str, key: str) -> None:
+    try:
+        await client.delete_flow_run_input(UUID(run_id), key)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 404:  # the answer to the call that has deleted it was lost
+            raise

@@ -16,9 +16,11 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 from prefect.states import Cancelled
 
+from standby.believing import Careful, careful
 from standby.children import start_children
 from standby.faults import reach
 from standby.ledger.opening import Group
+from standby.parking.following import is_busy
 from standby.runs import AgentRun
 
 log = logging.getLogger("standby.parking")
@@ -28,7 +30,7 @@ _NO_RETRY = ("Resuming", "Late", "AwaitingConcurrencySlot")
 
 
 @asynccontextmanager
-async def prefect_for(run_id: str) -> AsyncIterator[PrefectClient]:
+async def prefect_for(run_id: str) -> AsyncIterator[Careful]:
     """Prefect, on behalf of a run that is about to wait.
 
     The client has tried for about a minute when it gives up. That must not fail the run: the attempt ends (``Abort``)
@@ -36,9 +38,9 @@ async def prefect_for(run_id: str) -> AsyncIterator[PrefectClient]:
     """
     try:
         async with get_client() as client:
-            yield client
+            yield careful(client)
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
-        if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
+        if not is_busy(error):
             raise
         log.warning("Prefect cannot be reached, so run %s stops here until it can: %s", run_id, error)
         raise Abort(f"Prefect cannot be reached: {error}") from error
@@ -83,7 +85,7 @@ async def retried_since(client: PrefectClient, run_id: UUID, ended_after: str | 
 
     Prefect's clock and the ledger's need not agree: the time counts only where Prefect does not know the state.
     """
-    history = await client.read_flow_run_states(run_id)
+    history = await careful(client).read_flow_run_states(run_id)
     ids = [str(state.id) for state in history]
     if ended_after in ids:
         return any(map(_is_retry, history[ids.index(ended_after) + 1 :]))
@@ -92,7 +94,7 @@ async def retried_since(client: PrefectClient, run_id: UUID, ended_after: str | 
 
 async def stands_since(client: PrefectClient, run_id: UUID, state_id: UUID) -> bool | None:
     """Whether nobody has had the run started again since it came to this state; None if it has not come to it."""
-    history = await client.read_flow_run_states(run_id)
+    history = await careful(client).read_flow_run_states(run_id)
     ids = [state.id for state in history]
     if state_id not in ids:
         return None
@@ -102,7 +104,7 @@ async def stands_since(client: PrefectClient, run_id: UUID, state_id: UUID) -> b
 async def cancelled_before(client: PrefectClient, run_id: UUID) -> State[Any] | None:
     """The state by which the run was cancelled, if nobody has retried it since."""
     cancelled = None
-    for state in await client.read_flow_run_states(run_id):
+    for state in await careful(client).read_flow_run_states(run_id):
         if state.type in (StateType.CANCELLED, StateType.CANCELLING):
             cancelled = state
         elif _is_retry(state):

@@ -6,11 +6,11 @@ import json
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRunInput
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.input.run_input import Keyset
 
+from standby.believing import Careful
 from standby.ledger.opening import Group
 from standby.policy import Policy
 from standby.states import BY_SIGNAL, WaitKind, WaitState
@@ -31,7 +31,7 @@ def opening(wait: Any, number: int | None = None) -> str:
     return f"{wait.id}-{wait.opening if number is None else number}"
 
 
-async def save_form(client: PrefectClient, run_id: str, keyset: Keyset, wait: Any) -> None:
+async def save_form(client: Careful, run_id: str, keyset: Keyset, wait: Any) -> None:
     """Save the form before the run is paused: Prefect refuses an answer while it finds no schema."""
     for key, value in ((keyset["schema"], form_schema(wait)), (keyset["description"], description_of(wait))):
         try:

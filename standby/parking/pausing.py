@@ -12,14 +12,14 @@ from uuid import UUID
 import httpx
 import psutil
 from prefect import pause_flow_run
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort, PrefectHTTPStatusError
+from prefect.exceptions import Abort, Pause, PrefectHTTPStatusError
 from prefect.input.run_input import Keyset, RunInput, keyset_from_base_key
 from prefect.states import Cancelled, Running
 
 from standby import clock
+from standby.believing import Careful, CarefulContext
 from standby.errors import LedgerUnavailable
 from standby.faults import reach
 from standby.ledger.opening import Group
@@ -87,7 +87,7 @@ def _process_gib() -> float:
     return float(psutil.Process().memory_full_info().uss) / 2**30
 
 
-async def _is_cancelled(client: PrefectClient, run: AgentRun) -> bool:
+async def _is_cancelled(client: Careful, run: AgentRun) -> bool:
     try:
         state = (await client.read_flow_run(UUID(run.id))).state
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
@@ -96,7 +96,7 @@ async def _is_cancelled(client: PrefectClient, run: AgentRun) -> bool:
     return state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING)
 
 
-async def _pause_is_there(client: PrefectClient, run: AgentRun, paused: asyncio.Task[None]) -> None:
+async def _pause_is_there(client: Careful, run: AgentRun, paused: asyncio.Task[None]) -> None:
     """Return when Prefect shows the run as paused, or the pause is over.
 
     An answer can come before ``pause_flow_run`` has told the server. Ended then, it would leave open whether the run
@@ -109,7 +109,7 @@ async def _pause_is_there(client: PrefectClient, run: AgentRun, paused: asyncio.
         await asyncio.sleep(0.05)
 
 
-async def _unpause(client: PrefectClient, run: AgentRun) -> None:
+async def _unpause(client: Careful, run: AgentRun) -> None:
     """Show the run as Running again, or end it with what became of it in Prefect."""
     state = (await client.read_flow_run(UUID(run.id))).state
     if state is not None and state.is_paused():
@@ -122,21 +122,32 @@ async def _unpause(client: PrefectClient, run: AgentRun) -> None:
         raise Abort("The run was cancelled while it waited.")
 
 
-async def _prefect_pause(client: PrefectClient, run: AgentRun, pause_key: str, with_form: bool) -> None:
+async def _prefect_pause(client: Careful, run: AgentRun, pause_key: str, with_form: bool) -> None:
     options: dict[str, Any] = {"wait_for_input": _SavedForm} if with_form else {}
     options |= {"timeout": FOREVER_SECONDS, "poll_interval": PAUSE_POLL_SECONDS, "key": pause_key}
-    async with _in_its_own_flow(client, run):
-        try:
-            # In async code pause_flow_run is a coroutine, which its types do not tell.
-            await pause_flow_run(**options)
-        except RuntimeError as refused:
-            if not await is_revived(client, run, run.attempt):
-                raise run.must_stop(refused) from None
-            await pause_flow_run(**options)
+    with CarefulContext(client):
+        async with _in_its_own_flow(client, run):
+            try:
+                # In async code pause_flow_run is a coroutine, which its types do not tell.
+                await pause_flow_run(**options)
+            except RuntimeError as refused:
+                if not await is_revived(client, run, run.attempt):
+                    raise run.must_stop(refused) from None
+                await pause_flow_run(**options)
+            except Pause as already:
+                if already.state is None or already.state.state_details.pause_key != pause_key:
+                    raise  # somebody pressed Pause
+                await _until_resumed(client, run)
+
+
+async def _until_resumed(client: Careful, run: AgentRun) -> None:
+    """Prefect's own pause, where the answer to the call that has begun it was lost."""
+    while (state := (await client.read_flow_run(UUID(run.id))).state) is None or not state.is_running():  # noqa: ASYNC110
+        await asyncio.sleep(PAUSE_POLL_SECONDS)
 
 
 @asynccontextmanager
-async def _in_its_own_flow(client: PrefectClient, run: AgentRun) -> AsyncIterator[None]:
+async def _in_its_own_flow(client: Careful, run: AgentRun) -> AsyncIterator[None]:
     """Prefect pauses the run of the innermost flow, which is another where the agent has called one that waits."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or str(context.flow_run.id) == run.id:
@@ -158,7 +169,7 @@ class _SavedForm(RunInput):
         return cls()
 
 
-async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listener: Listener) -> None:
+async def _until_settled(client: Careful, run: AgentRun, key: str, listener: Listener) -> None:
     """Return when the group has settled, or the run was cancelled.
 
     Fires the group's deadlines and polls its conditions, for there may be no keeper beside a lone process.
@@ -174,9 +185,7 @@ async def _until_settled(client: PrefectClient, run: AgentRun, key: str, listene
         await poller.close()
 
 
-async def _look_until_settled(
-    client: PrefectClient, run: AgentRun, key: str, listener: Listener, poller: Poller
-) -> None:
+async def _look_until_settled(client: Careful, run: AgentRun, key: str, listener: Listener, poller: Poller) -> None:
     while True:
         group = await run.ledger.waits.group(run.id, key)
         if group.ready:
@@ -198,7 +207,7 @@ async def _look_until_settled(
             return
 
 
-async def _submitted(client: PrefectClient, waits: list[Any]) -> bool:
+async def _submitted(client: Careful, waits: list[Any]) -> bool:
     """Whether Prefect has taken an answer for one of these that the run, paused, is yet to read."""
     try:
         for wait in waits:

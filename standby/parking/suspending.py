@@ -14,6 +14,7 @@ from prefect.input.run_input import keyset_from_base_key
 from prefect.states import Running, Suspended
 from prefect.utilities.engine import propose_state
 
+from standby.believing import Careful, careful
 from standby.errors import UsageError
 from standby.faults import reach
 from standby.ledger.opening import Group
@@ -53,6 +54,7 @@ async def suspend(run: AgentRun, key: str, group: Group) -> NoReturn:
 async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, attempt: int) -> State[Any]:
     """Have Prefect show the run as Suspended, with the form of what it waits for. Raises ``Abort`` if it was cancelled
     there, and ``UsageError`` if it cannot be suspended."""
+    client = careful(client)
     wait = form_wait(group)
     pause_key = f"{opening(wait or group.waits[0])}-{attempt}"
     keyset = keyset_from_base_key(f"suspended-{pause_key}")
@@ -86,7 +88,7 @@ async def show_suspended(client: PrefectClient, run: AgentRun, group: Group, att
     return state
 
 
-async def is_revived(client: PrefectClient, run: AgentRun, attempt: int) -> bool:
+async def is_revived(client: Careful, run: AgentRun, attempt: int) -> bool:
     """Whether Prefect, which lets the run not wait, had it as crashed, as the worker of an attempt before this one told
     it late, and has it running again. Raises ``Abort`` if the run was cancelled."""
     state, row = (await client.read_flow_run(UUID(run.id))).state, await run.ledger.runs.get(run.id)

@@ -10,13 +10,15 @@ import httpx
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas import OrchestrationResult
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import SetStateStatus
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Scheduled
 
 from standby import clock
+from standby.believing import careful
 from standby.errors import LedgerUnavailable
+from standby.projection import runs_of
 from standby.runs import AgentRun
 from standby.wakeups import call
 
@@ -30,9 +32,9 @@ async def wake(client: PrefectClient, run_id: str, *, presumed_dead: bool = Fals
     them is known to be gone. Ended runs and scheduled ones are left alone (unless they were woken for a time that the
     clock, set back since, has yet to reach).
     """
-    try:
-        flow_run: FlowRun = await client.read_flow_run(UUID(run_id))
-    except ObjectNotFound:
+    client = careful(client)
+    # So a run that is gone is no error, which a proxy's might be.
+    if (flow_run := (await runs_of(client, [run_id])).get(run_id)) is None:
         return None
     state = flow_run.state
     if state is None or flow_run.deployment_id is None:
@@ -59,16 +61,15 @@ async def wake_parents(run: AgentRun) -> None:
         async with get_client() as client:
             for parent in parents:
                 if parent.wake_address is None or not call(parent.wake_address):
-                    await wake(client, parent.id)
+                    await wake(careful(client), parent.id)
     except (LedgerUnavailable, httpx.HTTPError, PrefectHTTPStatusError) as error:
         log.warning("The runs that waited for run %s could not be woken now, the keeper will: %s", run.id, error)
 
 
 async def cancel(client: PrefectClient, run_id: str, message: str) -> State | None:
     """Have Prefect cancel the run; its state then, None if it is gone. One that has ended is left alone."""
-    try:
-        flow_run: FlowRun = await client.read_flow_run(UUID(run_id))
-    except ObjectNotFound:
+    client = careful(client)
+    if (flow_run := (await runs_of(client, [run_id])).get(run_id)) is None:
         return None
     state = flow_run.state
     if state is not None and (state.is_final() or state.is_cancelling()):

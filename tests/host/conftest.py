@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -26,6 +27,8 @@ from standby.states import RunState
 from tests.support import outside
 from tests.support.server import PrefectServer
 from tests.support.waiting import WITHIN, wait_until
+
+Spoil = Callable[..., list[int]]
 
 AGENTS = Path(__file__).parent / "agents"
 
@@ -174,6 +177,37 @@ def calls(inn: Inn) -> Callable[[], list[str]]:
         return now
 
     return since
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spoil]:
+    """The next requests of this kind (``holding``: in their body) are answered with a page, by default one; the
+    statuses of those that were. ``lands``: Prefect has them all the same."""
+    rules: list[tuple[str, str, int, bytes, int, bool, list[int]]] = []
+    send = httpx.AsyncClient.send
+
+    async def sent(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
+        for rule in rules:
+            method, ending, status, holding, times, lands, done = rule
+            asked = request.method == method and request.url.path.endswith(ending)
+            if asked and len(done) < times and holding in request.content:
+                done.append(status)
+                if lands:
+                    await send(self, request, **options)
+                return httpx.Response(status, html="<p>maintenance</p>", request=request)
+        return await send(self, request, **options)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", sent)
+
+    def add(
+        method: str, ending: str, status: int, holding: bytes = b"", times: int = 1, lands: bool = False
+    ) -> list[int]:
+        done: list[int] = []
+        rules.append((method, ending, status, holding, times, lands, done))
+        return done
+
+    yield add
+    assert all(done for *_, done in rules)
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, temporary_settings
@@ -18,7 +16,7 @@ from standby import confirming
 from standby.host import worker
 from standby.parking import following
 from standby.states import RunState
-from tests.host.conftest import Inn, Run
+from tests.host.conftest import Inn, Run, Spoil
 from tests.support import outside
 from tests.support.waiting import wait_until
 
@@ -27,35 +25,7 @@ pytestmark = [
     pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True),
 ]
 
-Spoil = Callable[..., list[int]]
 STATUSES = pytest.mark.parametrize("status", [200, 404], ids=["html", "not found"])
-
-
-@pytest.fixture
-def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spoil]:
-    """The next requests of this kind (``holding``: in their body) are answered with a page, by default one; the
-    statuses of those that were."""
-    rules: list[tuple[str, str, int, bytes, int, list[int]]] = []
-    send = httpx.AsyncClient.send
-
-    async def sent(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
-        for rule in rules:
-            method, ending, status, holding, times, done = rule
-            asked = request.method == method and request.url.path.endswith(ending)
-            if asked and len(done) < times and holding in request.content:
-                done.append(status)
-                return httpx.Response(status, html="<p>maintenance</p>", request=request)
-        return await send(self, request, **options)
-
-    monkeypatch.setattr(httpx.AsyncClient, "send", sent)
-
-    def add(method: str, ending: str, status: int, holding: bytes = b"", times: int = 1) -> list[int]:
-        done: list[int] = []
-        rules.append((method, ending, status, holding, times, done))
-        return done
-
-    yield add
-    assert all(done for *_, done in rules)
 
 
 @STATUSES

@@ -9,11 +9,12 @@ from uuid import UUID
 import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import Abort, ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from standby import believing
 from standby.believing import NotPrefects, careful
+from standby.parking import client as parking_client
 
 API = "http://prefect.test/api"
 RUN = UUID("00000000-0000-4000-8000-000000000001")
@@ -124,3 +125,18 @@ async def test_a_client_is_made_careful_once_and_is_the_same() -> None:
         vars(made._client)["csrf_token"] = "seen"
         assert vars(plain._client)["csrf_token"] == "seen"
         assert type(plain._client) is not type(made._client)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "error"),
+    [(404, PAGE, Abort), (200, PAGE, Abort), (500, ITS, Abort), (404, ITS, ObjectNotFound)],
+)
+async def test_a_run_that_is_about_to_wait_fails_by_no_page(
+    status: int, content: dict[str, Any], error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops, and is taken up again when Prefect is back. What Prefect itself says fails it."""
+    server = Server((status, content))
+    monkeypatch.setattr(parking_client, "get_client", lambda: server.client)
+    with pytest.raises(error):
+        async with parking_client.prefect_for(str(RUN)) as client:
+            await client.read_flow_run(RUN)

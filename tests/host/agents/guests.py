@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from standby import Signal, agent, idempotency_key, step, wait_for
+from standby import AgentFinished, Signal, agent, idempotency_key, step, wait_for
 from tests.support import outside
 
 
@@ -41,6 +41,18 @@ async def pauser() -> int:
     number = await wait_for(Signal("round-0", key=_me(), of=int))
     await visit("went on")
     return number
+
+
+@agent(hold="suspend")
+async def cold() -> int:
+    """Leaves nothing in memory while it waits."""
+    return await wait_for(Signal("round-0", key=_me(), of=int))
+
+
+@agent
+async def parent(deployment: str) -> int:
+    """Waits for a visitor that waits for nothing."""
+    return await wait_for(AgentFinished(deployment, {"rounds": 0}, of=int))
 
 
 @agent
