@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import AwaitingRetry, Cancelling
 
+from standby.believing import Careful, careful
 from standby.errors import UsageError
 from standby.faults import reach
 from standby.ledger import Ledger
@@ -34,6 +35,7 @@ async def start_children(ledger: Ledger, waits: Iterable[Any], client: PrefectCl
 
     Raises ``UsageError`` when there is no such deployment.
     """
+    client = careful(client)
     settled = []
     for wait in waits:
         if wait.kind != WaitKind.AGENT or wait.state != WaitState.OPEN:
@@ -45,16 +47,13 @@ async def start_children(ledger: Ledger, waits: Iterable[Any], client: PrefectCl
     return settled
 
 
-async def _still_there(ledger: Ledger, client: PrefectClient, wait: Any) -> str | None:
+async def _still_there(ledger: Ledger, client: Careful, wait: Any) -> str | None:
     """The run that the wait has; not one that was cancelled with the wait when that was closed, and which is open
     again. One that has failed is retried."""
     if wait.child_run_id is None or wait.opening == 1:
         return cast(str | None, wait.child_run_id)
     child = UUID(wait.child_run_id)
-    try:
-        state = (await client.read_flow_run(child)).state
-    except ObjectNotFound:
-        state = None
+    state = (await states_of(client, [wait.child_run_id])).get(wait.child_run_id)  # a run that is gone is no error
     if state is None or state.type in (StateType.CANCELLED, StateType.CANCELLING):
         await ledger.children.let_go_of(wait)
         return None
@@ -81,12 +80,12 @@ def _key(wait: Any) -> str:
     return f"{wait.id}-{wait.opening}"
 
 
-async def _was_retried(client: PrefectClient, wait: Any) -> bool:
+async def _was_retried(client: Careful, wait: Any) -> bool:
     """Whether the wait's agent, which had failed, was retried for this opening of the wait."""
     return any(state.message == _for(wait) for state in await client.read_flow_run_states(UUID(wait.child_run_id)))
 
 
-async def _start(client: PrefectClient, wait: Any) -> str:
+async def _start(client: Careful, wait: Any) -> str:
     """Once for each opening of the wait, however often this is called: Prefect keeps the key."""
     child = json.loads(wait.child)
     try:
@@ -115,6 +114,7 @@ def _detail(error: PrefectHTTPStatusError) -> str:
 
 async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since: datetime) -> list[Settled]:
     """What a process that died left undone: start, settle by Prefect's word, cancel what nobody waits for any more."""
+    client = careful(client)
     settled = []
     for wait in await ledger.children.unstarted(unstarted_since):
         try:
@@ -150,7 +150,7 @@ async def follow_children(ledger: Ledger, client: PrefectClient, unstarted_since
     return settled
 
 
-async def _cancel_abandoned(ledger: Ledger, client: PrefectClient) -> None:
+async def _cancel_abandoned(ledger: Ledger, client: Careful) -> None:
     abandoned = await ledger.children.abandoned()
     unknown = {_key(wait): wait for wait in abandoned if wait.child_run_id is None}
     made = await runs_by_key(client, unknown)

@@ -73,6 +73,30 @@ def test_only_agents_that_think_need_the_libraries_of_models() -> None:
         assert thinks or "pydantic_ai" not in imported, path
 
 
+def test_every_call_of_the_parking_is_careful() -> None:
+    """A client that it is given, or opens, it makes so, and uses in no other way."""
+    for path in [*(PACKAGE / "parking").glob("*.py"), PACKAGE / "children.py"]:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            nodes = list(ast.walk(function))
+            plain = {node.arg for node in nodes if isinstance(node, ast.arg) and _is(node.annotation, "PrefectClient")}
+            plain |= {
+                ast.unparse(node.optional_vars)
+                for node in nodes
+                if isinstance(node, ast.withitem) and node.optional_vars and _is(node.context_expr, "get_client()")
+            }
+            made = {id(node.args[0]) for node in nodes if isinstance(node, ast.Call) and _is(node.func, "careful")}
+            plain -= {name for name in plain if any(_is(node, f"{name} = careful({name})") for node in nodes)}
+            for node in nodes:
+                used = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in plain
+                assert not used or id(node) in made, f"{path}: {function.name} asks Prefect, and is not careful"
+
+
+def _is(node: ast.AST | None, code: str) -> bool:
+    return node is not None and ast.unparse(node) == code
+
+
 def test_importing_the_package_does_nothing() -> None:
     """Neither Prefect nor SQLAlchemy is loaded, and nothing is written, until a name from the menu is used."""
     code = "import sys, standby; print([name for name in ('prefect', 'sqlalchemy', 'asyncio') if name in sys.modules])"

@@ -106,3 +106,17 @@ async def test_a_run_that_pauses_and_has_its_signal_goes_on(inn: Inn, spoil: Spo
     spoil("POST", f"{run.id}/set_state", status, b"RUNNING")
     await run.signal("round-0", 7)
     assert await run.result() == 7
+
+
+@STATUSES
+@pytest.mark.parametrize(("method", "ending"), [("GET", ""), ("POST", "/create_flow_run")], ids=["found", "made"])
+async def test_an_agent_is_started_once(inn: Inn, spoil: Spoil, status: int, method: str, ending: str) -> None:
+    deployment = await inn.client.read_deployment(await inn.deploy("visitor"))
+    of_visitors = f"/name/visitor/{deployment.name}" if method == "GET" else f"/{deployment.id}{ending}"
+    parent = await inn.deploy("parent")
+    spoil(method, of_visitors, status)
+    made = await inn.client.create_flow_run_from_deployment(
+        parent, parameters={"deployment": f"visitor/{deployment.name}"}
+    )
+    assert await Run(inn, str(made.id)).result() == 0
+    assert len([run for run in await inn.client.read_flow_runs() if run.deployment_id == deployment.id]) == 1
