@@ -204,9 +204,8 @@ async def _answers(
             await run.leave()
             if hold is Hold.WARM and run.hosting is not None and not run.leaves:
                 lingers = linger(run, run.hosting, place.key, group)
-                del (
-                    group
-                )  # its rows are a sixth of what a run that is parked warm holds, and their evidence may be long
+                # Its rows are a sixth of what a run that is parked warm holds, and their evidence may be long.
+                del group
                 check_prefect, group = await lingers
             elif hold is not Hold.PAUSE:
                 await suspend(run, place.key, group)
