@@ -115,9 +115,9 @@ async def prefect_runs() -> list[float]:
 
 async def measure(folder: Path) -> AsyncIterator[Figure | Skipped]:
     n = BLOCKS * SIZE
-    gc.collect()
-    gc.freeze()
     for kind in KINDS:
+        gc.collect()  # of what the databases before have left, too
+        gc.freeze()
         try:
             async with ledger(kind, folder):
                 mine, bare, stock = await beside(standby_runs, plain_runs, prefect_runs)
