@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Standby beside stock Prefect.")
     parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="which one; without it they are listed")
     parser.add_argument("--json", action="store_true", help="one JSON line for each figure")
-    parser.add_argument("--quick", action="store_true", help="fewer of each, in less than a minute; for the last five")
+    parser.add_argument("--quick", action="store_true", help="fewer of each, in about a minute; for the last five")
     chosen = parser.parse_args()
     if chosen.name is None:
         for name, what in BENCHMARKS.items():
