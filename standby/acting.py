@@ -28,6 +28,9 @@ class Acting:
             self._keys.discard(key)
             self._tell()
 
+    def acts(self, key: str) -> bool:
+        return key in self._keys
+
     def any(self, below: str = "") -> bool:
         """Whether one acts, or one whose key begins so."""
         return any(key.startswith(below) for key in self._keys)

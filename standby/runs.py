@@ -152,7 +152,7 @@ class AgentRun(Journal):
                     await self._own_met.wait()
             if self.over:
                 raise Over(self.id)
-        if self.acting.held_back and not self.in_own_task:
+        if self.acting.held_back and not self.in_own_task and not self.acting.acts(key):
             await self.acting.let_on()
             await self.before_new_work(key)
 

@@ -220,10 +220,12 @@ async def _answers(
 
 async def _alone(run: AgentRun, key: str, group: Group) -> Group:
     """Let the steps that are under way beside come to their end, which a park would cut off: the group as it is then,
-    or as soon as it is ready. People are asked meanwhile, but not in Prefect, which does not show the run as paused."""
-    while run.acting.any() and not group.ready:
-        await run.acting.none(within=LOOK_SECONDS)
-        group = await run.ledger.waits.group(run.id, key)
+    or as soon as it is ready. People are asked meanwhile, but not in Prefect, which does not show the run as paused. No
+    other step begins: one after the other would keep the run from ever parking."""
+    with run.acting.holding_back():
+        while run.acting.any() and not group.ready:
+            await run.acting.none(within=LOOK_SECONDS)
+            group = await run.ledger.waits.group(run.id, key)
     return group
 
 

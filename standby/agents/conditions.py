@@ -165,14 +165,33 @@ def _taken_for(value: str | int | bool) -> Decimal | None:
 
 
 def _may_be_one_number(text: str, other: str) -> bool:
-    """Whether two texts may be the same number: one is a number, and the other is that, or begins like one."""
+    """Whether two texts may be the same number: one is a number, and the other is that, or begins with it."""
     mine, theirs = _decimal(text), _decimal(other)
     if mine is not None and theirs is not None:
         return mine == theirs
-    if mine is None and theirs is None:
-        return False
-    first = next((char for char in _folded(other if theirs is None else text) if char.isalnum()), "")
-    return first.isnumeric()  # 1,000 and 1 EUR and 0x1
+    if mine is not None:
+        return _begins_with(_folded(other), mine)
+    return theirs is not None and _begins_with(_folded(text), theirs)
+
+
+_LEADING = re.compile(r"(?P<number>[0-9][0-9.,_']*)(?P<power>E[+-]?[0-9]{1,9})?")
+
+
+def _begins_with(text: str, number: Decimal) -> bool:
+    """``1,000`` and ``1000 EUR`` begin with 1000, and so does, to be sure, what is in another base or other digits."""
+    start = next((at for at, char in enumerate(text) if char.isalnum()), len(text))
+    found = _LEADING.match(text, start)
+    if found is None or text.startswith(("0X", "0O", "0B"), start):
+        return text[start : start + 1].isnumeric()
+    if found["power"] is not None and (value := _decimal(found[0])) is not None:
+        return value == abs(number)
+    if found["number"].isdigit():
+        return Decimal(found["number"]) == abs(number)
+    _, whole, power = abs(number).normalize().as_tuple()
+    digits = "".join(filter(str.isdigit, found["number"])).lstrip("0")
+    if not number or not isinstance(power, int) or power > len(digits):
+        return not number and not digits
+    return digits.startswith("".join(map(str, whole)) + "0" * power)
 
 
 def _decimal(text: str) -> Decimal | None:

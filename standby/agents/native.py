@@ -18,23 +18,28 @@ _TOOLS_IN_SETTINGS = ("_native_tools", "_builtin_tools")
 _BODIES = ("extra_body", "bedrock_additional_model_requests_fields")
 """How settings end that become a part of the request as they are."""
 
-_BY_REFERENCE = ("openrouter_preset",)
+_BY_REFERENCE = ("openrouter_preset", "openrouter_models", "google_cached_content")
 """Settings that name what the provider keeps, which may have tools."""
 
 _HARMLESS = (
-    "anthropic_beta", "cache_prompt", "chat_template_kwargs", "enable_thinking", "frequency_penalty",
-    "guided_choice", "guided_grammar", "guided_json", "guided_regex", "ignore_eos", "include_reasoning",
-    "keep_alive", "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens", "metadata",
-    "min_p", "min_tokens", "num_ctx", "parallel_tool_calls", "presence_penalty", "prompt_cache_key",
-    "prompt_cache_retention", "reasoning", "reasoning_config", "reasoning_effort", "reasoning_format",
-    "repetition_penalty", "response_format", "safety_identifier", "seed", "service_tier", "stop", "stop_sequences",
-    "stop_token_ids", "store", "structured_outputs", "temperature", "thinking", "thinking_budget",
-    "thinking_config", "top_a", "top_k", "top_logprobs", "top_p", "transforms", "truncation", "typical_p", "usage",
-    "user", "verbosity",
+    "add_generation_prompt", "anthropic_beta", "best_of", "cache_control", "cache_prompt", "cache_salt",
+    "chat_template_kwargs", "context_management", "enable_thinking", "format", "frequency_penalty", "grammar",
+    "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex", "ignore_eos",
+    "include_reasoning", "json_schema", "keep_alive", "length_penalty", "logit_bias", "logprobs",
+    "max_completion_tokens", "max_output_tokens", "max_tokens", "metadata", "min_p", "min_tokens",
+    "mm_processor_kwargs", "modalities", "n", "num_ctx", "num_predict", "output_config", "parallel_tool_calls",
+    "performance_config", "prediction", "presence_penalty", "priority", "prompt_cache_key", "prompt_cache_retention",
+    "prompt_mode", "provider", "reasoning", "reasoning_config", "reasoning_effort", "reasoning_format", "regex",
+    "repeat_penalty", "repetition_penalty", "response_format", "route", "safe_prompt", "safety_identifier",
+    "safety_settings", "seed", "separate_reasoning", "service_tier", "session_id", "skip_special_tokens", "stop",
+    "stop_sequences", "stop_token_ids", "store", "stream_options", "structured_outputs", "temperature", "think",
+    "thinking", "thinking_budget", "thinking_config", "timeout", "tool_choice", "top_a", "top_k", "top_logprobs",
+    "top_p", "transforms", "truncate_prompt_tokens", "truncation", "typical_p", "usage", "use_beam_search", "user",
+    "verbosity",
 )  # fmt: skip
 """What a request's body may have that gives nobody tools."""
 
-_HOLD_MORE = ("generation_config", "inference_config", "options", "parameters")
+_HOLD_MORE = ("extra_body", "generation_config", "google", "inference_config", "options", "parameters")
 """Where some providers have the same."""
 
 

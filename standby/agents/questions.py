@@ -121,10 +121,15 @@ class Questions:
         return somebody([one.actor for one in mine], mine[-1].door if mine else None)
 
 
+def _is_numbered(call: Any) -> bool:
+    """One that a person has changed, and that is asked about again, says so after its number."""
+    return isinstance(call, list) and len(call) == _NUMBERED + (call[1:2] == ["changed"])
+
+
 def _shown(fresh: str | None) -> list[list[Any]]:
     """The calls that a wait showed, if they have numbers."""
     with suppress(ValueError):  # of a wait of a tool's own, which may be called so
         shown = json.loads(fresh or "[]")
-        if isinstance(shown, list) and all(isinstance(call, list) and len(call) == _NUMBERED for call in shown):
+        if isinstance(shown, list) and all(map(_is_numbered, shown)):
             return shown
     return []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from standby.agents.canonical import is_deeper
@@ -82,16 +83,21 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, dict):
         named = [item for name, item in value.items() if str(name).lower() in _NAME_OF and isinstance(item, str)]
         return {
-            redacted_text(str(name)): _by_name([str(name), *(named if str(name).lower() in _VALUE_OF else ())], item)
+            redacted_text(str(name)): REDACTED
+            if _is_secret(str(name), item)
+            else _beside(named if str(name).lower() in _VALUE_OF else (), item)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple) and all(map(_is_pair, value)):
-        return [[redacted_text(name), _by_name([name], item)] for name, item in value]
+        return [[redacted_text(name), _beside([name], item)] for name, item in value]
     return [_redacted(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _by_name(names: list[str], value: Any) -> Any:
-    return REDACTED if any(_is_secret(name, value) for name in names) else _redacted(value)
+def _beside(names: Iterable[str], value: Any) -> Any:
+    """A value beside what may be its name, or a label for people: that has several words, and counts something."""
+    counts = isinstance(value, int | float)
+    secret = not counts and any(len(name.split()) == 1 and _is_secret(name, value) for name in names)
+    return REDACTED if secret else _redacted(value)
 
 
 def _is_pair(value: Any) -> bool:

@@ -80,8 +80,7 @@ class Guest:
         self.queued = False  # it waits for that
         self._why = Woken.SETTLED
         self._called: Woken | None = None  # while it was not parked, or about to go
-        self.leaving = False
-        self.left_parked = self.fenced = False  # how it ended
+        self.leaving = self.left_parked = self.fenced = False  # the last two: how it ended
         self.forsaken = False  # it did not end, and the host goes on without it
         self._unfit: UsageError | None = None
         self._suspended: asyncio.Future[State[Any]] | None = None
@@ -95,9 +94,9 @@ class Guest:
         """The attempt, from its begin to its end. Never raises but when it is cancelled."""
         flow_run, self._flow_run = self._flow_run, None
         assert flow_run is not None
-        ahead = partial(self._begun, self.claimed.attempt, flow_run.state) if self.claimed is not None else None
-        host = self.host
-        self._client = RunClient.of(host.client, host.following, host.ledger, flow_run, ahead, ended=self._ends)
+        here, mine = self.host, self.claimed
+        ahead = partial(self._begun, mine.attempt, flow_run.state) if mine is not None else None
+        self._client = RunClient.of(here.client, here.following, here.ledger, flow_run, ahead, ended=self._ends)
         current_hosting.set(self)
         try:
             with RunClientContext(self._client):
@@ -125,7 +124,8 @@ class Guest:
     def _ends(self) -> None:
         """The agent's function is over: its slot is for who can go on, however long Prefect takes to be told."""
         self.phase = Phase.OVER
-        self.host.slots.leave(self.id)
+        if not self.forsaken:  # else another guest of the run may have the slot
+            self.host.slots.leave(self.id)
 
     # What the run asks of its host.
 

@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable
+from standby.host.calling_over import call_over
 from standby.host.ends import Ends, is_over
 from standby.host.guest import Guest, Phase
 from standby.host.intake import Intake
@@ -236,18 +237,10 @@ class Host:
             self.intake.want(await self.ledger.hosted.to_take_up(self.deployments))
             if self.slots.waiting:
                 await self._compare()  # another may have called some of them over
-            elif self.slots.free > 0 and self.open and not self.bound:
-                await self._call_over()
+            else:
+                await call_over(self)
         except LedgerUnavailable as error:
             log.warning("%s", error)
-
-    async def _call_over(self) -> None:
-        """Take up what has its answer and waits for a slot in another host, while there is one here."""
-        since = clock.utcnow() - settings.ELSEWHERE
-        free = self.slots.free
-        for run_id in await self.ledger.hosted.call_over(self.deployments, self.holder, self.address, since, free):
-            log.info("Run %s has its answer and no slot in the host that had it warm: it goes on here.", run_id)
-            self.intake.want([run_id])
 
     async def refresh(self) -> None:
         """New deployments of the pool, what other hosts have left, and whatever was not heard."""
@@ -304,8 +297,9 @@ class Host:
                 if mine.get(guest.id) == attempt:
                     continue
                 row = await self.ledger.runs.get(guest.id)
-                # One that has just gone on here is not parked any more either.
-                if row is None or row.holder != self.holder:
+                # One that has just gone on here is not parked any more either, and may be over by now.
+                still = guest.run is not None and guest.run.lingering and guest.run.attempt == attempt
+                if still and (row is None or row.holder != self.holder):
                     log.info("Run %s is another's now; it is forgotten here.", guest.name)
                     guest.leave()
                     guest.lost()

@@ -66,6 +66,11 @@ class Intake:
         self._reads: Batches[str, FlowRun | None] = Batches(self._read)
 
     @property
+    def is_aside(self) -> bool:
+        """Whether nothing is taken up until Prefect has caught up."""
+        return self._aside
+
+    @property
     def unplaced(self) -> int:
         """How many of ``wanted`` wait for something else than their turn."""
         return len(self.wanted if self._aside else self._due)

@@ -25,6 +25,8 @@ leases = table_of(Lease)
 
 PARKED = (RunState.PARKED, RunState.READY)
 
+_WARM_AND_READY = (runs.c.state == RunState.READY, runs.c.hold == Hold.WARM)
+
 LEASES = "host/"
 """How the names of hosts' leases begin; what follows is the host's wake address, and what tells it from another's."""
 
@@ -202,26 +204,24 @@ class Hosted:
         )
         return [row.id for row in rows]
 
-    async def call_over(
-        self, deployments: Iterable[str], holder: str, address: str, since: datetime, limit: int
-    ) -> list[str]:
-        """Have runs of these deployments come to this host that are parked warm in others and have had their answers
-        ``since`` then: those have no slot for them. Whoever is first goes on, this host or theirs. Which these are, the
-        one that waits longest first."""
-        waiting = and_(runs.c.state == RunState.READY, runs.c.hold == Hold.WARM, runs.c.holder != holder)
+    async def waiting_elsewhere(
+        self, deployments: Iterable[str], holder: str, since: datetime, limit: int
+    ) -> list[tuple[str, int]]:
+        """Runs of these deployments that are parked warm in other hosts and have had their answers ``since`` then, for
+        those have no slot for them: each with its attempt, the one that waits longest first."""
         rows = await self._db.read(
             select(runs.c.id, runs.c.attempt)
-            .where(waiting, runs.c.ready_at < since, self._of(deployments))
+            .where(*_WARM_AND_READY, runs.c.holder != holder, runs.c.ready_at < since, self._of(deployments))
             .order_by(runs.c.ready_at)
             .limit(limit)
         )
-        called: list[str] = []
-        for run_id, attempt in rows:
-            cold = {"hold": Hold.SUSPEND, "holder": None, "attempt": attempt + 1, "wake_address": f"{address}#{run_id}"}
-            one = update(runs).where(waiting, runs.c.id == run_id, runs.c.attempt == attempt).values(cold)
-            if await self._db.write(one):
-                called.append(run_id)
-        return called
+        return [(row.id, row.attempt) for row in rows]
+
+    async def call_over(self, run_id: str, attempt: int, address: str) -> bool:
+        """Have such a run come to the host at ``address``. False when the host that has it has just gone on with it."""
+        cold = {"hold": Hold.SUSPEND, "holder": None, "attempt": attempt + 1, "wake_address": address}
+        mine = (runs.c.id == run_id, runs.c.attempt == attempt, *_WARM_AND_READY)
+        return bool(await self._db.write(update(runs).where(*mine).values(cold)))
 
     async def orphans(self, deployments: Iterable[str]) -> list[Row[Any]]:
         """Runs of these deployments that an attempt works on, or did."""

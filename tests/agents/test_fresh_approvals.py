@@ -145,7 +145,9 @@ async def test_so_they_are_where_nothing_died_and_a_no_is_a_no(desk: Desk) -> No
         return any(one.opening == 2 and "has changed" in one.refused for one in await run.open_waits())
 
     await wait_until(anew)
-    await run.answer({"approved": False, "comment": "too late"}, key=wait.key)
+    await run.answer({"approved": False, "comment": "too late"}, key=wait.key, actor="ada")
     assert await run.result() == "done"
     assert drafts.sent == []
     assert drafts.script.told() == [("send", "A person refused this call. too late", "denied")]
+    [thread] = await read_threads(desk.ledger, run.id, await desk.ledger.checkpoints.journal(run.id))
+    assert thread["turns"][0]["calls"][0]["refused_by"] == "ada", "also of a call that was asked about once more"

@@ -163,6 +163,8 @@ def test_conditions(condition: Any, fits: list[Any], does_not: list[Any]) -> Non
         (OneOf(argument="x", values=("1000",)), ["1,000", "1 000", "1'000", "1e3", "0x3e8", "1000 EUR", "$1,000",
          "\uff11\uff10\uff10\uff10", "\u0661\u0660\u0660\u0660", "+1000.0"], ["2000", "A1000", "all"]),
         (OneOf(argument="x", values=("1,000",)), ["1000", 1000, "1,000"], ["x"]),
+        (OneOf(argument="x", values=("12.5", "0", "2024", "12e4567")), ["12.50 EUR", "12,50", "0 EUR", "0.00x",
+         "2024-05", "1.25e1 EUR"], ["2023-05-01", "3 boxes", "9f86d081", "8080-8090", "12.6 EUR", "1,234"]),
         (OneOf(argument="x", values=(1,)), ["\uff11", "\u2460", "\u200b1", "\uff54rue", "t\u200brue", "\u2160\u00bd"],
          ["\u200b2"]),
         (AtMost(argument="x", limit=Decimal(5)), ["5 ", "\uff15", "\u200b5", "5,0", "\u0665", "0x5", "+5"], ["6.0"]),
@@ -178,8 +180,8 @@ def test_conditions(condition: Any, fits: list[Any], does_not: list[Any]) -> Non
     ids=["hosts", "a number as a host", "folder", "relative folder", "number", "a whole number", "a number as a text",
          "true", "a word that some take for false", "zero", "of two types", "texts",
          "a letter with two kinds of capitals",
-         "a number with a stroke", "and without", "digits of all kinds", "a limit", "hosts of all kinds",
-         "a folder of all kinds", "a relative folder of all kinds"],
+         "a number with a stroke", "and without", "what begins with a number", "digits of all kinds", "a limit",
+         "hosts of all kinds", "a folder of all kinds", "a relative folder of all kinds"],
 )  # fmt: skip
 def test_what_a_condition_cannot_judge_does_not_get_past_a_ban(ban: Any, banned: list[Any], passes: list[Any]) -> None:
     scope = AgentScope(

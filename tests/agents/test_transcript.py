@@ -229,6 +229,19 @@ def test_a_secret_is_known_by_a_name_that_stands_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        [["cookies", 12], ["cakes", 3]],
+        {"name": "Cookies", "value": 12},
+        {"field": "Secret Santa", "value": "Bob"},
+        [["Authorization status", "open"]],
+    ],
+)
+def test_what_is_counted_or_labelled_beside_a_value_is_no_secret(value: Any) -> None:
+    assert redacted(value) == value
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "http://db:80/x?mail=me@x.org",

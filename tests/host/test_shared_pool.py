@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.states import Scheduled
 from sqlalchemy import update
 
 from standby import clock, settings
+from standby.host import calling_over
 from standby.host.worker import HostWorker
 from standby.ledger import tables
 from standby.ledger.hosted import LEASES
@@ -110,6 +112,30 @@ async def test_what_waits_for_a_slot_in_another_host_goes_on_in_one_that_has_one
     inn.host.slots.leave("other")
     assert await run.result() == 8
     assert run.deeds("came") == 1
+
+
+@pytest.mark.parametrize("limit", [1], indirect=True)
+async def test_what_waits_for_a_slot_elsewhere_is_left_there_while_prefect_cannot_be_asked(
+    inn: Inn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host goes on with it without Prefect."""
+    monkeypatch.setattr(settings, "ELSEWHERE", timedelta(seconds=0.2))
+    run = await cold(inn)
+    assert await inn.ledger.leases.take(f"{LEASES}127.0.0.1:1/x", ELSEWHERE, timedelta(minutes=1))
+    await is_held(inn, run, hold="warm", holder=ELSEWHERE, wake_address="127.0.0.1:1#x")
+    asked: list[list[str]] = []
+
+    async def away(_client: Any, run_ids: list[str]) -> Any:
+        asked.append(run_ids)
+        raise httpx.ConnectError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(calling_over, "runs_of", away)
+        await run.signal("round-0", 8)
+        await wait_until(lambda: asked.count([run.id]) >= 2, shows=run.shown)
+        row = await run.row()
+        assert (row.holder, row.hold, row.attempt) == (ELSEWHERE, "warm", 1)
+    assert await run.result() == 8
 
 
 @pytest.mark.parametrize("limit", [1], indirect=True)

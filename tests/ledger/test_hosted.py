@@ -99,18 +99,21 @@ async def test_a_host_calls_over_what_has_its_answer_and_waits_longest_in_anothe
         if run != "third":
             await answer(ledger, wait.id)
             watch.forward(timedelta(seconds=1))
-    here = ({"deployment"}, OTHER, "127.0.0.1:9")
-    assert await ledger.hosted.call_over(*here, clock.utcnow() - timedelta(seconds=5), 9) == [], "not for long enough"
-    assert await ledger.hosted.call_over({"deployment"}, ME, ADDRESS, clock.utcnow(), 9) == [], "they are its own"
-    assert await ledger.hosted.call_over({"none"}, OTHER, "127.0.0.1:9", clock.utcnow(), 9) == [], "it has not the code"
-    assert await ledger.hosted.call_over(*here, clock.utcnow(), 1) == ["first"]
+    hosted, mine = ledger.hosted, {"deployment"}
+    assert await hosted.waiting_elsewhere(mine, OTHER, clock.utcnow() - timedelta(seconds=5), 9) == [], "not for long"
+    assert await hosted.waiting_elsewhere(mine, ME, clock.utcnow(), 9) == [], "they are its own"
+    assert await hosted.waiting_elsewhere({"none"}, OTHER, clock.utcnow(), 9) == [], "it has not the code"
+    assert await hosted.waiting_elsewhere(mine, OTHER, clock.utcnow(), 1) == [("first", 1)]
+    assert await hosted.call_over("first", 1, "127.0.0.1:9#first")
     row = await row_of(ledger, "first")
     assert (row.state, row.hold, row.holder, row.wake_address) == (
         RunState.READY, Hold.SUSPEND, None, "127.0.0.1:9#first"
     )  # fmt: skip
-    assert await ledger.hosted.claim_warm("first", 1, ME, LEASE) is None, "who had it is fenced"
-    assert await ledger.hosted.claim_ready("first", {"deployment"}, OTHER, LEASE) is not None
-    assert await ledger.hosted.call_over(*here, clock.utcnow(), 9) == ["second"], "the third waits for its answer"
+    assert await hosted.claim_warm("first", 1, ME, LEASE) is None, "who had it is fenced"
+    assert await hosted.claim_ready("first", mine, OTHER, LEASE) is not None
+    assert await hosted.waiting_elsewhere(mine, OTHER, clock.utcnow(), 9) == [("second", 1)], "the third has no answer"
+    assert await hosted.claim_warm("second", 1, ME, LEASE) == 2
+    assert not await hosted.call_over("second", 1, "127.0.0.1:9#second"), "who has it was first"
 
 
 async def test_what_a_worker_of_prefect_has_parked_is_woken_through_prefect(ledger: Ledger) -> None:
@@ -283,8 +286,10 @@ class Race:
         """Another host, with a free slot."""
         for _ in range(2):
             await turn()
-            called = await self.ledger.hosted.call_over({"deployment"}, THIRD, "127.0.0.1:9", clock.utcnow(), 10)
-            if self.run in called:
+            waiting = await self.ledger.hosted.waiting_elsewhere({"deployment"}, THIRD, clock.utcnow(), 99)
+            await turn()
+            attempt = dict(waiting).get(self.run)
+            if attempt is not None and await self.ledger.hosted.call_over(self.run, attempt, f"127.0.0.1:9#{self.run}"):
                 await self.takes_up(turn)
                 return
 
