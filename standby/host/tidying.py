@@ -20,7 +20,7 @@ LOOK_SECONDS = 1.0
 """How often it is looked whether it is time."""
 
 ATTEMPTS = 50
-"""So many must be over since the last time: it stops the loop for some hundredths of a second."""
+"""So many must be over since the last time: it stops the loop meanwhile, for longer the more is parked warm."""
 
 
 async def tidy(host: Host) -> None:
