@@ -9,7 +9,7 @@ from functools import cached_property
 
 
 class Acting:
-    """Of one attempt. ``held_back``: none may begin, because the run parks or is parked."""
+    """Of one attempt. ``held_back``: none may begin, because the run parks, is parked, or looks what changed then."""
 
     def __init__(self) -> None:
         self.held_back = False
@@ -44,7 +44,10 @@ class Acting:
 
     @contextmanager
     def holding_back(self) -> Iterator[None]:
-        """None begins in the block."""
+        """None begins in the block. It may be entered again in it."""
+        if self.held_back:
+            yield
+            return
         self.held_back = True
         try:
             yield

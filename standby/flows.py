@@ -184,11 +184,6 @@ async def _stay_cancelled(run_id: UUID, began_in: str | None, store: CheckpointS
     raise Abort(why)
 
 
-def _stop_in(group: BaseExceptionGroup[Any]) -> BaseException | None:
-    """The stop signal that a branch of the agent has met: a TaskGroup raises it among what the others raised."""
-    return _met(group, Fenced, Left, Away, Pause)
-
-
 def _met(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
     """The error if it is of these kinds, or the first of them in a group."""
     if not isinstance(error, BaseExceptionGroup):
@@ -234,8 +229,12 @@ async def _attempt(
             with branches.begun_here():
                 value = await function(*args, **kwargs)
         except BaseException as error:
-            if isinstance(error, BaseExceptionGroup) and (stop := _stop_in(error)) is not None:
-                raise stop from None
+            stop = _met(error, Fenced, Left, Away, Pause)
+            if stop is not None and not isinstance(stop, Fenced):
+                with run.acting.holding_back():  # it goes on elsewhere, and there does not do again what is under way
+                    await run.acting.none()
+            if isinstance(error, BaseExceptionGroup) and stop is not None:
+                raise stop from None  # of a branch: a TaskGroup raises it among what the others raised
             if branches.exits(error):
                 raise AgentExited(error) from error
             raise

@@ -161,6 +161,8 @@ class Step(Generic[P, R]):
         if inside is not None and (entry is None or self.options.effect is not Effect.ONCE):
             inside.before_new()
         await run.before_new_work(place.key)
+        if inside is not None:
+            inside.check()  # it may have been held back while the run was parked
         unprobed = self.options.effect is Effect.ONCE and self.options.probe is None
         if unprobed and not run.in_own_task:
             raise UsageError(
@@ -276,9 +278,7 @@ class Step(Generic[P, R]):
         value: Any = None
         found = False
         if call.recording is not None:
-            await asyncio.shield(
-                call.recording
-            )  # the try before was done, and ran out of time while that was written down
+            await asyncio.shield(call.recording)  # of the try before, which ran out of time meanwhile
             return
         if self.options.effect is Effect.ONCE:
             if call.intended and self.options.probe is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -182,25 +182,27 @@ async def _answers(
         await start_awaited(run, group)
         group = await run.ledger.waits.group(run.id, place.key)
     count = 0
-    while True:
-        if check_prefect and not group.ready:
-            await take_response(run, group, by_key)
-            group = await run.ledger.waits.group(run.id, place.key)
-        if group.ready:
-            await run.wake()
-            taken = await _take_in(run, place, group, waits)
-            if taken is not None:
-                return taken
-            group = await run.ledger.waits.group(run.id, place.key)
-            continue
-        began = monotonic()
-        cuts_off = hold is not Hold.PAUSE or run.hosting is not None  # in a process of its own all goes on beside it
-        if cuts_off and run.acting.any():
-            group = await _alone(run, place.key, group)
+    with ExitStack() as held_back:
+        while True:
+            if check_prefect and not group.ready:
+                await take_response(run, group, by_key)
+                group = await run.ledger.waits.group(run.id, place.key)
             if group.ready:
-                run.paused_seconds += monotonic() - began
+                with run.acting.holding_back():  # what is barred by what changed meanwhile must not begin before
+                    await run.wake()
+                held_back.close()
+                taken = await _take_in(run, place, group, waits)
+                if taken is not None:
+                    return taken
+                group = await run.ledger.waits.group(run.id, place.key)
                 continue
-        with run.acting.holding_back() if cuts_off else nullcontext():
+            began = monotonic()
+            if hold is not Hold.PAUSE or run.hosting is not None:  # in a process of its own all goes on beside it
+                held_back.enter_context(run.acting.holding_back())
+                group = await _alone(run, place.key, group)
+                if group.ready:
+                    run.paused_seconds += monotonic() - began
+                    continue
             await run.leave()
             if hold is Hold.WARM and run.hosting is not None and not run.leaves:
                 lingers = linger(run, run.hosting, place.key, group)
@@ -222,10 +224,9 @@ async def _alone(run: AgentRun, key: str, group: Group) -> Group:
     """Let the steps that are under way beside come to their end, which a park would cut off: the group as it is then,
     or as soon as it is ready. People are asked meanwhile, but not in Prefect, which does not show the run as paused. No
     other step begins: one after the other would keep the run from ever parking."""
-    with run.acting.holding_back():
-        while run.acting.any() and not group.ready:
-            await run.acting.none(within=LOOK_SECONDS)
-            group = await run.ledger.waits.group(run.id, key)
+    while run.acting.any() and not group.ready:
+        await run.acting.none(within=LOOK_SECONDS)
+        group = await run.ledger.waits.group(run.id, key)
     return group
 
 

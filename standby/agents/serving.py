@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from contextvars import Context, ContextVar, Token, copy_context
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -58,26 +59,28 @@ class Serving:
         self._thinking = task
         job: asyncio.Task[_Job] | None = None
         run = current_run.get()
-        try:
-            while True:
-                job = job or asyncio.create_task(self._jobs.get())
-                await asyncio.wait({task, job}, return_when=asyncio.FIRST_COMPLETED)
-                if job.done():
-                    await self._do(job.result(), run)
-                    job = None
-                elif task.done():
-                    return task.result()
-        except (Pause, Left, Away):
-            if run is not None:  # it goes on elsewhere, and there does not do again what is under way here
-                await run.acting.none()
-            raise
-        finally:
-            self._ends = True
-            self._end.set()
-            left = [one for one in (task, job) if one is not None]
-            for one in left:
-                one.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+        with ExitStack() as held_back:
+            try:
+                while True:
+                    job = job or asyncio.create_task(self._jobs.get())
+                    await asyncio.wait({task, job}, return_when=asyncio.FIRST_COMPLETED)
+                    if job.done():
+                        await self._do(job.result(), run)
+                        job = None
+                    elif task.done():
+                        return task.result()
+            except (Pause, Left, Away):
+                if run is not None:  # it goes on elsewhere, and there does not do again what is under way here
+                    held_back.enter_context(run.acting.holding_back())
+                    await run.acting.none()
+                raise
+            finally:
+                self._ends = True
+                self._end.set()
+                left = [one for one in (task, job) if one is not None]
+                for one in left:
+                    one.cancel()
+                await asyncio.gather(*left, return_exceptions=True)
 
     async def to_its_outcome(self, call: Callable[[], Awaitable[T]], below: str) -> T:
         """Make a call of a tool that has its key below this. Where the error of another cuts it off while it acts, it

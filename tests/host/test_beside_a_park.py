@@ -99,6 +99,45 @@ async def test_a_call_that_comes_when_the_run_is_parked_waits_for_that_and_is_ju
     assert run.deeds("look") == 0
 
 
+async def test_a_step_that_was_held_back_begins_when_it_is_known_that_its_call_may_go_on(
+    inn: Inn, tmp_path: Path
+) -> None:
+    run = await asking(inn, "branching")
+    await run.is_warm()
+    open_gate(tmp_path, "hook")
+    await wait_until(lambda: run.deeds("let through"), shows=run.shown)
+    open_gate(tmp_path, "denied")
+    open_gate(tmp_path, "look")
+    await answer(inn, run, {"approved": True})
+    await wait_until(lambda: run.deeds("looking"), shows=run.shown)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    open_gate(tmp_path, "scope")
+    assert await run.result() == "done"
+    assert run.deeds("look") == 0
+
+
+async def test_a_host_that_ends_lets_a_step_beside_the_code_come_to_its_end(
+    inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDBY_HOST_GRACE", "60")
+    deployment = await inn.deploy("busy", entrypoint="thinkers.py:busy")
+    run = Run(inn, str((await inn.client.create_flow_run_from_deployment(deployment)).id))
+    await wait_until(lambda: run.deeds("look"), shows=run.shown)
+    guest = run.guest
+    closing = asyncio.create_task(inn.closes())
+    await wait_until(lambda: guest.leaving)
+    open_gate(tmp_path, "next")
+    await wait_until(lambda: run.deeds("came by"), shows=run.shown)
+    open_gate(tmp_path, "look")
+    async with asyncio.timeout(30):
+        await closing
+    assert run.deeds("note") == 0
+    await inn.opens()
+    assert await run.result() == "seen"
+    assert (run.deeds("look"), run.deeds("note")) == (1, 1)
+
+
 async def test_a_host_that_ends_lets_it_come_to_its_outcome_within_its_grace(
     inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

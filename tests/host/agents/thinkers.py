@@ -10,10 +10,12 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from standby import Approval, agent, idempotency_key, step, wait_for
-from standby.agents import AgentScope, Permission, Rule, ask_human, run_agent
+from standby.agents import AgentScope, Permission, Rule, ask_human, run_agent, waits
 from tests.support import outside
 
 SCOPE = AgentScope(tools=tuple(Rule(tool=tool, permission=Permission.ALLOW) for tool in ("look", "fail", "ask_human")))
+
+BOTH = AgentScope(tools=(Rule(tool="both", permission=Permission.ALLOW),))
 
 
 async def at_gate(name: str) -> None:
@@ -81,6 +83,41 @@ def _me() -> str:
     return str(flow_run.id)
 
 
+async def looked_up() -> AgentScope:
+    """The scope, which takes its time when the world has changed."""
+    if not outside.is_open("denied"):
+        return BOTH
+    outside.act("looking", _me())
+    while not outside.is_open("scope"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return BOTH.model_copy(update={"tools": (Rule(tool="both", permission=Permission.DENY),)})
+
+
+@agent
+async def branching() -> str:
+    """A tool waits, and has a branch that comes to a step when the run is parked."""
+
+    @waits
+    async def both() -> str:
+        async def later() -> str:
+            while not outside.is_open("hook"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            outside.act("let through", _me())
+            return await ponder.with_options(key="later")()
+
+        async with asyncio.TaskGroup() as group:
+            beside = group.create_task(later())
+            await wait_for(Approval("Go on?"))
+        return beside.result()
+
+    def say(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
+        over = any(isinstance(message, ModelResponse) for message in messages)
+        return ModelResponse(parts=[TextPart("done") if over else ToolCallPart("both")])
+
+    thinking: Agent[None, str] = Agent(FunctionModel(say), name="thinker", tools=[both])
+    return str((await run_agent(thinking, "go", scope=looked_up)).output)
+
+
 @step
 async def ponder() -> str:
     await at_gate("look")
@@ -92,4 +129,22 @@ async def pondering() -> str:
     """Has a step under way beside its wait."""
     beside = asyncio.create_task(ponder.with_options(key="beside")())
     await wait_for(Approval("Go on?"))
+    return await beside
+
+
+@step
+async def note() -> None:
+    outside.act("note", idempotency_key())
+
+
+@agent
+async def busy() -> str:
+    """Comes to its next step while one in a branch is under way."""
+    beside = asyncio.create_task(ponder.with_options(key="beside")())
+    while not outside.is_open("next"):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    try:
+        await note()
+    finally:
+        outside.act("came by", _me())
     return await beside
