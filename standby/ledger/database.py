@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -48,6 +49,9 @@ IDLE_SECONDS = 60.0
 
 CLOSE_SECONDS = 1.0
 """How long PostgreSQL may take to answer a connection's goodbye."""
+
+_asks_first: ContextVar[bool] = ContextVar("standby_asks_first", default=True)
+"""Whether a connection that has rested is asked whether it lives."""
 
 M = TypeVar("M")
 
@@ -150,7 +154,20 @@ class Database:
             yield connection
 
     async def read(self, statement: Select[Any], parameters: dict[str, Any] | None = None) -> list[Any]:
-        """All rows of one query."""
+        """All rows of one query. Over a connection that turns out to be dead it is made once more: to ask first whether
+        it lives takes longer."""
+        if not self.sqlite:
+            token = _asks_first.set(False)
+            try:
+                return await self._read(statement, parameters)
+            except LedgerUnavailable as error:
+                if not _is_lost(error.__cause__):
+                    raise
+            finally:
+                _asks_first.reset(token)
+        return await self._read(statement, parameters)
+
+    async def _read(self, statement: Select[Any], parameters: dict[str, Any] | None) -> list[Any]:
         async with self.reading() as connection:
             return list((await connection.execute(statement, parameters)).all())
 
@@ -208,6 +225,8 @@ _AWAY = ("08", "25006", "25P03", "28", "3D", "40", "42501", "53", "55", "57", "5
 """SQLSTATEs of PostgreSQL that are the server's state and not a statement's mistake: connection, read only, idle for
 too long, login, no such database, deadlock, permission, no room, closed to us, shutdown, disk."""
 
+_LOST = (ConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError)
+
 _IN_THE_WAY = ("40P01", "55P03")
 """Deadlock, and a lock that was not there in time."""
 
@@ -215,6 +234,11 @@ _IN_THE_WAY = ("40P01", "55P03")
 def in_the_way(error: LedgerUnavailable) -> bool:
     """Whether it was another transaction's lock, and not the database."""
     return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) in _IN_THE_WAY
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether it was the connection, and another one may serve."""
+    return error.connection_invalidated if isinstance(error, DBAPIError) else isinstance(error, _LOST)
 
 
 def _is_away(error: DBAPIError) -> bool:
@@ -304,7 +328,7 @@ def _refuse_the_dead(connection: Any, record: ConnectionPoolEntry, _proxy: Any) 
     """A database that was restarted must not cost a step its checkpoint: the pool replaces what is found dead here."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError("The server has closed the connection.")
-    if monotonic() - record.info.get("rests_since", monotonic()) > RESTED_SECONDS:
+    if _asks_first.get() and monotonic() - record.info.get("rests_since", monotonic()) > RESTED_SECONDS:
         try:
             connection.ping()
         except Exception as error:  # the driver's own, here: SQLAlchemy's do not reach so far down

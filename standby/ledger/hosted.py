@@ -10,12 +10,13 @@ from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, case, literal, or_, select, true, update
+from sqlalchemy import Row, and_, bindparam, case, literal, or_, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from standby import clock
 from standby.ledger.database import Database
-from standby.ledger.locks import locked_run, take, taken_by
+from standby.ledger.locks import TAKEN, locked_run, take, taken_by
+from standby.ledger.prepared import given
 from standby.ledger.runs import Claim
 from standby.ledger.tables import Lease, Run, table_of
 from standby.states import Hold, RunState
@@ -31,9 +32,19 @@ LEASES = "host/"
 """How the names of hosts' leases begin; what follows is the host's wake address, and what tells it from another's."""
 
 
+class _Statements:
+    def __init__(self, database: Database) -> None:
+        lingers = (runs.c.id == bindparam("run"), runs.c.attempt == bindparam("lingers"), runs.c.hold == Hold.WARM)
+        taken = update(runs).where(*lingers).values(given(runs, *TAKEN))
+        ready, parked = runs.c.state == RunState.READY, runs.c.state == RunState.PARKED
+        self.claim = database.prepared(taken.where(ready))
+        self.claim_stray = database.prepared(taken.where(or_(ready, parked)))
+
+
 class Hosted:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._sql = database.made(_Statements)
 
     async def claim_warm(
         self, run_id: str, attempt: int, holder: str, lease: timedelta, *, stray: bool = False
@@ -42,11 +53,10 @@ class Hosted:
 
         0 when it has none and lingers on. None when the run is another's, or has ended.
         """
-        wanted = PARKED if stray else (RunState.READY,)
         mine = (runs.c.id == run_id, runs.c.attempt == attempt, runs.c.hold == Hold.WARM)
         # One statement, for an answer waits for it.
-        taken = update(runs).where(*mine, runs.c.state.in_(wanted)).values(taken_by(holder, lease, attempt + 1))
-        if await self._db.write(taken):
+        claim = self._sql.claim_stray if stray else self._sql.claim
+        if await self._db.write(claim, {"run": run_id, "lingers": attempt, **taken_by(holder, lease, attempt + 1)}):
             return attempt + 1
         still = await self._db.read(select(runs.c.id).where(*mine, runs.c.state.in_(PARKED)))
         return 0 if still else None

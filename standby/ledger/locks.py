@@ -49,6 +49,10 @@ async def take(connection: AsyncConnection, run: Row[Any], holder: str, lease: t
     return attempt
 
 
+TAKEN = ("state", "attempt", "holder", "lease_expires_at", "hold", "wake_address")
+"""The columns of ``taken_by``."""
+
+
 def taken_by(holder: str, lease: timedelta, attempt: int) -> dict[str, Any]:
     """What the row of a run says that this attempt works on."""
     return {

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from sqlalchemy import event
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 
 from standby.branches import Branches
 from standby.errors import LedgerUnavailable
@@ -107,6 +108,44 @@ async def test_connections_that_were_cut_while_idle_go_unnoticed(postgres_url: s
         await _cut_all(postgres_url)
         assert (await claim(ledger, "after")).attempt == 1
         await asyncio.gather(*(ledger.runs.get("after") for _ in range(4)))
+    finally:
+        await ledger.close()
+
+
+async def test_a_read_is_made_once_more_where_its_connection_was_cut_unheard(postgres_url: str) -> None:
+    """It is not asked first whether it lives: the process that waits for an answer would wait for that, too."""
+    ledger = await Ledger.connect(postgres_url)
+    try:
+        await asyncio.gather(*(claim(ledger, f"idle {n}") for n in range(4)))
+        # The event loop stands still meanwhile, and hears nothing of it.
+        cutting = threading.Thread(target=lambda: asyncio.run(_cut_all(postgres_url)))
+        cutting.start()
+        cutting.join()
+        rows = await asyncio.gather(*(ledger.runs.get(f"idle {n}") for n in range(4)))
+        assert [row.id for row in rows if row is not None] == [f"idle {n}" for n in range(4)]
+    finally:
+        await ledger.close()
+
+
+async def test_a_read_does_not_ask_first_whether_its_connection_lives(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "RESTED_SECONDS", -1.0)
+    ledger = await Ledger.connect(postgres_url)
+    try:
+        await claim(ledger, "run")
+        asked: list[Any] = []
+        ping = AsyncAdapt_asyncpg_connection.ping
+
+        def counted(connection: AsyncAdapt_asyncpg_connection) -> Any:
+            asked.append(connection)
+            return ping(connection)
+
+        monkeypatch.setattr(AsyncAdapt_asyncpg_connection, "ping", counted)
+        await ledger.runs.get("run")
+        assert not asked
+        await ledger.leases.take("a write", "somebody", LEASE)
+        assert len(asked) == 1
     finally:
         await ledger.close()
 
