@@ -60,9 +60,12 @@ def usage_of(usages: Iterable[RequestUsage]) -> RequestUsage:
     counted: Counter[str] = Counter()
     details: Counter[str] = Counter()
     for usage in usages:
-        counted.update({name: one for name, one in vars(usage).items() if isinstance(one, int | float | Decimal)})
-        if usage.details:
-            details.update({name: one for name, one in usage.details.items() if isinstance(one, int | float)})
+        for name, one in vars(usage).items():
+            if one and isinstance(one, int | float | Decimal):
+                counted[name] += one
+        for name, one in usage.details.items():
+            if isinstance(one, int | float):
+                details[name] += one
     total = RequestUsage()
     for name, number in counted.items():
         setattr(total, name, number)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
-from operator import is_not
 from typing import Annotated, Any
 
 from pydantic import (
@@ -52,19 +51,23 @@ def _marked(content: Any) -> Any:
 
 def _each_return(messages: list[ModelMessage], change: Callable[[Any], Any]) -> list[ModelMessage]:
     """The messages with other contents of what tools returned; the ones given are left as they are."""
-    changed = []
-    for message in messages:
-        parts: list[Any] = [_with_return(part, change) for part in message.parts]
-        if any(map(is_not, parts, message.parts)):
-            message = copy(message)
-            message.parts = parts
-        changed.append(message)
-    return changed
+    return [_with_returns(message, change) for message in messages]
+
+
+def _with_returns(message: ModelMessage, change: Callable[[Any], Any]) -> ModelMessage:
+    if not any(map(_holds_data, message.parts)):
+        return message
+    message = copy(message)
+    parts: list[Any] = [_with_return(part, change) if _holds_data(part) else part for part in message.parts]
+    message.parts = parts
+    return message
+
+
+def _holds_data(part: Any) -> bool:
+    return isinstance(part, BaseToolReturnPart) and not isinstance(part.content, str)
 
 
 def _with_return(part: Any, change: Callable[[Any], Any]) -> Any:
-    if not isinstance(part, BaseToolReturnPart) or isinstance(part.content, str):
-        return part
     part = copy(part)
     part.content = change(part.content)
     return part
