@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -57,8 +57,8 @@ def unmeasured_in(usage: RequestUsage) -> int:
 
 def usage_of(usages: Iterable[RequestUsage]) -> RequestUsage:
     """What ``incr`` with each of them comes to: one look at each, where there are hundreds."""
-    counted: Counter[str] = Counter()
-    details: Counter[str] = Counter()
+    counted: defaultdict[str, Any] = defaultdict(int)
+    details: defaultdict[str, Any] = defaultdict(int)
     for usage in usages:
         for name, one in vars(usage).items():
             if one and isinstance(one, int | float | Decimal):
