@@ -41,6 +41,10 @@ RESTED_SECONDS = 0.005
 """A PostgreSQL connection that was not used for this long is asked whether it lives before it is used again, which
 takes 0.1 ms: much for a step that follows another at once, nothing after one that took its time."""
 
+RESTED_LONG_SECONDS = 30.0
+"""The same for one that is to read, which is read from once more where it turns out to be dead: a firewall may by then
+have dropped it without a word, and who reads would wait for ``STATEMENT_SECONDS``."""
+
 STATEMENT_SECONDS = 30.0
 """How long PostgreSQL may take to answer, locks it waits for included: a network that was cut says nothing."""
 
@@ -328,7 +332,8 @@ def _refuse_the_dead(connection: Any, record: ConnectionPoolEntry, _proxy: Any) 
     """A database that was restarted must not cost a step its checkpoint: the pool replaces what is found dead here."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError("The server has closed the connection.")
-    if _asks_first.get() and monotonic() - record.info.get("rests_since", monotonic()) > RESTED_SECONDS:
+    rested = monotonic() - record.info.get("rests_since", monotonic())
+    if rested > (RESTED_SECONDS if _asks_first.get() else RESTED_LONG_SECONDS):
         try:
             connection.ping()
         except Exception as error:  # the driver's own, here: SQLAlchemy's do not reach so far down

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from prefect.exceptions import Pause
 
@@ -82,9 +84,12 @@ async def linger(run: AgentRun, hosting: Hosting, key: str, group: Group) -> tup
 async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> tuple[int, Woken, Group]:
     """The number of the attempt that goes on, what it was called for, and the group; 0 when it lingers on."""
     said_at: float | None = None
+    attempt: int | None = 0
     while True:
-        run.sure_at = clock.elapsed()
         try:
+            if attempt:
+                return attempt, woken, await run.ledger.waits.group(run.id, key)
+            run.sure_at = clock.elapsed()
             if woken is Woken.EVICTED:
                 state = await hosting.shown()
                 if isinstance(state, Woken):
@@ -98,12 +103,10 @@ async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> t
             if stray and not await hosting.is_resumed():
                 return 0, woken, Group(False, [])
             # Both at once: where the run has its answer, nobody but the run changes the group.
-            attempt, group = await asyncio.gather(
+            attempt, group = await _both(
                 run.ledger.hosted.claim_warm(run.id, run.attempt, holder.this_process(), settings.LEASE, stray=stray),
                 run.ledger.waits.group(run.id, key),
             )
-            if attempt and not group.ready:
-                group = await run.ledger.waits.group(run.id, key)
         except LedgerUnavailable as error:
             if said_at is None or clock.elapsed() - said_at >= SAID_EVERY_SECONDS:
                 log.warning("Run %s lingers on: %s", run.id, error)
@@ -112,5 +115,21 @@ async def _goes_on(run: AgentRun, hosting: Hosting, key: str, woken: Woken) -> t
             continue
         if attempt is None:
             run.stop()
-        assert attempt is not None
-        return attempt, woken, group
+        if not attempt:
+            return 0, woken, Group(False, [])
+        if group is not None and group.ready:
+            return attempt, woken, group
+
+
+async def _both(
+    claim: Coroutine[Any, Any, int | None], read: Coroutine[Any, Any, Group]
+) -> tuple[int | None, Group | None]:
+    """A claim that was made counts, also where the read beside it fails (None)."""
+    claimed, group = await asyncio.gather(claim, read, return_exceptions=True)
+    if isinstance(claimed, BaseException):
+        raise claimed
+    if isinstance(group, LedgerUnavailable):
+        return claimed, None
+    if isinstance(group, BaseException):
+        raise group
+    return claimed, group

@@ -14,14 +14,22 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 
+from standby import clock
 from standby.branches import Branches
+from standby.checkpoints import CheckpointStore
 from standby.errors import LedgerUnavailable
+from standby.hosting import Woken
 from standby.ledger import Ledger, database
-from standby.states import CheckpointState, Need
+from standby.ledger.opening import Group
+from standby.parking import lingering
+from standby.runs import AgentRun
+from standby.states import CheckpointState, Hold, Need
 from tests.support.waiting import wait_until
 
 from .acts import LEASE, answer, approval, claim, deliver, open_group, parked, signal
 from .conftest import Connect
+
+RUN = "00000000-0000-4000-8000-000000000001"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +135,7 @@ async def test_a_read_is_made_once_more_where_its_connection_was_cut_unheard(pos
         await ledger.close()
 
 
-async def test_a_read_does_not_ask_first_whether_its_connection_lives(
+async def test_a_read_does_not_ask_first_whether_its_connection_lives_unless_that_has_rested_for_long(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "RESTED_SECONDS", -1.0)
@@ -146,8 +154,33 @@ async def test_a_read_does_not_ask_first_whether_its_connection_lives(
         assert not asked
         await ledger.leases.take("a write", "somebody", LEASE)
         assert len(asked) == 1
+        monkeypatch.setattr(database, "RESTED_LONG_SECONDS", -1.0)
+        await ledger.runs.get("run")
+        assert len(asked) == 2
     finally:
         await ledger.close()
+
+
+async def test_a_warm_run_that_was_claimed_goes_on_where_the_read_beside_that_failed(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lingering, "LEDGER_AWAY_SECONDS", 0.0)
+    await claim(ledger, RUN)
+    [wait] = (await open_group(ledger, [approval()], run=RUN)).waits
+    await ledger.runs.park(RUN, 1, wait.group_key, Hold.WARM, "127.0.0.1:7#")
+    await answer(ledger, wait.id)
+    read, failed = ledger.waits.group, []
+
+    async def group(run_id: str, key: str) -> Group:
+        if len(failed) < 2:
+            failed.append(key)
+            raise LedgerUnavailable(ledger.database.shown, "a connection was dropped")
+        return await read(run_id, key)
+
+    monkeypatch.setattr(ledger.waits, "group", group)
+    run = AgentRun(RUN, 1, Hold.WARM, ledger, CheckpointStore(url="sqlite://"), [], sure_at=clock.elapsed())
+    attempt, called, found = await lingering._goes_on(run, None, wait.group_key, Woken.SETTLED)  # type: ignore[arg-type]
+    assert (attempt, called, found.ready, len(failed)) == (2, Woken.SETTLED, True, 2)
 
 
 async def test_a_transaction_that_is_cut_says_so_and_leaves_nothing(postgres_url: str) -> None:
