@@ -127,6 +127,8 @@ class AgentRun(Journal):
         if self.fenced:
             raise Fenced(self.id, self.attempt)
         if self.leaves:
+            if not self.acting.acts(key):
+                await self.acting.none()  # a TaskGroup would cut off what is under way beside this
             raise Left(self.id)
         if self.over:
             raise Over(self.id)
@@ -195,8 +197,13 @@ class AgentRun(Journal):
         """The key of the step that raised this error (as JSON), if it was a step."""
         return next((one.place.key for one in self.failures.known if not one.of_wait and one.text == error), None)
 
-    async def _record_failures(self) -> None:
-        """Before new work: errors that have evidently been caught are part of the path."""
+    async def before_a_park(self) -> None:
+        """What steps beside the own task have raised is part of the path, whether it has been caught by now or not: the
+        next attempt raises it again where they are called."""
+        await self._record_failures(raised=True)
+
+    async def _record_failures(self, *, raised: bool = False) -> None:
+        """Before new work: errors that have evidently been caught are part of the path; or all that were ``raised``."""
         if not self.failures.unrecorded:
             return
         if not self.in_own_task:
@@ -207,7 +214,7 @@ class AgentRun(Journal):
                 await asyncio.Event().wait()
         async with self._recording:
             self.failures.go_on()
-            for failure in [failure for failure in self.failures.unrecorded if failure.caught]:
+            for failure in [one for one in self.failures.unrecorded if one.caught or (raised and one.text is not None)]:
                 if failure.of_wait:
                     await self._consume_failed(failure.place, failure.text or "")
                 else:

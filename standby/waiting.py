@@ -200,9 +200,11 @@ async def _answers(
             if hold is not Hold.PAUSE or run.hosting is not None:  # in a process of its own all goes on beside it
                 held_back.enter_context(run.acting.holding_back())
                 group = await _alone(run, place.key, group)
+                run.paused_seconds += monotonic() - began  # before what leaves counts how long it was at work
                 if group.ready:
-                    run.paused_seconds += monotonic() - began
                     continue
+                began = monotonic()
+                await run.before_a_park()
             await run.leave()
             if hold is Hold.WARM and run.hosting is not None and not run.leaves:
                 lingers = linger(run, run.hosting, place.key, group)

@@ -374,7 +374,7 @@ async def test_a_once_step_in_a_tool_with_a_timeout_is_refused_before_it_acts(be
 async def test_the_time_limit_of_a_once_step_ends_the_run_and_a_retry_asks_whether_it_happened(desk: Desk) -> None:
     acted: list[str] = []
 
-    @step(effect="once", visible=False, timeout_seconds=0.05)
+    @step(effect="once", visible=False, timeout_seconds=1.0)
     async def send(to: str) -> str:
         acted.append(to)
         await asyncio.Event().wait()

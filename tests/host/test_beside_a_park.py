@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect.states import Cancelling
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling, Scheduled
 
 from standby import doors
 from standby.host.guest import Phase
@@ -110,25 +111,27 @@ async def test_a_step_that_was_held_back_begins_when_it_is_known_that_its_call_m
     open_gate(tmp_path, "look")
     await answer(inn, run, {"approved": True})
     await wait_until(lambda: run.deeds("looking"), shows=run.shown)
-    for _ in range(100):
-        await asyncio.sleep(0)
+    assert run.guest.run is not None
+    assert run.guest.run.acting.held_back
     open_gate(tmp_path, "scope")
     assert await run.result() == "done"
     assert run.deeds("look") == 0
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 async def test_a_host_that_ends_lets_a_step_beside_the_code_come_to_its_end(
-    inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inn: Inn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grouped: bool
 ) -> None:
     monkeypatch.setenv("STANDBY_HOST_GRACE", "60")
     deployment = await inn.deploy("busy", entrypoint="thinkers.py:busy")
-    run = Run(inn, str((await inn.client.create_flow_run_from_deployment(deployment)).id))
+    made = await inn.client.create_flow_run_from_deployment(deployment, parameters={"grouped": grouped})
+    run = Run(inn, str(made.id))
     await wait_until(lambda: run.deeds("look"), shows=run.shown)
     guest = run.guest
     closing = asyncio.create_task(inn.closes())
     await wait_until(lambda: guest.leaving)
     open_gate(tmp_path, "next")
-    await wait_until(lambda: run.deeds("came by"), shows=run.shown)
+    await wait_until(lambda: run.deeds("next"), shows=run.shown)
     open_gate(tmp_path, "look")
     async with asyncio.timeout(30):
         await closing
@@ -136,6 +139,24 @@ async def test_a_host_that_ends_lets_a_step_beside_the_code_come_to_its_end(
     await inn.opens()
     assert await run.result() == "seen"
     assert (run.deeds("look"), run.deeds("note")) == (1, 1)
+
+
+@pytest.mark.parametrize("catches", [True, False])
+async def test_a_step_that_has_failed_beside_a_wait_is_not_tried_again_for_that(inn: Inn, catches: bool) -> None:
+    run = await asking(inn, "careless", catches=catches)
+    await run.is_warm()
+    inn.host.warmth.make_room(1)
+    await wait_until(lambda: run.id not in inn.host.guests)
+    await answer(inn, run, {"approved": True})
+    if catches:
+        assert await run.result() == "seen"
+    else:
+        assert "it broke" in (await run.is_in(RunState.FAILED)).error
+    assert run.deeds("fragile") == 1
+    if not catches:  # a retry of the run tries it again
+        await run.is_shown(StateType.FAILED)
+        await inn.client.set_flow_run_state(UUID(run.id), Scheduled(name="AwaitingRetry"), force=True)
+        await wait_until(lambda: run.deeds("fragile") == 2, shows=run.shown)
 
 
 async def test_a_host_that_ends_lets_it_come_to_its_outcome_within_its_grace(

@@ -138,13 +138,39 @@ async def note() -> None:
 
 
 @agent
-async def busy() -> str:
+async def busy(grouped: bool = False) -> str:
     """Comes to its next step while one in a branch is under way."""
+
+    async def go_on() -> None:
+        while not outside.is_open("next"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        outside.act("next", _me())
+        await note.with_options(key="note")()
+
+    if grouped:
+        async with asyncio.TaskGroup() as group:
+            beside = group.create_task(ponder.with_options(key="beside")())
+            group.create_task(go_on())
+        return beside.result()
     beside = asyncio.create_task(ponder.with_options(key="beside")())
-    while not outside.is_open("next"):  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    try:
-        await note()
-    finally:
-        outside.act("came by", _me())
+    await go_on()
     return await beside
+
+
+@step
+async def fragile() -> str:
+    outside.act("fragile", idempotency_key())
+    raise ValueError("it broke")
+
+
+@agent
+async def careless(catches: bool) -> str:
+    """Waits for a person while a step in a branch has failed."""
+    beside = asyncio.create_task(fragile.with_options(key="beside")())
+    await wait_for(Approval("Go on?"))
+    try:
+        return await beside
+    except ValueError:
+        if catches:
+            return "seen"
+        raise
