@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cached_property
+
+_looks: ContextVar[bool] = ContextVar("standby_looks", default=False)
+"""Whether what acts here belongs to a look at what has changed during a wait."""
 
 
 class Acting:
-    """Of one attempt. ``held_back``: none may begin, because the run parks, is parked, or looks what changed then."""
+    """Of one attempt."""
 
     def __init__(self) -> None:
-        self.held_back = False
+        self._holds_back = False
         self._keys: set[str] = set()
+
+    @property
+    def held_back(self) -> bool:
+        """Whether none may begin here, because the run parks, is parked, or looks at what has changed meanwhile. What
+        looks may: the own task waits for it."""
+        return self._holds_back and not _looks.get()
 
     @contextmanager
     def one(self, key: str) -> Iterator[None]:
@@ -45,15 +55,25 @@ class Acting:
     @contextmanager
     def holding_back(self) -> Iterator[None]:
         """None begins in the block. It may be entered again in it."""
-        if self.held_back:
+        if self._holds_back:
             yield
             return
-        self.held_back = True
+        self._holds_back = True
         try:
             yield
         finally:
-            self.held_back = False
+            self._holds_back = False
             self._tell()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """None begins in the block but what is called in it, in whatever task."""
+        token = _looks.set(True)
+        try:
+            with self.holding_back():
+                yield
+        finally:
+            _looks.reset(token)
 
     async def let_on(self) -> None:
         """Return when they may begin."""

@@ -188,7 +188,7 @@ async def _answers(
                 await take_response(run, group, by_key)
                 group = await run.ledger.waits.group(run.id, place.key)
             if group.ready:
-                with run.acting.holding_back():  # what is barred by what changed meanwhile must not begin before
+                with run.acting.looking():  # what is barred by what changed meanwhile must not begin before
                     await run.wake()
                 held_back.close()
                 taken = await _take_in(run, place, group, waits)
