@@ -18,9 +18,10 @@ import gc
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 EVERY = 1.0
 """Seconds between two collections of what is young; each sixtieth is of everything."""
@@ -33,12 +34,23 @@ def _collect() -> None:
 
 
 def _lock_at_the_beginning() -> None:
+    from prefect.server.database.configurations import SQLITE_BEGIN_MODE
     from prefect.server.database.configurations import AioSqliteConfiguration as Sqlite
 
     begin = Sqlite.begin_transaction
 
-    def begin_transaction(self: Sqlite, session: AsyncSession, with_for_update: bool = False) -> Any:
-        return begin(self, session, with_for_update=True)
+    @asynccontextmanager
+    async def begin_transaction(
+        self: Sqlite, session: AsyncSession, with_for_update: bool = False
+    ) -> AsyncIterator[AsyncSessionTransaction]:
+        async with begin(self, session, with_for_update=True) as transaction:
+            await session.connection()  # which begins
+            # Another session that is opened meanwhile, and reads, must not wait for the lock that this one has.
+            mode = SQLITE_BEGIN_MODE.set(None)
+            try:
+                yield transaction
+            finally:
+                SQLITE_BEGIN_MODE.reset(mode)
 
     Sqlite.begin_transaction = begin_transaction  # type: ignore[method-assign]
 

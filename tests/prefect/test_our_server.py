@@ -34,3 +34,17 @@ async def test_what_is_written_at_the_same_time_is_never_refused(prefect_server:
                 assert (await asked(f"/flow_runs/{run['id']}/resume", {}))["status"] == "ACCEPT"
 
         await asyncio.gather(*(wait_and_resume() for _ in range(AT_ONCE)))
+
+
+async def test_a_queue_is_paused_and_goes_on(prefect_server: PrefectServer) -> None:
+    """Prefect opens a second session in that transaction, which must not wait for it."""
+    async with httpx.AsyncClient(base_url=prefect_server.url, timeout=30, trust_env=False) as client:
+        pool = f"pool {uuid4().hex}"
+        assert (await client.post("/work_pools/", json={"name": pool, "type": "process"})).is_success
+        made = await client.post(f"/work_pools/{pool}/queues", json={"name": "urgent"})
+        for address in (f"/work_queues/{made.json()['id']}", f"/work_pools/{pool}/queues/urgent"):
+            for is_paused in (True, False):
+                assert (await client.patch(address, json={"is_paused": is_paused})).is_success
+                queue = (await client.get(f"/work_pools/{pool}/queues/urgent")).json()
+                assert queue["is_paused"] is is_paused
+        assert (await client.delete(f"/work_pools/{pool}")).is_success
