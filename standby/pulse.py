@@ -51,6 +51,7 @@ class Pulse:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[int, tuple[str, Held]] = {}
+        self._of_run: dict[str, list[Held]] = {}  # the same by run: two, while one attempt takes over from another
         self._kept: dict[int, tuple[str, Kept]] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -58,13 +59,22 @@ class Pulse:
     @contextmanager
     def holding(self, ledger_url: str, run: Held) -> Iterator[None]:
         """Renew the run's lease, every ``RENEW_EVERY``, until the block ends."""
+        run_id = run.id
         with self._among(self._held, ledger_url, run):
-            yield
+            with self._lock:
+                self._of_run.setdefault(run_id, []).append(run)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    left = [one for one in self._of_run.pop(run_id) if one is not run]
+                    if left:
+                        self._of_run[run_id] = left
 
     def holds(self, run_id: str, attempt: int | None = None) -> bool:
         """Whether an attempt at this run, or this one, is at work in this process."""
-        with self._lock:
-            return any(run.id == run_id and attempt in (None, run.attempt) for _, run in self._held.values())
+        with self._lock:  # by an index: a keeper asks for each run, of a process that has thousands
+            return any(attempt in (None, run.attempt) for run in self._of_run.get(run_id, ()))
 
     @contextmanager
     def keeping(self, ledger_url: str, lease: Kept) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +28,28 @@ class Attempt:
 
     def fence(self) -> None:
         self.fenced = True
+
+
+class Watched:
+    """An attempt that counts how often anybody looks at any of its kind."""
+
+    looks = 0
+    lingering, sure_at = True, 0.0
+
+    def __init__(self, run_id: str, attempt: int = 1) -> None:
+        self._id, self._attempt = run_id, attempt
+
+    @property
+    def id(self) -> str:
+        Watched.looks += 1
+        return self._id
+
+    @property
+    def attempt(self) -> int:
+        Watched.looks += 1
+        return self._attempt
+
+    def fence(self) -> None: ...
 
 
 class Broken:
@@ -86,6 +109,32 @@ async def test_what_fails_for_one_does_not_end_the_pulse_of_the_others(
         assert pulse._thread is not None
         assert pulse._thread.is_alive()
     assert 3 in asked, "one statement for all"
+
+
+def test_whether_a_run_is_at_work_here_is_seen_without_a_look_at_all_others() -> None:
+    """A keeper in a host asks for each of its runs, every second."""
+    pulse, many = Pulse(), 200
+    with ExitStack() as stack:
+        for number in range(many):
+            stack.enter_context(pulse.holding("sqlite://", Watched(f"run {number}")))
+        Watched.looks = 0
+        assert all(pulse.holds(f"run {number}", 1) for number in range(many))
+        assert not any(pulse.holds(f"run {number}", 1) for number in range(many, 2 * many))
+        assert Watched.looks <= 2 * many
+
+
+def test_a_run_is_at_work_here_while_any_of_its_attempts_is() -> None:
+    pulse, first, second = Pulse(), Attempt("run", 1), Attempt("run", 2)
+    held = ExitStack()
+    held.enter_context(pulse.holding("sqlite://", first))
+    assert [pulse.holds("run"), pulse.holds("run", 1), pulse.holds("run", 2)] == [True, True, False]
+    with pulse.holding("sqlite://", second):
+        assert [pulse.holds("run"), pulse.holds("run", 1), pulse.holds("run", 2)] == [True, True, True]
+        held.close()
+        assert [pulse.holds("run"), pulse.holds("run", 1), pulse.holds("run", 2)] == [True, False, True]
+        second.attempt = 3  # it has parked and gone on
+        assert [pulse.holds("run", 2), pulse.holds("run", 3)] == [False, True]
+    assert not pulse.holds("run")
 
 
 @on_sqlite
