@@ -108,7 +108,8 @@ class Host:
         async with AsyncExitStack() as stack:
             ear = await stack.enter_async_context(Ear.open(self.hear))
             self.address = ear.address
-            self._lease = lease = HostLease(self.address, self.holder, lost=self.compare_soon)
+            limited = self.slots.limit is not None
+            self._lease = lease = HostLease(self.address, self.holder, lost=self.compare_soon, limited=limited)
             await lease.renew(self.ledger)
             stack.push_async_callback(lease.give_up, self.ledger)
             stack.enter_context(pulse.keeping(self.ledger_url, lease))

@@ -19,7 +19,7 @@ from standby.errors import CodeNotLoaded, LedgerUnavailable, UsageError
 from standby.host.ends import is_over
 from standby.ledger.batches import Batches
 from standby.ledger.runs import Claim
-from standby.parking import is_retry, wake
+from standby.parking import is_resumed_from, is_retry, wake
 from standby.projection import runs_of
 from standby.pulse import pulse
 from standby.states import ENDED, Hold, RunState
@@ -160,17 +160,20 @@ class Intake:
             being_told = not row.confirmed and not clock.is_over(row.ended_at, CONFIRM_AFTER)
             return being_told and not is_retry(flow_run.state_name)
         others = bool(row.alive) and row.holder != self._host.holder and not holder.is_dead(row.holder)
-        if others and row.hold == Hold.WARM and self._has_no_slot_there(flow_run):
+        if others and row.hold == Hold.WARM and row.limited and await self._has_no_slot_there(flow_run, row.attempt):
             log.info("Run %s was resumed and has no slot in the host that had it warm: it goes on here.", flow_run.name)
             return False
         if others:
             self._say_whose(flow_run, row.holder)
         return others
 
-    def _has_no_slot_there(self, flow_run: FlowRun) -> bool:
-        """Whether a run that is warm elsewhere was resumed so long ago that it waits for a slot, as this host has."""
+    async def _has_no_slot_there(self, flow_run: FlowRun, attempt: int) -> bool:
+        """Whether a run that this attempt has warm elsewhere was resumed so long ago that it waits for a slot, as this
+        host has. Else it may have gone on at once and parked again, which Prefect is told afterwards."""
         limited, resumed_at = self._host.slots.limit is not None, flow_run.next_scheduled_start_time
-        return limited and resumed_at is not None and clock.is_over(resumed_at, settings.ELSEWHERE)
+        if not limited or resumed_at is None or not clock.is_over(resumed_at, settings.ELSEWHERE):
+            return False
+        return await is_resumed_from(self._host.plain, flow_run.id, attempt)
 
     def _say_whose(self, flow_run: FlowRun, whose: str) -> None:
         """Once for each run and holder: it is looked at every few seconds."""

@@ -12,7 +12,7 @@ from uuid import uuid4
 from standby import settings
 from standby.errors import LedgerUnavailable
 from standby.ledger import Ledger
-from standby.ledger.hosted import LEASES
+from standby.ledger.hosted import LEASES, NO_LIMIT
 
 log = logging.getLogger("standby.host")
 
@@ -25,13 +25,14 @@ class HostLease:
     ledger was away; the log says which.
 
     The thread renews it only while the loop goes round: a loop that stands still wakes nobody, and what is parked in it
-    has to be woken elsewhere.
+    has to be woken elsewhere. ``limited``: whether the host has a limit, which other hosts see by the lease's name.
     """
 
-    def __init__(self, address: str, holder: str, *, lost: Callable[[], None]) -> None:
+    def __init__(self, address: str, holder: str, *, lost: Callable[[], None], limited: bool = True) -> None:
         self.id = address
         # Hosts of two machines may have one loopback address.
-        self._name, self._holder, self._lost = f"{LEASES}{address}/{uuid4().hex[:8]}", holder, lost
+        self._name = f"{LEASES}{address}/{uuid4().hex[:8]}{'' if limited else NO_LIMIT}"
+        self._holder, self._lost = holder, lost
         self._loop = asyncio.get_running_loop()
         self._beat = monotonic()
         self.renewed: float | None = None

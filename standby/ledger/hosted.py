@@ -32,6 +32,10 @@ LEASES = "host/"
 """How the names of hosts' leases begin; what follows is the host's wake address, and what tells it from another's."""
 
 
+NO_LIMIT = "/no-limit"
+"""How those names end whose hosts run any number of agents at the same time: nothing waits for a slot there."""
+
+
 class _Statements:
     def __init__(self, database: Database) -> None:
         lingers = (runs.c.id == bindparam("run"), runs.c.attempt == bindparam("lingers"), runs.c.hold == Hold.WARM)
@@ -159,11 +163,12 @@ class Hosted:
         return [(row.holder, bool(row.alive)) for row in rows]
 
     async def whose(self, run_id: str) -> Row[Any] | None:
-        """``state, holder, hold, ended_at, confirmed`` of the run, and whether the lease of who has it is ``alive``:
-        its host's, if it is parked warm."""
+        """``state, attempt, holder, hold, ended_at, confirmed`` of the run, whether the lease of who has it is
+        ``alive`` (its host's, if it is parked warm), and whether that host has a limit: ``limited``."""
         alive = case((runs.c.hold == Hold.WARM, self._host_lives()), else_=runs.c.lease_expires_at > clock.utcnow())
-        of_it = (runs.c.state, runs.c.holder, runs.c.hold, runs.c.ended_at, runs.c.confirmed)
-        rows = await self._db.read(select(*of_it, alive.label("alive")).where(runs.c.id == run_id))
+        of_it = (runs.c.state, runs.c.attempt, runs.c.holder, runs.c.hold, runs.c.ended_at, runs.c.confirmed)
+        judged = (alive.label("alive"), (~self._is_without_limit()).label("limited"))
+        rows = await self._db.read(select(*of_it, *judged).where(runs.c.id == run_id))
         return rows[0] if rows else None
 
     async def adopt(self, deployments: Iterable[str], address: str) -> int:
@@ -222,6 +227,7 @@ class Hosted:
         rows = await self._db.read(
             select(runs.c.id, runs.c.attempt)
             .where(*_WARM_AND_READY, runs.c.holder != holder, runs.c.ready_at < since, self._of(deployments))
+            .where(~self._is_without_limit())
             .order_by(runs.c.ready_at)
             .limit(limit)
         )
@@ -245,6 +251,15 @@ class Hosted:
             select(leases.c.name)
             .where(leases.c.name.startswith(LEASES), leases.c.holder == runs.c.holder)
             .where(leases.c.expires_at > clock.utcnow())
+            .exists()
+        )
+
+    def _is_without_limit(self) -> ColumnElement[bool]:
+        """Whether the run's holder is a host that runs any number at the same time."""
+        return (
+            select(leases.c.name)
+            .where(leases.c.name.startswith(LEASES), leases.c.holder == runs.c.holder)
+            .where(leases.c.name.endswith(NO_LIMIT))
             .exists()
         )
 

@@ -19,7 +19,7 @@ from standby.parking.client import (
 from standby.parking.forms import description_of, form_schema
 from standby.parking.logs import calm_logs
 from standby.parking.pausing import pause
-from standby.parking.suspending import is_paused_by_somebody, show_suspended, suspend, tell_log
+from standby.parking.suspending import is_paused_by_somebody, is_resumed_from, show_suspended, suspend, tell_log
 from standby.parking.waking import cancel, wake, wake_parents
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "form_schema",
     "has_run",
     "is_paused_by_somebody",
+    "is_resumed_from",
     "is_retry",
     "pause",
     "retried_since",

@@ -26,7 +26,7 @@ from standby.states import Hold, RunState, WaitKind, WaitState
 from standby.waits import command_for
 from standby.wakeups import call
 
-_OUR_KEY = re.compile(r"[0-9a-f]{32}(-\d+)+")
+_OUR_KEY = re.compile(r"[0-9a-f]{32}-\d+(-(?P<attempt>\d+))?(-\d+)*")
 """The pause keys of runs that park: a wait's id, its opening, the attempt, and how often that has paused."""
 
 
@@ -109,6 +109,14 @@ def is_paused_by_somebody(state: State[Any]) -> bool:
     """Whether it was not the run that has parked: somebody pressed Pause in Prefect."""
     key = state.state_details.pause_key
     return state.type is StateType.PAUSED and (key is None or _OUR_KEY.fullmatch(key) is None)
+
+
+async def is_resumed_from(client: PrefectClient, run_id: UUID, attempt: int) -> bool:
+    """Whether it was this attempt that Prefect has last shown as parked: then a run that is scheduled was so since. The
+    times of the two do not say it, which are of different clocks."""
+    paused = [s for s in await careful(client).read_flow_run_states(run_id) if s.type is StateType.PAUSED]
+    ours = _OUR_KEY.fullmatch(paused[-1].state_details.pause_key or "") if paused else None
+    return ours is not None and ours["attempt"] == str(attempt)
 
 
 def tell_log(group: Group) -> None:

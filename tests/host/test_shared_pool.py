@@ -17,7 +17,7 @@ from standby import clock, settings
 from standby.host import calling_over
 from standby.host.worker import HostWorker
 from standby.ledger import tables
-from standby.ledger.hosted import LEASES
+from standby.ledger.hosted import LEASES, NO_LIMIT
 from standby.ledger.tables import table_of
 from standby.states import RunState
 from tests.host.conftest import Inn, Run
@@ -112,6 +112,39 @@ async def test_what_waits_for_a_slot_in_another_host_goes_on_in_one_that_has_one
     inn.host.slots.leave("other")
     assert await run.result() == 8
     assert run.deeds("came") == 1
+
+
+@pytest.mark.parametrize("limit", [1], indirect=True)
+@pytest.mark.parametrize("there", ["gone on", "any number"])
+async def test_what_waits_for_no_slot_in_another_host_is_left_there(
+    inn: Inn, looks: list[str], monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """That host has gone on at once and parked again, and Prefect, which is told afterwards, shows the old resume; or
+    it has no limit, and goes on with it as soon as it can."""
+    monkeypatch.setattr(settings, "ELSEWHERE", timedelta())
+    run = await cold(inn)
+    lease = f"{LEASES}127.0.0.1:1/x{NO_LIMIT if there == 'any number' else ''}"
+    assert await inn.ledger.leases.take(lease, ELSEWHERE, timedelta(minutes=1))
+    attempt = 2 if there == "gone on" else 1
+    await is_held(inn, run, hold="warm", holder=ELSEWHERE, wake_address="127.0.0.1:1#x", attempt=attempt)
+    looks.clear()
+    await inn.client.resume_flow_run(UUID(run.id), run_input={"answer": 8})
+    await wait_until(lambda: looks.count(run.id) >= 3, shows=run.shown)
+    row = await run.row()
+    assert (row.holder, row.hold, row.attempt) == (ELSEWHERE, "warm", attempt)
+    assert (await run.prefect()).type is StateType.SCHEDULED, await run.shown()
+    await inn.ledger.leases.give_up(lease, ELSEWHERE)
+    assert await run.result() == 8
+    assert run.deeds("came") == 1
+
+
+@pytest.mark.parametrize("limit", [None, 1], indirect=True)
+async def test_a_host_says_in_its_lease_whether_it_has_a_limit(inn: Inn, limit: int | None) -> None:
+    run = await inn.start("visitor")
+    await run.is_warm()
+    row = await inn.ledger.hosted.whose(run.id)
+    assert row is not None
+    assert (row.alive, row.limited) == (True, limit is not None)
 
 
 @pytest.mark.parametrize("limit", [1], indirect=True)

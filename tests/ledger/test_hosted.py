@@ -8,10 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from standby import clock
 from standby.ledger import Ledger
-from standby.ledger.hosted import LEASES
+from standby.ledger.hosted import LEASES, NO_LIMIT
+from standby.ledger.tables import Run, table_of
 from standby.ledger.text import digest_of
 from standby.states import ENDED, CheckpointState, Hold, Need, Outcome, RunState, Verdict, WaitState
 from tests.support.seeds import ALL
@@ -114,6 +116,21 @@ async def test_a_host_calls_over_what_has_its_answer_and_waits_longest_in_anothe
     assert await hosted.waiting_elsewhere(mine, OTHER, clock.utcnow(), 9) == [("second", 1)], "the third has no answer"
     assert await hosted.claim_warm("second", 1, ME, LEASE) == 2
     assert not await hosted.call_over("second", 1, "127.0.0.1:9#second"), "who has it was first"
+
+
+async def test_nothing_waits_for_a_slot_in_a_host_that_runs_any_number(ledger: Ledger) -> None:
+    here, mine = ledger.hosted, {"deployment"}
+    waits = {run: await warm(ledger, run) for run in ("limited", "free")}
+    await ledger.database.write(update(table_of(Run)).where(table_of(Run).c.id == "free").values(holder=THIRD))
+    for address, holder, end in (("127.0.0.1:1/x", ME, ""), ("127.0.0.1:2/y", THIRD, NO_LIMIT)):
+        assert await ledger.leases.take(f"{LEASES}{address}{end}", holder, LEASE)
+    for wait in waits.values():
+        await answer(ledger, wait.id)
+    assert await here.waiting_elsewhere(mine, OTHER, clock.utcnow(), 9) == [("limited", 1)]
+    found = {run: await here.whose(run) for run in waits}
+    assert {run: (row.alive, row.limited, row.attempt) for run, row in found.items() if row} == {
+        "limited": (True, True, 1), "free": (True, False, 1),
+    }  # fmt: skip
 
 
 async def test_what_a_worker_of_prefect_has_parked_is_woken_through_prefect(ledger: Ledger) -> None:
