@@ -25,6 +25,7 @@ from standby.host.calling_over import call_over
 from standby.host.ends import Ends, is_over
 from standby.host.guest import Guest, Phase
 from standby.host.intake import Intake
+from standby.host.lasting import lasting
 from standby.host.lease import HostLease
 from standby.host.placing import Placing
 from standby.host.returns import Returns
@@ -116,8 +117,14 @@ class Host:
             self.open = True
             await self.take_back()
             await stack.enter_async_context(self.ledger.notifications.to(self.hear))
-            for loop in (lease.beats(), self.intake.loop(), self._look_loop(), self.warmth.watch(), tidy(self)):
-                self.start(loop)
+            for loop, undone in (
+                (lease.beats, "The host's lease is not renewed"),
+                (self.intake.loop, "Cold runs are not taken up"),
+                (self._look_loop, "Nobody looks for what this host has not heard of"),
+                (self.warmth.watch, "No run is let go to free memory"),
+                (partial(tidy, self), "The memory of attempts that are over is not given back"),
+            ):
+                self.start(lasting(loop, undone))
             if self._keep:
                 self.start(Keeper(self.ledger, self._open_client, self.following.tells_of).run())
             self._exit = stack.pop_all()
@@ -242,6 +249,8 @@ class Host:
                 await call_over(self)
         except LedgerUnavailable as error:
             log.warning("%s", error)
+        except Exception:
+            log.exception("The host looks again in %g s for what it has not heard of, and could not.", LOOK_SECONDS)
 
     async def refresh(self) -> None:
         """New deployments of the pool, what other hosts have left, and whatever was not heard."""
@@ -353,5 +362,11 @@ class Host:
     def start(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            what = getattr(task.get_coro(), "__qualname__", task.get_name())
+            log.error("The host has left off in the midst of %s, which is not done by now.", what, exc_info=error)

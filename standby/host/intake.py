@@ -106,8 +106,6 @@ class Intake:
 
     async def loop(self) -> None:
         while True:
-            await self._something.wait()
-            self._something.clear()
             while self._due and self._host.open:
                 if self._host.following.is_late:
                     await self._stand_aside()
@@ -120,15 +118,20 @@ class Intake:
                 del self.wanted[run_id]
                 task = self._host.start(self.take_up(run_id))
                 task.add_done_callback(lambda _: self._taking.release())
+            await self._something.wait()
+            self._something.clear()
 
     async def _stand_aside(self) -> None:
         """Until Prefect has caught up, without which nothing is taken up, who is warm need not wait behind these."""
         self._aside = True
-        self._give_up_turns()
-        await self._host.following.caught_up()
-        self._aside = False
-        for run_id in self.wanted:
-            self._line_up(run_id)
+        try:
+            self._give_up_turns()
+            await self._host.following.caught_up()
+        finally:
+            self._aside = False
+            self._due.clear()
+            for run_id in self.wanted:
+                self._line_up(run_id)
 
     def enters(self, run_id: str) -> bool:
         """Whether the caller is to begin the run, and call ``entered`` afterwards: it has no guest, and nobody else is
