@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from standby import clock, holder, settings
 from standby.errors import LedgerUnavailable
-from standby.host.calling_over import call_over
+from standby.host.calling_over import CallingOver
 from standby.host.ends import Ends, is_over
 from standby.host.guest import Guest, Phase
 from standby.host.intake import Intake
@@ -81,6 +81,7 @@ class Host:
         self.following = Following(self._is_waking_many)
         self.warmth = Warmth(ledger, lambda: (guest for guest in self.guests.values() if guest.phase is Phase.WARM))
         self.intake, self.returns, self.ends = Intake(self), Returns(self), Ends(self)
+        self.calling_over = CallingOver(self)
         self.holder = holder.this_process()
         self.address = ""
         self.deployments: set[str] = set()
@@ -159,6 +160,7 @@ class Host:
         goes to its next checkpoint and is left there."""
         self.open = False
         self.intake.stop()
+        await self.calling_over.end()
         with suppress(LedgerUnavailable):
             await self.ledger.hosted.disown(self.address)
             await self.ledger.hosted.abandon(self.holder)
@@ -246,7 +248,7 @@ class Host:
             if self.slots.waiting:
                 await self._compare()  # another may have called some of them over
             else:
-                await call_over(self)
+                self.calling_over.begin()
         except LedgerUnavailable as error:
             log.warning("%s", error)
         except Exception:

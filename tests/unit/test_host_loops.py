@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import InvalidRequestError
 
+from standby import settings
 from standby.host import host as host_module
 from standby.host import lasting, tidying, warmth
 from standby.host.host import Host
 from standby.ledger import Ledger
 from standby.parking.following import Following
+from standby.states import Hold
+from tests.ledger.acts import ME
 from tests.support.waiting import wait_until
 from tests.unit.test_guests import RUN, Placing, Prefect, ready
 
@@ -56,6 +61,14 @@ class Failing:
 
     async def awaited(self, *_: Any) -> Any:
         return self()
+
+
+class Loading(Placing):
+    """Takes its time to load the code, and finds it."""
+
+    async def of(self, flow_run: Any) -> Any:
+        await super().of(flow_run)
+        return SimpleNamespace(flow="agent")
 
 
 def said(caplog: pytest.LogCaptureFixture, what: str) -> list[logging.LogRecord]:
@@ -114,6 +127,44 @@ async def test_a_loop_that_fails_goes_on(
     if owner == "slots":
         placing: Any = host.placing
         await wait_until(lambda: placing.asked)
+
+
+async def test_a_host_looks_on_while_the_code_of_what_it_would_call_over_is_loaded(
+    host: Host, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One at a time; and a host that ends meanwhile calls nothing over."""
+    monkeypatch.setattr(settings, "ELSEWHERE", timedelta())
+    failing, placing = Failing(), Loading()
+    failing.mended = True
+    monkeypatch.setattr(host, "placing", placing)
+    await ready(ledger, hold=Hold.WARM)  # in another host
+    monkeypatch.setattr(host.ledger.hosted, "warm_and_ready", failing.awaited)
+    await wait_until(lambda: placing.asked)
+    so_far = failing.calls
+    await wait_until(lambda: failing.calls >= so_far + MANY)
+    assert placing.asked == 1
+    await host.leave(grace=0.0)
+    placing.loaded.set()
+    await wait_until(lambda: not host.calling_over.under_way)
+    row = await ledger.runs.get(RUN)
+    assert row is not None
+    assert (row.holder, row.hold, row.attempt) == (ME, Hold.WARM, 1)
+
+
+async def test_nothing_is_called_over_for_a_slot_that_was_taken_while_its_code_was_loaded(
+    host: Host, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ELSEWHERE", timedelta())
+    placing = Loading()
+    monkeypatch.setattr(host, "placing", placing)
+    await ready(ledger, hold=Hold.WARM)
+    await wait_until(lambda: placing.asked)
+    await host.slots.enter("other")
+    placing.loaded.set()
+    await wait_until(lambda: not host.calling_over.under_way)
+    row = await ledger.runs.get(RUN)
+    assert row is not None
+    assert (row.holder, row.hold, row.attempt) == (ME, Hold.WARM, 1)
 
 
 async def test_work_that_a_host_has_begun_and_that_fails_is_named(host: Host, caplog: pytest.LogCaptureFixture) -> None:
