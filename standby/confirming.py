@@ -40,6 +40,9 @@ SHOWN_AS = {
 
 FAILURES = (StateType.FAILED, StateType.CRASHED)
 
+TO_BE_SHOWN = "It has completed, and is to be shown so."
+"""What the state says by which a completed run is run again to be shown so."""
+
 TRIES = 3
 """So many attempts that were to show that their run has completed, and failed or crashed: none will, and it is shown
 without its result."""
@@ -103,7 +106,7 @@ class Confirming:
             if state.type in ENDED_IN_PREFECT:
                 log.info("Run %s has completed, and is run again to be shown so, not as %s.", run.id, state.name)
                 # By a name that says that its cancel does not stand.
-                again: State[Any] = Scheduled(message="It has completed, and is to be shown so.")
+                again: State[Any] = Scheduled(message=TO_BE_SHOWN)
                 await client.set_flow_run_state(UUID(run.id), again, force=True)
             else:
                 self._waker.add(run.id, presumed_dead=True)

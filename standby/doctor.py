@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from datetime import timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -16,14 +17,16 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
 from standby import clock, settings
-from standby.confirming import SHOWN_AS
+from standby.confirming import SHOWN_AS, TO_BE_SHOWN
 from standby.connect import ASK_SECONDS, is_slow
 from standby.ledger import Ledger
+from standby.parking import retried_since
 from standby.projection import states_of
+from standby.reconciling import ENDED_IN_PREFECT
 from standby.states import ENDED, RunState
 from standby.values import one_line
 
@@ -167,11 +170,18 @@ async def _about_ends(client: PrefectClient, runs: dict[str, Any]) -> list[Findi
         for run_id, state in (
             await states_of(client, ids, [type_ for type_ in StateType if type_ != shown_as])
         ).items():
-            is_retried = state.type is StateType.SCHEDULED and ended is not RunState.COMPLETED
-            if state.timestamp < late and not is_retried:
+            if state.timestamp < late and not await _is_retried(client, runs[run_id], state):
                 what = f"is {ended} in the ledger and {state.name} in Prefect"
                 found.append(Finding(run_id, what, OTHER_END))
     return found
+
+
+async def _is_retried(client: PrefectClient, run: Any, state: State[Any]) -> bool:
+    """Whether somebody has had the run started again since it ended, and it is on its way: not the keeper, which has a
+    completed one run again only to be shown so."""
+    if state.type in ENDED_IN_PREFECT or state.message == TO_BE_SHOWN:
+        return False
+    return await retried_since(client, UUID(run.id), run.ended_after, run.ended_at)
 
 
 async def _about_starting(client: PrefectClient, runs: dict[str, Any]) -> list[Finding]:

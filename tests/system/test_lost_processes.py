@@ -216,6 +216,32 @@ async def test_the_doctor_names_a_run_that_prefect_shows_with_another_end(
     assert await audit(scene.ledger, scene.client) == []
 
 
+@pytest.mark.parametrize(
+    ("ended", "then", "found"),
+    [
+        (RunState.COMPLETED, [Completed(), Scheduled(name="AwaitingRetry")], False),
+        (RunState.FAILED, [Failed(), Scheduled(name="AwaitingRetry"), Pending()], False),
+        (RunState.CANCELLED, [Cancelled(), Scheduled(name="AwaitingRetry"), Scheduled(name="Late")], False),
+        (RunState.FAILED, [Failed(), Scheduled(name="Resuming"), Pending()], True),
+        (RunState.COMPLETED, [Scheduled(name="AwaitingRetry"), Running(), Failed()], True),
+        (RunState.COMPLETED, [Failed(), Scheduled(message=confirming.TO_BE_SHOWN)], True),
+    ],
+    ids=["in its queue", "pending", "late", "woken", "failed since", "to be shown"],
+)
+async def test_the_doctor_leaves_a_retry_to_who_has_asked_for_it(
+    scene: Scene, ended: RunState, then: list[State], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sets the run to its former end in Prefect undoes that. Not what has come to an end since, nor what only the
+    keeper or a wake has scheduled."""
+    monkeypatch.setattr(doctor, "LATE", timedelta(0))
+    run_id = str(scene.run_id)
+    attempt = (await acts.claim(scene.ledger, run_id)).attempt
+    await scene.ledger.runs.end(run_id, attempt, ended, error="no")
+    await scene.passes(*then)
+    findings = [finding.problem for finding in await audit(scene.ledger, scene.client) if finding.run_id == run_id]
+    assert findings == [f"is {ended} in the ledger and {then[-1].name} in Prefect"] * found
+
+
 @pytest.mark.usefixtures("little_grace")
 @pytest.mark.parametrize("last_seen", LAST_SEEN)
 async def test_a_failed_run_that_is_retried_at_once_is_not_failed_again(scene: Scene, last_seen: str) -> None:
