@@ -169,8 +169,14 @@ def signal(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Look for what must not be: in the ledger, and between it and Prefect. Exit code 1 if anything is found."""
+def doctor(
+    all: Annotated[bool, typer.Option("--all", "-a", help="Ask Prefect about all runs that ever ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for what must not be: in the ledger, and between it and Prefect. Exit code 1 if anything is found.
+
+    Of the runs that have ended it asks Prefect about those of the last day, and those whose end Prefect has not been
+    seen to know."""
 
     async def work() -> int:
         from contextlib import AsyncExitStack
@@ -182,7 +188,7 @@ def doctor(as_json: Json = False) -> None:
         async with open_ledger() as (ledger, place), AsyncExitStack() as stack:
             client = await stack.enter_async_context(open_prefect(place.api_url)) if place.api_url else None
             try:
-                findings = await audit(ledger, client)
+                findings = await audit(ledger, client, all_ends=all)
             except httpx.HTTPError as error:
                 raise ConnectionError(no_answer(error)) from error
         if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -32,6 +32,10 @@ from standby.values import one_line
 
 LATE = timedelta(seconds=60)
 """What the keeper has not done by then is a finding."""
+
+LATELY = timedelta(days=1)
+"""About a run that ended before this, and that Prefect was seen to show so, it is asked only on demand: of those there
+are ever more."""
 
 REMEDY = "Was it deleted there? `standby cancel RUN` ends it. Is this another server? Correct PREFECT_API_URL."
 
@@ -64,8 +68,9 @@ async def _away(client: PrefectClient) -> object | None:
         return error
 
 
-async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Finding]:
-    """All findings; empty when all is well. Without a client Prefect is not compared."""
+async def audit(ledger: Ledger, client: PrefectClient | None = None, *, all_ends: bool = False) -> list[Finding]:
+    """All findings; empty when all is well. Without a client Prefect is not compared. ``all_ends``: Prefect is asked
+    about all runs that have ended, not only about those it has not been seen to know of, and those of the last day."""
     runs = {run.id: run for run in await ledger.runs.all(ended=True)}
     waits = await ledger.waits.open_ones()
     findings = [
@@ -78,7 +83,8 @@ async def audit(ledger: Ledger, client: PrefectClient | None = None) -> list[Fin
         away = await _away(client)
         if away is None:
             findings += await _about_prefect(client, runs)
-            findings += await _about_ends(client, runs)
+            since = None if all_ends else clock.utcnow() - LATELY
+            findings += await _about_ends(client, runs, since)
             findings += await _about_starting(client, runs)
         elif await is_slow(str(client.api_url), away):
             findings.append(Finding(None, f"Prefect at {client.api_url} does not answer in time", "Try again."))
@@ -161,12 +167,16 @@ async def _about_prefect(client: PrefectClient, runs: dict[str, Any]) -> list[Fi
     return found
 
 
-async def _about_ends(client: PrefectClient, runs: dict[str, Any]) -> list[Finding]:
-    """Runs that have ended, and that Prefect shows in another state; those that are gone there are not missed."""
+async def _about_ends(client: PrefectClient, runs: dict[str, Any], since: datetime | None) -> list[Finding]:
+    """Runs that have ended, and that Prefect shows in another state; those that are gone there are not missed.
+    ``since``: not those that had ended before, and that Prefect has been seen to know of."""
     late = clock.utcnow() - LATE
+    asked = [run for run in runs.values() if run.deployment_id and RunState(run.state) in ENDED and run.ended_at < late]
+    if since is not None:
+        asked = [run for run in asked if not run.confirmed or run.ended_at > since]
     found = []
     for ended, shown_as in SHOWN_AS.items():
-        ids = [run.id for run in runs.values() if run.state == ended and run.deployment_id and run.ended_at < late]
+        ids = [run.id for run in asked if run.state == ended]
         for run_id, state in (
             await states_of(client, ids, [type_ for type_ in StateType if type_ != shown_as])
         ).items():

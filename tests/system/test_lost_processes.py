@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -14,13 +14,15 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled, Suspended
+from sqlalchemy import update
 
-from standby import confirming, doctor, holder, reconciling, settings
+from standby import clock, confirming, doctor, holder, reconciling, settings
 from standby.cancelling import cancelled
 from standby.doctor import audit
 from standby.errors import UsageError
 from standby.keeper import Keeper
 from standby.ledger import Ledger
+from standby.ledger.tables import Run, table_of
 from standby.patience import Patience
 from standby.states import RunState
 from tests.ledger import acts
@@ -240,6 +242,37 @@ async def test_the_doctor_leaves_a_retry_to_who_has_asked_for_it(
     await scene.passes(*then)
     findings = [finding.problem for finding in await audit(scene.ledger, scene.client) if finding.run_id == run_id]
     assert findings == [f"is {ended} in the ledger and {then[-1].name} in Prefect"] * found
+
+
+async def test_the_doctor_asks_prefect_about_who_has_ended_long_ago_only_if_it_was_never_confirmed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, unconfirmed, late, lately = str(scene.run_id), *(str(uuid4()) for _ in range(3))
+    for run_id in (old, unconfirmed, late, lately):
+        attempt = (await acts.claim(scene.ledger, run_id)).attempt
+        await scene.ledger.runs.end(run_id, attempt, RunState.FAILED, error="no")
+    await scene.ledger.runs.confirm([old, late, lately])
+    runs = table_of(Run)
+    for these, age in (([old, unconfirmed], 25), ([late], 23)):
+        long_ago = clock.utcnow() - timedelta(hours=age)
+        await scene.ledger.database.write(update(runs).where(runs.c.id.in_(these)).values(ended_at=long_ago))
+    asked: set[str] = set()
+
+    async def states_of(_: PrefectClient, run_ids: Iterable[str], *types: object) -> dict[str, State]:
+        asked.update(run_ids)
+        return {}
+
+    with monkeypatch.context() as watched:
+        watched.setattr(doctor, "states_of", states_of)
+        await audit(scene.ledger, scene.client)
+        assert asked == {unconfirmed, late}, "the last has had no minute yet"
+        await audit(scene.ledger, scene.client, all_ends=True)
+        assert asked == {old, unconfirmed, late}
+    await scene.passes(Completed())
+    monkeypatch.setattr(doctor, "LATE", timedelta(0))
+    assert [finding for finding in await audit(scene.ledger, scene.client) if finding.run_id == old] == []
+    [finding] = [one for one in await audit(scene.ledger, scene.client, all_ends=True) if one.run_id == old]
+    assert finding.problem == "is failed in the ledger and Completed in Prefect"
 
 
 @pytest.mark.usefixtures("little_grace")

@@ -128,6 +128,7 @@ async def test_the_doctor_finds_what_must_not_be_and_says_what_to_do(
     said = await standby("doctor", "--json")
     assert (said.code, said.json) == (0, [])
     assert (await standby("doctor")).out == "All is well.\n"
+    assert (await standby("doctor", "--all")).out == "All is well.\n"
     [wait] = await parked(ledger, PAY)
     assert (await standby("doctor")).code == 0
     await ledger.database.write(delete(table_of(Wait)).where(table_of(Wait).c.id == wait.id))
