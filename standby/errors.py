@@ -35,8 +35,9 @@ class StandbyError(Exception):
 
 class LedgerUnavailable(StandbyError, ConnectionError):
     def __init__(self, url: str, reason: object) -> None:
+        why = str(reason) or type(reason).__name__  # a timeout's own text is empty
         super().__init__(
-            f"The ledger at {url} cannot be used: {reason}. "
+            f"The ledger at {url} cannot be used: {why}. "
             "Check STANDBY_LEDGER_URL, that the database runs, and that its disk has room."
         )
 

@@ -52,6 +52,17 @@ async def test_an_address_that_will_not_do_is_named_without_its_password(url: st
     assert "Check STANDBY_LEDGER_URL" in str(refused.value)
 
 
+async def test_a_postgresql_that_does_not_answer_in_time_is_said_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of a timeout is empty."""
+
+    async def connect(*_: Any, **__: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    with pytest.raises(LedgerUnavailable, match=r"127\.0\.0\.1:1/x cannot be used: TimeoutError\. Check"):
+        await Ledger.connect("postgresql://root@127.0.0.1:1/x")
+
+
 @pytest.mark.parametrize("role", ["root:s3cret@{host}/no_such_database", "no_such_role:s3cret@{host}/test"])
 async def test_a_postgresql_that_does_not_let_us_in_is_named(postgres_url: str, role: str) -> None:
     host = postgres_url.partition("@")[2].partition("/")[0]
