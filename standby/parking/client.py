@@ -39,7 +39,7 @@ async def prefect_for(run_id: str) -> AsyncIterator[Careful]:
     try:
         async with get_client() as client:
             yield careful(client)
-    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+    except (httpx.RequestError, PrefectHTTPStatusError) as error:
         if not is_busy(error):
             raise
         log.warning("Prefect cannot be reached, so run %s stops here until it can: %s", run_id, error)

@@ -47,7 +47,7 @@ LATE_SECONDS = 30.0
 TRIES = 12
 """How often a change is sent that the server answers with an error of its own, or refuses, within half a minute."""
 
-AWAY = (429, 502, 503, 504)
+AWAY = (408, 429, 502, 503, 504)
 """Answers of a server that is too busy or away, whatever it was asked. A page where its JSON should be is another."""
 
 
@@ -60,7 +60,7 @@ def is_away(error: Exception) -> bool:
     """Whether the server, or the ledger, is away or too busy, so that it says nothing about this call."""
     if isinstance(error, PrefectHTTPStatusError):
         return error.response.status_code in AWAY
-    return isinstance(error, httpx.TransportError | JSONDecodeError | LedgerUnavailable)
+    return isinstance(error, httpx.RequestError | JSONDecodeError | LedgerUnavailable)
 
 
 class Gate:

@@ -74,6 +74,18 @@ async def test_a_page_of_a_proxy_is_no_answer(following: Following) -> None:
     assert await following.later("run", spoiled) == "told"
 
 
+@pytest.mark.parametrize("error", [busy(408), httpx.DecodingError("no gzip"), httpx.TooManyRedirects("in circles")])
+async def test_what_a_proxy_says_for_itself_is_no_answer(following: Following, error: Exception) -> None:
+    server, spoiled = Server(), [error] * 2
+
+    async def call() -> str:
+        if spoiled:
+            raise spoiled.pop()
+        return await server.takes("told")()
+
+    assert await following.later("run", call) == "told"
+
+
 async def test_runs_do_not_wait_for_each_other(following: Following) -> None:
     gate = asyncio.Event()
     held = following.later("one", gate.wait)
