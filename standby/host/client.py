@@ -16,6 +16,7 @@ from prefect.context import AsyncClientContext, ContextModel
 from prefect.exceptions import ObjectNotFound
 from prefect.types._datetime import now
 
+from standby.believing import careful
 from standby.ledger import Ledger
 from standby.parking.following import Following
 from standby.projection import states_of
@@ -91,7 +92,7 @@ class RunClient(PrefectClient):
             return await self._end(state)
 
         async def set_state() -> OrchestrationResult[Any]:
-            return await PrefectClient.set_flow_run_state(self, flow_run_id, state, force)
+            return await PrefectClient.set_flow_run_state(careful(self), flow_run_id, state, force)
 
         return await self._in_turn(set_state)
 

@@ -29,6 +29,7 @@ from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
 
 from standby import settings
+from standby.believing import careful
 from standby.errors import CodeNotLoaded, LedgerUnavailable, UsageError
 from standby.host.bounds import deployments_of, is_bound
 from standby.host.configuration import HostConfiguration, HostVariables
@@ -377,7 +378,7 @@ class HostWorker(ProcessWorker):
         assert self.host is not None
 
         async def propose() -> State[Any]:
-            return await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+            return await propose_state(careful(self.client), Pending(), flow_run_id=flow_run.id)
 
         proposed: asyncio.Future[State[Any]] = self.host.following.later(str(flow_run.id), propose)
         await asyncio.wait([proposed])

@@ -29,6 +29,7 @@ from tests.support.server import PrefectServer
 from tests.support.waiting import WITHIN, wait_until
 
 Spoil = Callable[..., list[int]]
+Spoiled = Callable[[int, httpx.Request], httpx.Response]
 
 AGENTS = Path(__file__).parent / "agents"
 
@@ -179,31 +180,41 @@ def calls(inn: Inn) -> Callable[[], list[str]]:
     return since
 
 
+def page(status: int, request: httpx.Request) -> httpx.Response:
+    return httpx.Response(status, html="<p>maintenance</p>", request=request)
+
+
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spoil]:
-    """The next requests of this kind (``holding``: in their body) are answered with a page, by default one; the
-    statuses of those that were. ``lands``: Prefect has them all the same."""
-    rules: list[tuple[str, str, int, bytes, int, bool, list[int]]] = []
+    """The next requests of this kind (``holding``: in their body) are answered with a page, by default one, or as
+    ``answer`` says; the statuses of those that were. ``lands``: Prefect has them all the same."""
+    rules: list[tuple[str, str, int, bytes, int, bool, Spoiled, list[int]]] = []
     send = httpx.AsyncClient.send
 
     async def sent(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
         for rule in rules:
-            method, ending, status, holding, times, lands, done = rule
+            method, ending, status, holding, times, lands, answer, done = rule
             asked = request.method == method and request.url.path.endswith(ending)
             if asked and len(done) < times and holding in request.content:
                 done.append(status)
                 if lands:
                     await send(self, request, **options)
-                return httpx.Response(status, html="<p>maintenance</p>", request=request)
+                return answer(status, request)
         return await send(self, request, **options)
 
     monkeypatch.setattr(httpx.AsyncClient, "send", sent)
 
     def add(
-        method: str, ending: str, status: int, holding: bytes = b"", times: int = 1, lands: bool = False
+        method: str,
+        ending: str,
+        status: int,
+        holding: bytes = b"",
+        times: int = 1,
+        lands: bool = False,
+        answer: Spoiled = page,
     ) -> list[int]:
         done: list[int] = []
-        rules.append((method, ending, status, holding, times, lands, done))
+        rules.append((method, ending, status, holding, times, lands, answer, done))
         return done
 
     yield add
