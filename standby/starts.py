@@ -24,6 +24,7 @@ from prefect.utilities.schema_tools import validate
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from standby import clock, settings
+from standby.believing import careful
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.starts import NewStart
@@ -202,7 +203,7 @@ async def follow_starts(
         del failing[gone]
     for start in unstarted:
         try:
-            run_id = await make_run(ledger, start, client)
+            run_id = await _made(ledger, start, client)
         except Exception as error:
             if await is_out_of_reach(client, error):
                 raise
@@ -217,6 +218,15 @@ async def follow_starts(
         if state is None or state.type in _ENDED:
             cancelled = state is not None and state.type is StateType.CANCELLED
             await ledger.starts.close(start.id, RunState.CANCELLED if cancelled else RunState.FAILED)
+
+
+async def _made(ledger: Ledger, start: Any, client: PrefectClient) -> str:
+    try:
+        return await make_run(ledger, start, client)
+    except PrefectHTTPStatusError as error:
+        if not _says_no(error):
+            raise
+        return await make_run(ledger, start, careful(client))  # one refusal may be a proxy's
 
 
 async def _not_made(ledger: Ledger, start: Any, error: Exception, failing: dict[str, datetime]) -> None:

@@ -159,6 +159,26 @@ async def test_what_prefect_refuses_for_good_is_given_up_and_its_signals_are_dea
     assert (await send(desk, deployment, {"n": 2})).run_id is not None
 
 
+@pytest.mark.parametrize("said", [{"json": {"message": "from a gateway"}}, {"html": "<p>no</p>"}], ids=["json", "page"])
+async def test_no_start_is_given_up_for_one_refusal_of_a_proxy(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    await send(desk, await deployed(desk), {"n": 1}, api_url=None, delivery_id="d")
+    asks, spoiled = httpx.AsyncClient.send, []
+
+    async def asked(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
+        if request.url.path.endswith("/create_flow_run") and not spoiled:
+            spoiled.append(400)
+            return httpx.Response(400, request=request, **said)
+        return await asks(self, request, **options)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", asked)
+    start = (await followed(desk))["7"]
+    assert spoiled
+    assert start.run_id is not None
+    assert (await became(desk))["d"][0] == "delivered"
+
+
 @pytest.mark.parametrize("error", [KeyError("odd"), ValueError("\0\ud800"), httpx.ReadTimeout("slow")])
 async def test_a_start_that_goes_wrong_keeps_no_other_from_being_made(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception
