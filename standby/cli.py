@@ -22,7 +22,7 @@ from standby.cli_host import host
 from standby.connect import answers, open_prefect
 from standby.errors import UnknownRun, UsageError
 from standby.ledger import Ledger
-from standby.states import Disposition, RunState, Verdict
+from standby.states import ENDED, Disposition, RunState, Verdict
 from standby.tables import ITS_TURN, asked, plain, print_table, questions_of, runs_table
 from standby.terminal import Json, err, escaped, name_of, no_answer, open_ledger, out, own_words, perform, tell
 from standby.waits.showing import program
@@ -112,7 +112,9 @@ def cancel(run: RunTarget, as_json: Json = False) -> None:
 def signal(
     topic: str,
     payload: Annotated[str, typer.Argument(metavar="[JSON]")] = "null",
-    key: Annotated[str | None, typer.Option(help="The correlation key, such as an order number.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="The correlation key, such as an order number; of agent.stop the run.")
+    ] = None,
     delivery: Annotated[
         str | None, typer.Option("--id", help="Delivery id: the same one again changes nothing.")
     ] = None,
@@ -138,9 +140,10 @@ def signal(
             if name is not None:
                 name_of(name, what)
         async with open_ledger() as (ledger, place):
+            meant = key if topic != topics.STOP else await _to_stop(ledger, key)
             with own_words():
                 made = await doors.signal(
-                    ledger, topic=topic, key=key, payload=payload, source=source, delivery_id=delivery,
+                    ledger, topic=topic, key=meant, payload=payload, source=source, delivery_id=delivery,
                     api_url=place.api_url, start=_to_start(start, payload_as),
                 )  # fmt: skip
         started = f"Run {made.run_id} is started with it." if made.run_id else "A run will be started with it."
@@ -148,7 +151,7 @@ def signal(
             Disposition.DELIVERED: f"Delivered to run {made.run_id}.",
             Disposition.BUFFERED: f"No run waits for it yet, {_under(key)}: it is kept for seven days."
             if topic != topics.STOP
-            else f"The agent stops before its next model request; until then this is kept, {_under(key)}.",
+            else f"The agent stops before its next model request; until then this is kept, {_under(meant)}.",
             Disposition.DUPLICATE: f"This delivery was taken before{_became(made)}; nothing changed."
             if made.first is not Disposition.REJECTED
             else f"This delivery was refused before: {made.said}. Send it under a new --id.",
@@ -300,6 +303,22 @@ async def _one_run(ledger: Ledger, target: str) -> Any:
         listed = ", ".join(f"{run.id} ({run.name})" for run in found.values())
         raise UnknownRun(target, f"it could be any of {listed}")
     return found.popitem()[1]
+
+
+async def _to_stop(ledger: Ledger, target: str | None) -> str:
+    """The id of the run whose agents are to stop. Nobody takes a stop for a run that is over, or for none."""
+    if target is None:
+        raise UsageError(
+            "A stop needs the run that it stops: --key with its id (the beginning will do) or its name. `standby ps` "
+            "lists them."
+        )
+    run = await _one_run(ledger, target)
+    if RunState(run.state) in ENDED:
+        raise UsageError(
+            f"Run {run.name} has ended: it is {run.state}, and nothing is left to stop. `standby ps` lists the runs "
+            "that have not."
+        )
+    return str(run.id)
 
 
 def _print_run(run: dict[str, Any]) -> None:

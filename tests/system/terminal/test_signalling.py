@@ -13,7 +13,7 @@ from standby.ledger.tables import Wait, table_of
 from standby.states import RunState
 from tests.ledger import acts
 from tests.support.ports import reserved_port
-from tests.system.terminal.bench import PAY, REPORT, RUN, SETTLED, parked, standby
+from tests.system.terminal.bench import OTHER, PAY, REPORT, RUN, SETTLED, parked, standby
 
 
 async def test_a_signal_that_is_no_json_is_not_taken(ledger: Ledger) -> None:
@@ -175,3 +175,39 @@ async def test_a_ledger_that_cannot_be_used_is_said_in_a_sentence(
     said = await standby(command, *arguments)
     assert "'mysql' is neither sqlite nor postgresql" in said.sentence
     assert "secret" not in said.sentence
+
+
+@pytest.mark.parametrize("named", [f"name of {RUN}", RUN, "0b4b3a8e", "the wait"])
+async def test_a_stop_finds_its_run_as_the_other_commands_do(ledger: Ledger, named: str) -> None:
+    """By its name, its id or the beginning of it, or that of its wait; the agent looks for the whole id."""
+    [wait] = await parked(ledger, PAY)
+    said = await standby("signal", "agent.stop", '"enough"', "--key", wait.id[:8] if named == "the wait" else named)
+    assert (said.code, said.out) == (
+        0,
+        f"The agent stops before its next model request; until then this is kept, under the key {RUN}.\n",
+    )
+    assert [(one.topic, one.correlation) for one in await ledger.signals.all()] == [("agent.stop", RUN)]
+    assert await ledger.signals.is_kept("agent.stop", RUN)
+
+
+async def test_a_stop_that_would_reach_no_agent_is_refused_with_the_reason(ledger: Ledger) -> None:
+    for run in (RUN, OTHER):
+        await acts.claim(ledger, run)
+    assert await ledger.runs.end(OTHER, 1, RunState.COMPLETED, result="null")
+    why = {
+        "nonsense": "There is no agent run nonsense in the ledger. `standby ps --all` lists the ones it has.",
+        RUN[:8]: f"There is no one agent run {RUN[:8]}: it could be any of {RUN} (name of {RUN}), {OTHER} (name of "
+        f"{OTHER}); give the run's id. `standby ps --all` lists all runs.",
+        OTHER: f"Run name of {OTHER} has ended: it is completed, and nothing is left to stop. `standby ps` lists the "
+        "runs that have not.",
+    }
+    for key, sentence in why.items():
+        said = await standby("signal", "agent.stop", '"enough"', "--key", key)
+        assert (said.code, said.sentence) == (1, sentence)
+    said = await standby("signal", "agent.stop", '"enough"', "--json")
+    assert (said.code, said.json) == (
+        1,
+        {"error": "A stop needs the run that it stops: --key with its id (the beginning will do) or its name. "
+         "`standby ps` lists them."},
+    )  # fmt: skip
+    assert await ledger.signals.all() == []
