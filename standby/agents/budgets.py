@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from decimal import Decimal
+from math import inf
 from operator import add, attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -105,30 +106,38 @@ def _seconds(span: timedelta) -> str:
     return f"{span.total_seconds():.1f} s"
 
 
-def exhausted(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: int = 0) -> tuple[str, str] | None:
-    """Which limit forbids so many more model requests and tool calls, and why; None if none does."""
-    steps = spent.steps + requests + tool_calls
-    if budget.steps is not None and steps > budget.steps:
-        return (
-            "steps",
-            f"{spent.steps} of {budget.steps} steps are spent, and {requests + tool_calls} more are asked for",
-        )
-    if budget.tool_calls is not None and spent.tool_calls + tool_calls > budget.tool_calls:
-        return "tool_calls", (
-            f"{spent.tool_calls} of {budget.tool_calls} tool calls are spent, and {tool_calls} more are asked for"
-        )
+class Exhausted(NamedTuple):
+    """Which limit forbids more, and why. ``over``: more than so much on top of it, in its own unit, would not."""
+
+    what: str
+    why: str
+    over: float
+
+
+def exhausted(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: int = 0) -> Exhausted | None:
+    """Which limit forbids so many more model requests and tool calls; None if none does."""
+    more = requests + tool_calls
+    if budget.steps is not None and (over := spent.steps + more - budget.steps) > 0:
+        why = f"{spent.steps} of {budget.steps} steps are spent, and {more} more are asked for"
+        return Exhausted("steps", why, over - 1)
+    if budget.tool_calls is not None and (over := spent.tool_calls + tool_calls - budget.tool_calls) > 0:
+        why = f"{spent.tool_calls} of {budget.tool_calls} tool calls are spent, and {tool_calls} more are asked for"
+        return Exhausted("tool_calls", why, over - 1)
     if budget.tokens is not None and spent.unmeasured:
-        return "tokens", "the provider did not say how many tokens a model request took, and there is a limit in tokens"
-    if budget.tokens is not None and spent.tokens >= budget.tokens:
-        return "tokens", f"{spent.tokens:,} of {budget.tokens:,} tokens are spent"
+        why = "the provider did not say how many tokens a model request took, and there is a limit in tokens"
+        return Exhausted("tokens", why, inf)
+    if budget.tokens is not None and (over := spent.tokens - budget.tokens) >= 0:
+        return Exhausted("tokens", f"{spent.tokens:,} of {budget.tokens:,} tokens are spent", over)
     if budget.money is not None and (spent.unpriced or spent.unmeasured):
-        return "money", "the price of a model request is not known, and there is a limit in money"
+        return Exhausted("money", "the price of a model request is not known, and there is a limit in money", inf)
     if budget.money is not None and spent.money >= budget.money:
-        return "money", f"${spent.money} of ${budget.money} are spent"
+        return Exhausted("money", f"${spent.money} of ${budget.money} are spent", float(spent.money - budget.money))
     if budget.running is not None and spent.running >= budget.running:
-        return "running", f"{_seconds(spent.running)} of {_seconds(budget.running)} at work are over"
+        why = f"{_seconds(spent.running)} of {_seconds(budget.running)} at work are over"
+        return Exhausted("running", why, (spent.running - budget.running).total_seconds())
     if budget.wall is not None and spent.wall >= budget.wall:
-        return "wall", f"{_seconds(spent.wall)} of {_seconds(budget.wall)} are over"
+        why = f"{_seconds(spent.wall)} of {_seconds(budget.wall)} are over"
+        return Exhausted("wall", why, (spent.wall - budget.wall).total_seconds())
     return None
 
 

@@ -29,11 +29,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """Why there is no room: ``what`` is spent. ``unknown``: how much of it is not known. ``above``: it is the limit of
-    an agent that started this one."""
+    """Why there is no room: ``what`` is spent. ``over``: with more than so much on top there would be. ``unknown``: how
+    much of it is spent is not known. ``above``: it is the limit of an agent that started this one."""
 
     what: str
     why: str
+    over: float
     unknown: bool = False
     above: bool = False
 
@@ -59,9 +60,9 @@ def short_of(budget: Budget, spent: Spent, *, requests: int = 0, tool_calls: int
     found = exhausted(budget, spent, requests=requests, tool_calls=tool_calls)
     if found is None:
         return None
-    what, why = found
+    what = found.what
     unknown = (what == "money" and spent.unpriced) or (what in ("money", "tokens") and spent.unmeasured)
-    return Short(what, why, unknown=bool(unknown))
+    return Short(what, found.why, found.over, unknown=bool(unknown))
 
 
 def short_in(family: Sequence[Member], mine: Member, now: datetime, *, requests: int, tool_calls: int) -> Short | None:

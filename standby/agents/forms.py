@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from standby import clock
 from standby.agents.budgets import Budget
-from standby.waits import NEEDED
+from standby.agents.families import Short
+from standby.waits import NEEDED, Least
 
 APPROVED = Field(title="Approve", description="On: they are made, as changed or refused below. Off: none is made.")
 CHANGED = "Instead of the ones shown: all of the call's arguments, as one JSON object. Empty: the ones shown."
@@ -163,6 +165,31 @@ class More(Granted):
         return amount
 
 
+WHOLE = ("steps", "tool_calls", "tokens")
+"""Budgets of what there are only whole ones of."""
+
+
+def least_more(short: Short) -> Least:
+    """How much more of a budget helps, where it is short by so much now."""
+    return Least(
+        above=short.over,
+        why=short.why,
+        step=0.01 if short.what == "money" else 1,
+        whole=short.what in WHOLE,
+        since=clock.utcnow() if short.what == "wall" else None,
+    )
+
+
+def schema_of_more(least: Least) -> dict[str, Any]:
+    """JSON Schema of ``More`` for a question where so much helps."""
+    schema = More.model_json_schema()
+    amount = schema["properties"]["amount"]
+    amount |= {NEEDED: least.model_dump(mode="json", exclude_none=True), "description": f"What helps: {least.said}."}
+    if least.whole:
+        amount["type"] = "integer"
+    return schema
+
+
 def check_more(what: str, answer: More) -> None:
     """Raise ``ValueError`` for an approval of a part of what there are only whole ones of."""
     if answer.approved and more_budget(what, answer) is None:
@@ -175,7 +202,7 @@ def more_budget(what: str, answer: Granted) -> Budget | None:
         return None
     granted = min(answer.amount, MOST_MORE)  # before there was a bound, anything was taken
     amount: Any = int(granted)
-    if not amount and what in ("steps", "tool_calls", "tokens"):
+    if not amount and what in WHOLE:
         return None
     if what in ("running", "wall"):
         amount = timedelta(seconds=granted)

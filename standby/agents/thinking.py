@@ -22,14 +22,14 @@ from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
 from standby.agents.costs import Mark, Usage, called_within, usage_of
 from standby.agents.families import Short, short_of
-from standby.agents.forms import More, check_more, more_budget
+from standby.agents.forms import More, more_budget
 from standby.agents.gate import Gate
 from standby.agents.judging import judge
+from standby.agents.more import MoreApproval
 from standby.agents.parts import parts_of
 from standby.agents.permissions import may_be_called
 from standby.agents.recorder import Recorder
 from standby.agents.scope import AgentScope, AtStop, Permission
-from standby.agents.scoped import ScopedApproval
 from standby.agents.serving import Serving
 from standby.agents.thread import Thread
 from standby.agents.tracing import joined
@@ -38,7 +38,7 @@ from standby.states import CheckpointState
 from standby.stops import stopped_without_ledger
 from standby.topics import STOP
 from standby.waiting import wait_at
-from standby.waits import Approval, Signal
+from standby.waits import Signal
 
 R = TypeVar("R")
 
@@ -354,7 +354,7 @@ class Thinking:
                 return
             if self.scope.at_stop is not AtStop.ASK or short.final:
                 raise self._stop(short.what, short.why, short.remedy)
-            granted = await self._here(lambda short=short: self._ask_for_more(short.what, short.why))  # type: ignore[misc]
+            granted = await self._here(lambda short=short: self._ask_for_more(short))  # type: ignore[misc]
             if granted is None:
                 raise self._stop(short.what, f"{short.why}, and no more was granted")
             self.thread.grant(granted)
@@ -375,25 +375,19 @@ class Thinking:
         purse = await self.thread.open_purse()
         return self.scope.model_copy(update={"budget": await purse.left(), "purse": purse.id})
 
-    async def _ask_for_more(self, what: str, why: str) -> Budget | None:
+    async def _ask_for_more(self, short: Short) -> Budget | None:
         """Ask a person for more; None if there is none to be had. Only in the own task."""
-        thread, number = self.thread, 1
-        while (entry := thread.entry(key := f"{thread.turn}.more.{what}.{number}")) is not None:
-            if entry.state != CheckpointState.RECORDED:
-                break
+        thread, what, number = self.thread, short.what, 1
+        while (place := thread.place(key := f"{thread.turn}.more.{what}.{number}")).key in self.answered or (
+            (entry := thread.entry(key)) is not None and entry.state == CheckpointState.RECORDED
+        ):
             number += 1
         await thread.close_left(f"{thread.turn}.more.", but=key)
         asking_ = self.scope.asking
         nobody = More(approved=False, comment="Nobody answered in time.")
         timed: dict[str, Any] = {} if asking_.within is None else {"within": asking_.within, "otherwise": nobody}
-        question: Approval[Any] = ScopedApproval(
-            self,
-            f"May {thread.name} spend more {MORE_IN[what]}?",
-            form=More,
-            show=f"It stopped because {why}.\n\nSo far: {thread.spent_now().said}.",
-            check=lambda answer: check_more(what, answer),
-            **timed,
-        )
+        question = MoreApproval(self, f"May {thread.name} spend more {MORE_IN[what]}?", short, **timed)
         thread.set_aside()
-        answer = (await self._waited(lambda: wait_at(thread.place(key), {"": question})))[""]
+        answer = (await self._waited(lambda: wait_at(place, {"": question})))[""]
+        self.answered[place.key] = answer
         return more_budget(what, answer)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from standby.errors import AnswerRefused, NotStorable
 from standby.states import WaitKind
 from standby.values import Codec, problems_of
+from standby.waits.least import too_little
 from standby.waits.names import imported
 
 
@@ -39,6 +40,8 @@ def checked_answer(wait: Any, text: str, whole: str = "answer") -> str:
         raise AnswerRefused(wait.key, [(whole, str(error.__cause__))]) from error
     except Exception as error:  # a validator of the form that fails on what it was given
         raise AnswerRefused(wait.key, [(whole, f"{type(error).__name__}: {error}")]) from error
+    if little := too_little(schema, json.loads(stored)):
+        raise AnswerRefused(wait.key, little)
     if found is not None:
         return stored
     try:

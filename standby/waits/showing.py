@@ -79,7 +79,8 @@ def why_unanswered(wait: Any) -> str:
 
 
 NEEDED = "needed_to_approve"
-"""In the JSON Schema of a field that has a default: whether who approves has to say another value."""
+"""In the JSON Schema of a field that has a default: whether who approves has to say another value; of a
+number perhaps which (``least.Least``)."""
 
 
 def command_for(wait: Any) -> str | None:

@@ -143,12 +143,9 @@ async def test_a_person_may_grant_more_and_the_grant_outlives_a_crash(desk: Desk
 async def test_who_approves_more_says_how_much(desk: Desk) -> None:
     looker = Looker(allow("look", budget=Budget(tool_calls=1), at_stop=AtStop.ASK), call("look"), call("look"), "done")
     run = await desk.start(looker.flow)
-    for too_little in ({"approved": True}, {"approved": True, "amount": 0}):
+    for too_little in ({"approved": True}, {"approved": True, "amount": 0}, {"approved": True, "amount": 0.5}):
         with pytest.raises(AnswerRefused, match="amount"):
             await run.answer(too_little)
-    await run.answer({"approved": True, "amount": 0.5})
-    [wait] = await run.open_waits()
-    assert wait.refused == "amount: there is no 0.5 of them, say how many"
     await run.answer({"approved": True, "amount": 1})
     assert await run.result() is None
     assert looker.looked == 2
