@@ -5,13 +5,14 @@ wait and whoever approved it. It is looked at again when the tool is about to be
 
 What a wait showed stands in its row (``fresh``): an answer counts for those calls alone. A call that has to be asked
 about and was in no wait that was answered is asked about in another one: ``1.asks``, ``1.asks.2`` ... So is one that
-people have changed into a call about something that they have not seen (``fresh=`` of ``run_agent``).
+people have changed into a call about something that they have not seen (``fresh=`` of ``run_agent``). From when it is
+asked about in another one, that decides, and an approval of before counts no more, whatever ``fresh`` says by then.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -62,13 +63,15 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Shown:
-    """One call as a wait showed it. ``ordinal``: None in waits of before that was kept. ``arguments``: canonical."""
+    """One call as a wait showed it. ``ordinal``: None in waits of before that was kept. ``arguments``: canonical.
+    ``changed``: they are a person's."""
 
     ordinal: int | None
     tool: str
     arguments: str
     schema: str | None
     tag: str | None
+    changed: bool
 
 
 async def resolve(thinking: Thinking, ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
@@ -171,6 +174,7 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
     thread = thinking.thread
     verdicts: dict[int, _Verdict] = {}
     left, number = asked, 1
+    last = await _last_asked(thinking)
     while left:
         place = thread.place(_asks(thread.turn, number))
         try:
@@ -187,7 +191,8 @@ async def _ask(thinking: Thinking, ctx: RunContext[Any], asked: list[_Asked]) ->
         found = {
             one.ordinal: (one, shown[at], said[at]) for one in left if (at := _where(thinking, one, shown)) is not None
         }
-        said_now, again = await _grants(thinking, ctx, wait, list(found.values()))
+        later = {ordinal for ordinal, at in last.items() if at > number}
+        said_now, again = await _grants(thinking, ctx, wait, list(found.values()), later)
         verdicts |= said_now
         left = [again.get(one.ordinal, one) for one in left if one.ordinal not in said_now]
         number += 1
@@ -199,6 +204,16 @@ def _asks(turn: int, number: int) -> str:
     return f"{turn}.asks" if number == 1 else f"{turn}.asks.{number}"
 
 
+async def _last_asked(thinking: Thinking) -> dict[int | None, int]:
+    """In which wait a call was asked about last, by the numbers of both, where that was not the first one."""
+    thread, number = thinking.thread, 2
+    last: dict[int | None, int] = {}
+    while thread.entry(rest := _asks(thread.turn, number)) is not None or thread.place(rest).key in thinking.answered:
+        last |= {one.ordinal: number for one in _shown((await _wait_at(thinking, thread.place(rest))).fresh)}
+        number += 1
+    return last
+
+
 async def _wait_at(thinking: Thinking, place: Place) -> Any:
     [wait] = (await thinking.thread.run.ledger.waits.group(thinking.thread.run.id, place.key)).waits
     return wait
@@ -207,7 +222,7 @@ async def _wait_at(thinking: Thinking, place: Place) -> Any:
 def _shown(fresh: str) -> list[_Shown]:
     """The calls that a wait showed, from what ``as_it_is`` wrote. The number may be followed by "changed"."""
     return [
-        _Shown(rest[0] if rest else None, tool, canonical(arguments), schema, tag)
+        _Shown(rest[0] if rest else None, tool, canonical(arguments), schema, tag, "changed" in rest[1:])
         for *rest, tool, arguments, schema, tag in json.loads(fresh)
     ]
 
@@ -297,9 +312,16 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
 
 
 async def _grants(
-    thinking: Thinking, ctx: RunContext[Any], wait: Any, found: list[tuple[_Asked, _Shown, Said]]
+    thinking: Thinking,
+    ctx: RunContext[Any],
+    wait: Any,
+    found: list[tuple[_Asked, _Shown, Said]],
+    later: Collection[int | None],
 ) -> tuple[dict[int, _Verdict], dict[int, _Asked]]:
-    """What was said of each call, which is written down; and those that have to be asked about as they were changed."""
+    """What was said of each call, which is written down; and those that have to be asked about as they were changed.
+
+    ``later``: the calls that another wait has asked about since: that one decides, of what was approved here.
+    """
     thread, ledger = thinking.thread, thinking.thread.run.ledger
     yes = [
         one
@@ -325,12 +347,14 @@ async def _grants(
                 results[one.ordinal] = ToolDenied(f"It would not have the arguments that a person approved: {error}")
                 continue
         # What was shown was approved, however late this is written down. What a person has made of it may be about
-        # something else, and nobody has seen what that was at the time.
-        if about.arguments is not None:
+        # something else, and nobody has seen what that was at the time; or not as it is by now.
+        if about.arguments is not None or shown.changed:
             plain = plain_arguments(arguments)
-            if await thinking.tag(one.call.tool_name, plain) != shown.tag:
+            if one.ordinal in later or await thinking.tag(one.call.tool_name, plain) != shown.tag:
                 again[one.ordinal] = replace(one, arguments=plain, why=_CHANGED, changed=True)
                 continue
+        elif one.ordinal in later:
+            continue
         results[one.ordinal] = override
         rows.append(
             GrantRow(
