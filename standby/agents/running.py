@@ -19,7 +19,7 @@ from standby.agents.outcomes import answered, output_call
 from standby.agents.permissions import ruling
 from standby.agents.records import Beginning, Ending, began, ended
 from standby.agents.scope import AgentScope, Permission
-from standby.agents.serving import Serving
+from standby.agents.serving import Serving, ends_the_agent
 from standby.agents.thinking import Fresh, Scoped, Thinking
 from standby.agents.thread import Thread
 from standby.agents.tracing import new_trace
@@ -131,7 +131,8 @@ async def run_agent(
     outer, meter = _current.get(), under_way()
     if outer is not None and meter is not None:
         thread.within = outer.thread, meter
-    thinking = Thinking(agent, thread, scope, Serving(), deps, model, fresh or {}, recheck, until, on_change, outer)
+    serving = Serving(thread.prefix)
+    thinking = Thinking(agent, thread, scope, serving, deps, model, fresh or {}, recheck, until, on_change, outer)
     keep_transcript(run, place.key, task)
     token = _current.set(thinking)
     try:
@@ -145,6 +146,7 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
     failed = thread.entry("end")
     if failed is not None and failed.state == CheckpointState.FAILED:
         await thread.leave_out()
+        await thread.close_left("")
         raise revived(await run.text_of(failed))
     if thread.ending is not None and thread.ending.stopped is not None:
         await thread.leave_out()
@@ -166,6 +168,8 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
     except Exception as error:
         # Recorded only if the agent catches it and goes on: else a retry of the run tries again.
         run.failures.add(Failure(thread.place("end"), stored(error), error))
+        if ends_the_agent(error):
+            await thinking.serving.close_open(run)
         raise
 
     if stop is None:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from prefect.exceptions import Pause
 
+from standby.errors import CheckpointNotWritten, LedgerUnavailable
 from standby.runs import AgentRun, current_run
-from standby.stops import Away, Left
+from standby.stops import Away, Left, stopped_without_ledger
 
 T = TypeVar("T")
 
@@ -34,9 +35,13 @@ class _Job(NamedTuple):
 
 
 class Serving:
-    """Made in the own task. ``while_thinking`` runs there; ``here`` is called from anywhere in the thinking."""
+    """Made in the own task. ``while_thinking`` runs there; ``here`` is called from anywhere in the thinking.
 
-    def __init__(self) -> None:
+    ``below``: how the keys begin of all that is done for it.
+    """
+
+    def __init__(self, below: str = "") -> None:
+        self.below = below
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._thinking: asyncio.Task[Any] | None = None
         self._ends = False  # whatever acts in the thinking is cut off
@@ -127,8 +132,22 @@ class Serving:
         except _Over as over:
             if over.serving is not self:
                 raise
+            assert self._thinking is not None
+            if not self._thinking.cancelled() and ends_the_agent(self._thinking.exception()):
+                await self.close_open(run)
         finally:
             del run.leaving[name]
+
+    async def close_open(self, run: AgentRun) -> None:
+        """The thinking has ended: close the waits that are open below it, for nobody takes their answers in.
+
+        What has been answered stays so. An attempt that goes through all of it again opens them again.
+        """
+        with stopped_without_ledger(run.id):
+            found = await run.ledger.waits.open_ones([run.id])
+            for key in dict.fromkeys(wait.group_key for wait in found if wait.group_key.startswith(self.below)):
+                if not await run.ledger.waits.close(run.id, run.attempt, key):
+                    run.stop()
 
 
 class _Over(BaseException):
@@ -137,6 +156,13 @@ class _Over(BaseException):
     def __init__(self, serving: Serving) -> None:
         super().__init__("The thinking has ended.")
         self.serving = serving
+
+
+def ends_the_agent(error: BaseException | None) -> bool:
+    """Whether an agent has ended whose thinking has come to this; else another attempt goes on where it was."""
+    return error is None or (
+        isinstance(error, Exception) and not isinstance(error, (CheckpointNotWritten, LedgerUnavailable))
+    )
 
 
 async def _first(*several: Coroutine[Any, Any, Any]) -> None:

@@ -19,8 +19,8 @@ from tests.fundamentals.conftest import Interrupted
 class BenchRun:
     """One run, attempt by attempt."""
 
-    def __init__(self, bench: "Bench", work: Callable[[], Awaitable[Any]]) -> None:
-        self.bench, self.work = bench, work
+    def __init__(self, bench: "Bench", work: Callable[[], Awaitable[Any]], hold: Hold = Hold.PAUSE) -> None:
+        self.bench, self.work, self.hold = bench, work, hold
         self.id = str(uuid4())
 
     async def result(self) -> Any:
@@ -30,7 +30,7 @@ class BenchRun:
             return True
 
         async with attach(
-            self.id, flow="bench", name="bench", deployment_id=None, hold=Hold.PAUSE, store=self.bench.store,
+            self.id, flow="bench", name="bench", deployment_id=None, hold=self.hold, store=self.bench.store,
             is_retry=retried,
         ) as run:  # fmt: skip
             text, value = await _attempt(run, self.work, (), {}, Codec(lambda: Any))
@@ -50,8 +50,8 @@ class Bench:
         self.ledger = ledger
         self.store = CheckpointStore(ledger_url=SecretStr(url))
 
-    async def start(self, work: Callable[[], Awaitable[Any]]) -> BenchRun:
-        return BenchRun(self, work)
+    async def start(self, work: Callable[[], Awaitable[Any]], hold: Hold = Hold.PAUSE) -> BenchRun:
+        return BenchRun(self, work, hold)
 
     async def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
         return await BenchRun(self, work).result()
