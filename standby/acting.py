@@ -18,6 +18,7 @@ class Acting:
     def __init__(self) -> None:
         self._holds_back = False
         self._keys: set[str] = set()
+        self._around: dict[str, bool] = {}  # whether they have acted, by what their keys begin with
 
     @property
     def held_back(self) -> bool:
@@ -36,7 +37,37 @@ class Acting:
             yield
         finally:
             self._keys.discard(key)
+            self._around |= {below: True for below in self._around if key.startswith(below)}
             self._tell()
+
+    @contextmanager
+    def around(self, below: str) -> Iterator[None]:
+        """What is in the block goes on when that has acted whose key begins so, such as the hooks of a tool."""
+        self._around[below] = False
+        try:
+            yield
+        finally:
+            del self._around[below]
+            self._tell()
+
+    @contextmanager
+    def halted(self, below: str) -> Iterator[None]:
+        """What is around that waits in the block for the own task, and goes on only then."""
+        acted = self._around.get(below, False)
+        self._around |= {below: False} if acted else {}
+        self._tell()
+        try:
+            yield
+        finally:
+            if below in self._around:
+                self._around[below] = acted
+
+    async def all_out(self, below: str, *, within: float) -> None:
+        """Return when nothing of this goes on any more around what has acted, or after ``within`` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while any(acted and key.startswith(below) for key, acted in self._around.items()):
+                    await self._change()
 
     def acts(self, key: str) -> bool:
         return key in self._keys

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from contextvars import Context, ContextVar, Token, copy_context
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -24,8 +24,12 @@ from standby.stops import Away, Left, stopped_without_ledger
 
 T = TypeVar("T")
 
-ERROR_SECONDS = 1.0
-"""How long a run that is about to park waits for an error that is on its way to end the thinking."""
+ERROR_SECONDS = 5.0
+"""How long a run that is about to park waits for an error that is on its way to end the thinking, through hooks too."""
+
+
+_call: ContextVar[str | None] = ContextVar("standby_call", default=None)
+"""What the key begins with of the call of a tool that is under way here, beside the own task."""
 
 
 class _Job(NamedTuple):
@@ -55,7 +59,9 @@ class Serving:
         """Have the own task do this, with the context variables of the caller; what it returns or raises."""
         job = _Job(work, asyncio.get_running_loop().create_future(), copy_context())
         self._jobs.put_nowait(job)
-        result: T = await job.done
+        run, below = current_run.get(), _call.get()
+        with nullcontext() if run is None or below is None else run.acting.halted(below):
+            result: T = await job.done
         return result
 
     async def while_thinking(self, thinking: Coroutine[Any, Any, T]) -> T:
@@ -92,9 +98,14 @@ class Serving:
         comes to its outcome first; what ends the attempt, or cancels the thinking, cuts it off."""
 
         async def made() -> T:
+            _call.set(below)
             return await call()
 
-        task, run = asyncio.create_task(made(), name=below), current_run.get()
+        run = current_run.get()
+        with nullcontext() if run is None else run.acting.around(below):
+            return await self._made(asyncio.create_task(made(), name=below), run, below)
+
+    async def _made(self, task: asyncio.Task[T], run: AgentRun | None, below: str) -> T:
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
@@ -114,7 +125,9 @@ class Serving:
         """Do it, unless the thinking ends meanwhile: no run parks for that."""
 
         async def goes_on() -> None:
-            for _ in range(20):  # what has failed beside it cuts it off
+            assert run is not None
+            await run.acting.all_out(self.below, within=ERROR_SECONDS)
+            for _ in range(20):  # from there it is on its way in pydantic-ai, which awaits nothing else
                 await asyncio.sleep(0)
             if job.done.done():
                 assert self._thinking is not None

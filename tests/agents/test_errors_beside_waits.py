@@ -1,5 +1,6 @@
 """A tool fails, or a stop comes, while another one waits: the agent ends, and nobody is asked any more."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import pytest
 from prefect.exceptions import Pause
 from prefect.states import Suspended
-from pydantic_ai import Agent
+from pydantic_ai import Agent, CallDeferred
+from pydantic_ai.capabilities import AbstractCapability
 
 from standby import step, waiting
-from standby.agents import AtStop, ask_human, current_scope, run_agent, waits
+from standby.agents import AtStop, ask_human, current_scope, run_agent, serving, waits
 from standby.agents.running import _current
 from standby.agents.serving import Serving
 from standby.ledger import Ledger
@@ -48,17 +50,20 @@ async def asked(ledger: Ledger) -> list[Any]:
     return await wait_until(lambda: ledger.waits.of_run(run.id))
 
 
-async def answer(ledger: Ledger, wait: Any) -> bool:
+async def answer(ledger: Ledger, wait: Any, said: Any = {"answer": "blue"}) -> bool:  # noqa: B006 - only read
     """Whether this is the answer to it."""
-    said = json.dumps({"answer": "blue"})
-    settled = await ledger.waits.settle(wait.id, outcome=Outcome.ANSWERED, answer=said, door=Door.TERMINAL, actor="ada")
+    settled = await ledger.waits.settle(
+        wait.id, outcome=Outcome.ANSWERED, answer=json.dumps(said), door=Door.TERMINAL, actor="ada"
+    )
     return settled is not None and settled.won
 
 
-def asking_beside(bench: Bench, fail: Callable[[], Awaitable[str]]) -> tuple[Script, Agent[None, str]]:
+def asking_beside(
+    bench: Bench, fail: Callable[[], Awaitable[str]], *hooks: AbstractCapability[None]
+) -> tuple[Script, Agent[None, str]]:
     """An agent that asks a person, and beside that calls what may fail when the question is open."""
     script = Script([call("ask_human", question="Which?"), call("check")], "done")
-    thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[ask_human()])
+    thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[ask_human()], capabilities=list(hooks))
 
     @thinker.tool_plain
     async def check() -> str:
@@ -303,3 +308,115 @@ async def test_an_answer_of_that_moment_changes_nothing_for_a_run_that_has_gone_
     assert await run.again() == "went on"
     assert done == ["check", "later", "killed"]
     assert await states(run) == {QUESTION: WaitState.SETTLED}
+
+
+class Slow(AbstractCapability[None]):
+    """A hook that lets what the tool ``check`` came to through when it may."""
+
+    def __init__(self) -> None:
+        self.has_it, self.may = asyncio.Event(), asyncio.Event()
+
+    async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
+        try:
+            return await handler(args)
+        finally:
+            if call.tool_name == "check":
+                self.has_it.set()
+                await self.may.wait()
+
+
+async def test_an_error_that_a_hook_is_about_to_let_through_ends_the_run_which_does_not_park(bench: Bench) -> None:
+    done: list[str] = []
+    slow = Slow()
+
+    async def fail() -> str:
+        done.append("check")
+        raise ValueError("boom")
+
+    _, thinker = asking_beside(bench, fail, slow)
+
+    async def work() -> Any:
+        await run_agent(thinker, "go", scope=allow("ask_human", "check"))
+
+    run = await bench.start(work, hold=Hold.SUSPEND)
+    attempt = asyncio.create_task(run.result())
+    await slow.has_it.wait()
+    await wait_until(lambda: is_about_to_park(run))
+    for _ in range(1000):  # by then it would have parked
+        await asyncio.sleep(0)
+    assert not attempt.done()
+    slow.may.set()
+    with pytest.raises(ValueError, match="boom"):
+        await attempt
+    assert done == ["check"]
+
+
+async def is_about_to_park(run: BenchRun) -> bool:
+    """What the call that waits has cost until then is written down."""
+    return "thinker/1.tried.1.1" in await run.journal()
+
+
+async def test_a_hook_that_lets_nothing_through_does_not_keep_the_run_from_parking(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "ERROR_SECONDS", 0.05)
+
+    async def fail() -> str:
+        raise ValueError("boom")
+
+    _, thinker = asking_beside(bench, fail, Slow())
+
+    async def work() -> Any:
+        await run_agent(thinker, "go", scope=allow("ask_human", "check"))
+
+    run = await bench.start(work, hold=Hold.SUSPEND)
+    with pytest.raises(Pause):
+        await run.result()
+
+
+async def test_a_hook_of_a_call_that_has_not_acted_is_not_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "ERROR_SECONDS", 3600)
+
+    class Held(AbstractCapability[None]):
+        async def before_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any) -> Any:
+            if call.tool_name == "check":
+                await asyncio.Event().wait()
+            return args
+
+    async def fail() -> str:
+        return "never"
+
+    _, thinker = asking_beside(bench, fail, Held())
+
+    async def work() -> Any:
+        await run_agent(thinker, "go", scope=allow("ask_human", "check"))
+
+    run = await bench.start(work, hold=Hold.SUSPEND)
+    with pytest.raises(Pause):
+        await run.result()
+
+
+async def test_a_call_that_has_acted_and_waits_for_its_result_does_not_keep_the_run_from_parking_for_that(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "ERROR_SECONDS", 3600)
+    script = Script(call("render"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+
+    @thinker.tool_plain
+    async def render() -> str:
+        raise CallDeferred({"topic": "rendered", "key": "1"})
+
+    async def work() -> Any:
+        return (await run_agent(thinker, "go", scope=ask("render"))).output
+
+    run = await bench.start(work, hold=Hold.SUSPEND)
+    for said in ({"approved": True}, "a picture"):
+        with pytest.raises(Pause):
+            await run.result()
+        [wait] = await bench.ledger.waits.open_ones([run.id])
+        assert await answer(bench.ledger, wait, said)
+    assert await run.again() == "done"
+    assert script.told() == [("render", "a picture", "success")]
