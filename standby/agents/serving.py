@@ -49,6 +49,7 @@ class Serving:
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._thinking: asyncio.Task[Any] | None = None
         self._ends = False  # whatever acts in the thinking is cut off
+        self._failing: set[asyncio.Task[Any]] = set()  # in which the error of a job is on its way
         self.in_own_task: set[str] = set()  # names of tools
 
     @cached_property
@@ -59,9 +60,17 @@ class Serving:
         """Have the own task do this, with the context variables of the caller; what it returns or raises."""
         job = _Job(work, asyncio.get_running_loop().create_future(), copy_context())
         self._jobs.put_nowait(job)
-        run, below = current_run.get(), _call.get()
-        with nullcontext() if run is None or below is None else run.acting.halted(below):
-            result: T = await job.done
+        run, below, task = current_run.get(), _call.get(), asyncio.current_task()
+        assert task is not None
+        self._failing.discard(task)
+        try:
+            with nullcontext() if run is None or below is None else run.acting.halted(below):
+                result: T = await job.done
+        except Exception:
+            if task is not self._thinking:
+                self._failing.add(task)
+                task.add_done_callback(self._failing.discard)
+            raise
         return result
 
     async def while_thinking(self, thinking: Coroutine[Any, Any, T]) -> T:
@@ -127,6 +136,8 @@ class Serving:
         async def goes_on() -> None:
             assert run is not None
             await run.acting.all_out(self.below, within=ERROR_SECONDS)
+            if self._failing:
+                await asyncio.wait(self._failing, timeout=ERROR_SECONDS)
             for _ in range(20):  # from there it is on its way in pydantic-ai, which awaits nothing else
                 await asyncio.sleep(0)
             if job.done.done():

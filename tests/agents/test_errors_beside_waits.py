@@ -351,9 +351,37 @@ async def test_an_error_that_a_hook_is_about_to_let_through_ends_the_run_which_d
     assert done == ["check"]
 
 
-async def is_about_to_park(run: BenchRun) -> bool:
+async def test_so_does_that_of_a_tool_in_the_own_task_before_the_next_one_there_parks(bench: Bench) -> None:
+    done: list[str] = []
+    slow = Slow()
+    script = Script([call("check"), call("ask_human", question="Which?")], "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker", tools=[ask_human()], capabilities=[slow])
+
+    @thinker.tool_plain
+    @waits
+    async def check() -> str:
+        done.append("check")
+        raise ValueError("boom")
+
+    async def work() -> Any:
+        await run_agent(thinker, "go", scope=allow("ask_human", "check"))
+
+    run = await bench.start(work, hold=Hold.SUSPEND)
+    attempt = asyncio.create_task(run.result())
+    await slow.has_it.wait()
+    await wait_until(lambda: is_about_to_park(run, "thinker/1.tried.2.1"))
+    for _ in range(1000):  # by then it would have parked
+        await asyncio.sleep(0)
+    assert not attempt.done()
+    slow.may.set()
+    with pytest.raises(ValueError, match="boom"):
+        await attempt
+    assert done == ["check"]
+
+
+async def is_about_to_park(run: BenchRun, tried: str = "thinker/1.tried.1.1") -> bool:
     """What the call that waits has cost until then is written down."""
-    return "thinker/1.tried.1.1" in await run.journal()
+    return tried in await run.journal()
 
 
 async def test_a_hook_that_lets_nothing_through_does_not_keep_the_run_from_parking(
