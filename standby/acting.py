@@ -7,16 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cached_property
+from typing import Any
 
 _looks: ContextVar[bool] = ContextVar("standby_looks", default=False)
 """Whether what acts here belongs to a look at what has changed during a wait."""
 
 
 class Acting:
-    """Of one attempt."""
+    """Of one attempt.
+
+    ``asking``: the tasks beside the own one on whose behalf that may wait: where one ends, it has not to wait any more.
+    """
 
     def __init__(self) -> None:
         self._holds_back = False
+        self.asking: set[asyncio.Task[Any]] = set()
         self._keys: set[str] = set()
         self._around: dict[str, bool] = {}  # whether they have acted, by what their keys begin with
 

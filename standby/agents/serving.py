@@ -79,6 +79,8 @@ class Serving:
         self._thinking = task
         job: asyncio.Task[_Job] | None = None
         run = current_run.get()
+        asking = run.acting.asking if run is not None else set()
+        asking.add(task)
         with ExitStack() as held_back:
             try:
                 while True:
@@ -97,6 +99,7 @@ class Serving:
             finally:
                 self._ends = True
                 self._end.set()
+                asking.discard(task)
                 left = [one for one in (task, job) if one is not None]
                 for one in left:
                     one.cancel()
@@ -140,11 +143,11 @@ class Serving:
                 await asyncio.wait(self._failing, timeout=ERROR_SECONDS)
             for _ in range(20):  # from there it is on its way in pydantic-ai, which awaits nothing else
                 await asyncio.sleep(0)
+            assert self._thinking is not None
             if job.done.done():
-                assert self._thinking is not None
                 await asyncio.wait([self._thinking], timeout=ERROR_SECONDS)
-                if self._thinking.done():
-                    raise _Over(self)
+            if self._thinking.done():
+                raise _Over(self)
 
         if run is None:
             await _do(job)

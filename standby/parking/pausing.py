@@ -46,7 +46,8 @@ RECHECK_SECONDS = 2.0
 
 
 async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
-    """Park in Prefect's own pause: the process stays, and goes on here when the waits settle or somebody resumes."""
+    """Park in Prefect's own pause: the process stays, and goes on here when the waits settle or somebody resumes, and
+    when what they were opened for has ended meanwhile."""
     wait = form_wait(group)
     pause_key = f"{opening(wait or group.waits[0])}-{run.attempt}-{count}"
     keyset = keyset_from_base_key(f"paused-{pause_key}")
@@ -65,10 +66,10 @@ async def pause(run: AgentRun, key: str, group: Group, count: int) -> None:
         paused = asyncio.create_task(_prefect_pause(client, run, pause_key, wait is not None))
         settled = asyncio.create_task(_until_settled(client, run, key, listener))
         try:
-            await asyncio.wait({paused, settled}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({paused, settled, *run.acting.asking}, return_when=asyncio.FIRST_COMPLETED)
             if settled.done():
                 settled.result()
-                await _pause_is_there(client, run, paused)
+            await _pause_is_there(client, run, paused)
             if paused.done():
                 paused.result()
         finally:
