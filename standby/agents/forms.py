@@ -209,3 +209,9 @@ def more_budget(what: str, answer: Granted) -> Budget | None:
     elif what == "money":
         amount = Decimal(str(granted))
     return Budget(**{what: amount})
+
+
+def more_of(what: str, text: str) -> Budget | None:
+    """What was granted, from the checkpoint of the wait that asked for it; None if nothing was."""
+    stored = json.loads(text)[""]
+    return more_budget(what, Granted.model_validate_json(stored["answer"])) if "answer" in stored else None

@@ -28,7 +28,6 @@ from standby.agents.outcomes import outcome_of, told
 from standby.agents.permissions import may_be_called
 from standby.agents.records import TOOL, Counted, Outcome, Result
 from standby.agents.scope import Permission
-from standby.agents.thread import alone
 from standby.agents.tools import acts_once, cut_off_after, is_step, runs_in_own_task
 from standby.errors import NotStorable, StandbyError, UsageError
 from standby.parts import Barred, Part, part
@@ -117,6 +116,8 @@ class GatedToolset(WrapperToolset[Any]):
         # What it came to when it was approved counts, also where the scope would not have it asked about any more.
         approved = await thread.outcome(thread.call_key(ordinal, name, approved=True))
         if (known := approved or await thread.outcome(key)) is not None:
+            if known.result is Result.CUT_OFF:
+                await thread.run.be_cut_off(thread.prefix + key)
             return await self._told(known, ordinal, tool_args, approved is not None)
         call = _Call(name, tool_args, tool, ordinal, key, ctx.tool_call_approved)
         meter = Meter(thinking.mark, ctx.usage)
@@ -130,6 +131,8 @@ class GatedToolset(WrapperToolset[Any]):
         """The call as one step beside the own task, which does not park while it acts."""
         thread = self.thinking.thread
         acting = thread.run.acting
+        if call.key in thread.acted:
+            await self._made_again(call)
         refused = await self._refusal(call)
         while acting.held_back:
             await thread.run.before_new_work(call.key)
@@ -137,7 +140,21 @@ class GatedToolset(WrapperToolset[Any]):
         if refused is not None:
             return await self._denied(call, refused)
         with acting.one(thread.place(call.key).key):
-            return await self._done(call, lambda: self._metered(call, meter, act))
+            try:
+                return await self._done(call, lambda: self._metered(call, meter, act))
+            except asyncio.CancelledError:
+                if call.key in thread.acted:
+                    thread.cut[call.ordinal] = call.key
+                raise
+
+    async def _made_again(self, call: _Call) -> None:
+        """A hook makes a call again that has ended by an error, or that it has cut off: it is one more."""
+        thread = self.thinking.thread
+        cost = thread.acted.pop(call.key)
+        if thread.cut.pop(call.ordinal, None) is not None:
+            await thread.tried(call.ordinal, cost)
+        thread.run.failures.forget(thread.prefix + call.key)
+        await self.thinking.check(tool_calls=thread.calls + 1)
 
     async def _refusal(self, call: _Call) -> str | None:
         """Why a call may not act; None if it may. Nothing stands between this and the act.
@@ -185,19 +202,23 @@ class GatedToolset(WrapperToolset[Any]):
 
     async def _metered(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """Call the tool. What it has cost is written down also where it ends by an error, or is cut off."""
+        thread = self.thinking.thread
+        thread.acted[call.key] = Counted(result=Result.CUT_OFF)
         try:
             with meter.running():
-                outcome = await outcome_of(f"tool {call.name!r} ({self.thinking.thread.prefix}{call.key})", act)
-                outcome = outcome.model_copy(update=meter.costs())
-                await self.thinking.thread.spend(call.key, alone(outcome))
+                outcome = await outcome_of(f"tool {call.name!r} ({thread.prefix}{call.key})", act)
+                costs = meter.costs()
+                outcome = outcome.model_copy(update=costs)
+                thread.acted[call.key] = Counted(result=Result.CUT_OFF, **costs)
+                await thread.spend(call.key, outcome.alone)
                 return outcome
         except (asyncio.CancelledError, Left):
             # The call is made again, by the next attempt.
-            await self.thinking.thread.cut_off(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
+            await thread.cut_off(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
             raise
         except Exception as error:
             if not isinstance(error, StandbyError) or isinstance(error, NotStorable):
-                await self.thinking.thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
+                await thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
             raise
 
     async def _denied(self, call: _Call, why: str) -> Outcome:
@@ -214,6 +235,7 @@ class GatedToolset(WrapperToolset[Any]):
         """The call as one step."""
         thread = self.thinking.thread
         outcome = await TOOL[thread.visible].at(thread.place(call.key))(work)
+        thread.acted.pop(call.key, None)
         thread.count(call.key, outcome)
         return outcome
 

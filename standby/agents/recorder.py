@@ -9,8 +9,10 @@ from decimal import Decimal
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.capabilities.abstract import CapabilityOrdering, WrapModelRequestHandler, WrapToolExecuteHandler
+from pydantic_ai.exceptions import CallDeferred, ModelRetry, SkipToolExecution, ToolFailed
 from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import RunContext, ToolDefinition
@@ -23,6 +25,10 @@ from standby.steps import in_step
 
 if TYPE_CHECKING:
     from standby.agents.thinking import Thinking
+
+
+_TOLD = (ModelRetry, ToolFailed, CallDeferred, SkipToolExecution, ValidationError)
+"""What a hook raises for the agent to go on with; any other error of it ends the agent."""
 
 
 @dataclass
@@ -111,7 +117,14 @@ class Recorder(AbstractCapability[Any]):
             return await handler(args)
         # Around all hooks: what these cut off, as by a time limit of their own, is cut off.
         below = self.thinking.thread.place(f"{self.thinking.thread.turn}.{ordinal}.").key
-        return await self.thinking.serving.to_its_outcome(lambda: handler(args), below)
+        thread = self.thinking.thread
+        try:
+            result = await self.thinking.serving.to_its_outcome(lambda: handler(args), below)
+        except Exception as error:
+            await thread.came_back(ordinal, is_told=isinstance(error, _TOLD))
+            raise
+        await thread.came_back(ordinal, is_told=True)
+        return result
 
 
 def _tool_retries(ctx: RunContext[Any]) -> dict[str, int]:

@@ -152,6 +152,7 @@ class Result(StrEnum):
     DEFERRED = "deferred"  # somebody outside delivers the result
     UNAPPROVED = "unapproved"  # the tool itself asks for an approval
     PARKED = "parked"  # the run waits in it, or it was cut off: what it has cost so far
+    CUT_OFF = "cut off"  # a hook cut it off while it acted, and the agent goes on without what it would come to
     UNANSWERED = "unanswered"  # no call: a model request of which no answer was accepted
 
 
@@ -182,6 +183,11 @@ class Counted(BaseModel):
     @property
     def spent(self) -> Spent:
         return self.spent_on([self])
+
+    @property
+    def alone(self) -> Spent:
+        """What it has cost without the calls in it."""
+        return self.model_copy(update={"inner": 0}).spent
 
     @staticmethod
     def spent_on(calls: Sequence[Counted]) -> Spent:

@@ -118,7 +118,7 @@ class Thinking:
         answer = await self._waited(wait)
         waited = self.thread.run.paused_seconds
         await self._check_stop()
-        await self._check(tool_calls=tool_calls)
+        await self.check(tool_calls=tool_calls)
         self.looked_at = waited
         return answer
 
@@ -137,7 +137,7 @@ class Thinking:
             self.may_have_changed = True
             await self.refresh()
             await self._check_stop()
-            await self._check(tool_calls=1)
+            await self.check(tool_calls=1)
             self.looked_at = waited
 
     async def refusal_within(self, tool: str, arguments: dict[str, Any]) -> str | None:
@@ -278,7 +278,7 @@ class Thinking:
         await self._check_stop()
         if self.until is not None and self.thread.turn and await _awaited(self.until(messages)):
             raise self._stop("goal", "the goal is reached")
-        await self._check(requests=1)
+        await self.check(requests=1)
         await self.thread.close_left(f"{self.thread.turn}.")  # all of that turn has come to something
 
     async def _before_calls(self, calls: Sequence[ToolCallPart]) -> None:
@@ -292,7 +292,7 @@ class Thinking:
         if to_do and self.thread.turn == self.thread.recorded:
             await self._check_stop()  # an earlier attempt has asked the model
         if to_do:
-            await self._check(tool_calls=to_do)
+            await self.check(tool_calls=to_do)
 
     async def _check_stop(self) -> None:
         """Whether a person has sent word to stop: a signal of the topic ``STOP`` with the run's id as its key.
@@ -344,7 +344,7 @@ class Thinking:
                 "Set a later one in its scope and retry the run, or let the scope finish at a stop.",
             )
 
-    async def _check(self, **more: int) -> None:
+    async def check(self, **more: int) -> None:
         """Raise ``ScopeStopped`` if the scope has no room for so many more requests and calls, and nobody grants it."""
         while True:
             self._check_time()

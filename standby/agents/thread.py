@@ -28,10 +28,11 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Tool
 from standby import clock
 from standby.agents.budgets import Budget, Spent, sum_of
 from standby.agents.costs import Meter
-from standby.agents.forms import Granted, more_budget
+from standby.agents.forms import more_of
 from standby.agents.purse import Opened, Purse
 from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
 from standby.errors import LedgerUnavailable
+from standby.journal import CUT_OFF
 from standby.ledger.checkpoints import Entry
 from standby.ledger.text import digest_of
 from standby.places import Place
@@ -64,6 +65,8 @@ class Thread:
         self.beginning: Beginning | None = None
         self.ending: Ending | None = None
         self.calls = 0  # that were found to have room, and are not counted yet
+        self.acted: dict[str, Counted] = {}  # by this attempt, by their keys: what is to be counted if it is cut off
+        self.cut: dict[int, str] = {}  # calls that have acted, were cut off and have not come back yet: their keys
         self.purse: Purse | None = None  # where what it spends counts together with others
         self.within: tuple[Thread, Meter] | None = None  # the agent that has it in a tool, and the meter of that
         self._opening = asyncio.Lock()
@@ -188,11 +191,19 @@ class Thread:
         if await self.outcome(self.call_key(ordinal, tool, approved=True)) is not None:
             return True
         outcome = await self.outcome(self.call_key(ordinal, tool))
+        entries = (self.entry(self.call_key(ordinal, tool, approved=approved)) for approved in (True, False))
+        if any(entry is not None and entry.state == CheckpointState.FAILED for entry in entries):
+            return await self._was_counted(ordinal)  # a replay raises the error again, or is cut off once more
         if outcome is not None:
             return outcome.result is not Result.UNAPPROVED
         results = [entry for rest, entry in self._entries.items() if _is_results(rest, self.turn)]
         texts = [await self.run.text_of(one) for one in results if one.state == CheckpointState.RECORDED]
         return any(str(ordinal) in json.loads(text) for text in texts)
+
+    async def _was_counted(self, ordinal: int) -> bool:
+        """Whether a call of the last answer was one that ended by an error, or that was cut off."""
+        tries = [entry for rest, entry in self._entries.items() if rest.startswith(f"{self.turn}.tried.{ordinal}.")]
+        return any([Counted.model_validate_json(await self.run.text_of(one)).counts for one in tries])
 
     async def spend(self, rest: str, spent: Spent) -> None:
         """Before the journal has it: what a request or call has cost, for those with whom it counts together."""
@@ -206,9 +217,9 @@ class Thread:
 
     def count(self, rest: str, outcome: Counted) -> None:
         """One more tool call, if it is one. The calls in it were counted when they were made."""
-        self.spent += alone(outcome)
+        self.spent += outcome.alone
         self._counted(rest, outcome.seconds)
-        if isinstance(outcome, Outcome):
+        if isinstance(outcome, Outcome) or outcome.counts:
             self.calls = max(self.calls - 1, 0)
 
     def _counted(self, rest: str, seconds: float) -> None:
@@ -234,23 +245,45 @@ class Thread:
         """A call ends here, by an error or a park, and will be made again: write down what it has cost so far. So does
         the next model request (0)."""
         rest = self._next_try(ordinal)
-        await self.spend(rest, alone(cost))
+        await self.spend(rest, cost.alone)
         await self.run.record(self.place(rest), cost.model_dump_json())
         self.count(rest, cost)
 
     async def cut_off(self, ordinal: int, cost: Counted) -> None:
         """The same where the attempt ends in the call, if it has the run by then and the ledger takes it."""
         rest, run, text = self._next_try(ordinal), self.run, cost.model_dump_json()
-        kept = {"value": text, "digest": digest_of(text)}
         try:
-            written = not run.fenced and await run.ledger.checkpoints.write(
-                run.id, run.attempt, self.prefix + rest, None, CheckpointState.RECORDED, **kept
-            )
+            written = not run.fenced and await self._write(rest, CheckpointState.RECORDED, text)
         except LedgerUnavailable as error:
             log.warning("What call %s of run %s had cost is lost: %s", rest, run.id, error)
             return
         if written:
             self.count(rest, cost)
+
+    async def came_back(self, ordinal: int, *, is_told: bool) -> None:
+        """A call comes back from the hooks around it. If these cut it off while it acted, it is counted. Where the
+        model is told something of it (``is_told``) that is what it comes to: a replay cuts it off there once more."""
+        key = self.cut.pop(ordinal, None)
+        if key is None:
+            return
+        cost = self.acted.pop(key)
+        self.run.failures.forget(self.prefix + key)
+        if is_told:
+            outcome = Outcome(**cost.model_dump())
+            if await self._write(key, CheckpointState.RECORDED, outcome.model_dump_json()):
+                self.count(key, outcome)
+                return
+            # It was cut off from what stands there, in that very moment, or a hook has done more since.
+            await self._write(key, CheckpointState.FAILED, CUT_OFF)
+        else:
+            cost = cost.model_copy(update={"result": Result.FAILED})
+        self._counted(key, 0)
+        await self.tried(ordinal, cost)
+
+    async def _write(self, rest: str, state: CheckpointState, text: str) -> bool:
+        """Write down what stands at no place in the code. False where something does already, or the run is lost."""
+        run, kept = self.run, {"value": text, "digest": digest_of(text)}
+        return await run.ledger.checkpoints.write(run.id, run.attempt, self.prefix + rest, None, state, **kept)
 
     def _next_try(self, ordinal: int) -> str:
         number = 1
@@ -359,14 +392,3 @@ def _uncollected() -> Iterator[None]:
 def _is_results(rest: str, turn: int) -> bool:
     """Whether the key is of what others deliver for this turn: ``3.results``, ``3.results.2``."""
     return "/" not in rest and rest.split(".")[:2] == [str(turn), "results"]
-
-
-def alone(cost: Counted) -> Spent:
-    """What a call has cost without the calls in it."""
-    return cost.model_copy(update={"inner": 0}).spent
-
-
-def more_of(what: str, text: str) -> Budget | None:
-    """What was granted, from the checkpoint of the wait that asked for it; None if nothing was."""
-    stored = json.loads(text)[""]
-    return more_budget(what, Granted.model_validate_json(stored["answer"])) if "answer" in stored else None

@@ -94,8 +94,8 @@ def threads_of(
 
     ``outcome`` is what the model was told (``success``, ``retried``, ``failed``, ``denied``), ``the output``, or where
     there is nothing to tell: what the call waits for; ``under way`` while the run is at work; ``not done yet`` while it
-    is not, ``not done`` when it or the agent has ended, after ``begun,`` where the call has left a trace; ``ended by an
-    error``; ``over`` where that is all that is known.
+    is not, ``not done`` when it or the agent has ended, after ``begun,`` where the call has left a trace; ``cut off``
+    by a hook; ``ended by an error``; ``over`` where that is all that is known.
     """
     entries, waits = {entry.key: entry for entry in journal}, list(waits)
     asked = {wait.id: wait for wait in waits}

@@ -17,8 +17,8 @@ from pydantic_ai.usage import RequestUsage
 
 from standby import agent
 from standby.agents import AgentResult, AgentScope, AtStop, Budget, current_scope, run_agent
+from standby.agents.forms import more_of
 from standby.agents.parts import of_scope
-from standby.agents.thread import more_of
 from standby.errors import AnswerRefused, ScopeStopped
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, ask, call
