@@ -8,6 +8,7 @@ rather than too little, and the next attempt, which counts by the journal, puts 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -18,13 +19,16 @@ from pydantic import BaseModel, TypeAdapter
 from standby import clock
 from standby.agents.budgets import Budget, Spent
 from standby.agents.families import Member, Short, aside, left_in, short_in
-from standby.errors import UsageError
+from standby.errors import LedgerUnavailable, UsageError
 from standby.ledger.purses import NoPurse, PurseRow
+from standby.stops import Fenced
 
 if TYPE_CHECKING:
     from standby.agents.thread import Thread
 
 V = TypeVar("V")
+
+log = logging.getLogger("standby.agents")
 
 _spent: TypeAdapter[Spent] = TypeAdapter(Spent)
 
@@ -75,6 +79,14 @@ class Purse:
         """Nothing is under way any more."""
         self._thread.calls = 0
         await self._write(lambda *_: (None, Spent()))
+
+    async def give_up(self) -> None:
+        """The same where the agent ends by an error, which nothing here may hide. What is not written down stays set
+        aside: too much rather than too little."""
+        try:
+            await self.close()
+        except (LedgerUnavailable, UsageError, Fenced) as error:
+            log.warning("What %s of run %s had set aside stays so: %s", self._thread.name, self._thread.run.id, error)
 
     async def left(self) -> Budget:
         """What may be handed on. From here on others can spend it."""

@@ -170,6 +170,8 @@ async def _ended(run: AgentRun, thinking: Thinking, task: Any) -> AgentResult[An
         run.failures.add(Failure(thread.place("end"), stored(error), error))
         if ends_the_agent(error):
             await thinking.serving.close_open(run)
+        if thread.purse is not None:
+            await thread.purse.give_up()
         raise
 
     if stop is None:
