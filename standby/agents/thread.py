@@ -38,6 +38,7 @@ from standby.ledger.text import digest_of
 from standby.places import Place
 from standby.runs import AgentRun
 from standby.states import CheckpointKind, CheckpointState
+from standby.stops import Fenced
 from standby.values import Codec
 
 log = logging.getLogger("standby.agents")
@@ -252,9 +253,12 @@ class Thread:
     async def cut_off(self, ordinal: int, cost: Counted) -> None:
         """The same where the attempt ends in the call, if it has the run by then and the ledger takes it."""
         rest, run, text = self._next_try(ordinal), self.run, cost.model_dump_json()
+        if run.fenced:
+            return
         try:
-            written = not run.fenced and await self._write(rest, CheckpointState.RECORDED, text)
-        except LedgerUnavailable as error:
+            await self.spend(rest, cost.alone)
+            written = await self._write(rest, CheckpointState.RECORDED, text)
+        except (LedgerUnavailable, Fenced) as error:
             log.warning("What call %s of run %s had cost is lost: %s", rest, run.id, error)
             return
         if written:
