@@ -90,10 +90,11 @@ class Recorder(AbstractCapability[Any]):
                 await thread.spend(rest, turn.spent)
                 return turn
 
+            thread.run.failures.forget(thread.prefix + rest)  # a hook wants it to be made again
             try:
                 turn = await MODEL[thread.visible].at(thread.place(rest))(ask)
-            except Exception:
-                thread.run.failures.forget(thread.prefix + rest)  # a hook may want it to be made again
+            except ModelRetry:
+                thread.run.failures.forget(thread.prefix + rest)  # and more may be asked for before that
                 raise
             thread.turn += 1
             thread.count_turn(rest, turn)
