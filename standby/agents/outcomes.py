@@ -65,12 +65,19 @@ def _returned(what: str, value: Any) -> Outcome:
 
 def _plain(what: str, value: Any) -> Any:
     """JSON values, and the pictures and files among them as they are."""
+    try:
+        return _with_files(what, value)
+    except RecursionError as error:
+        raise NotStorable(what, "it holds itself, or is nested too deep") from error
+
+
+def _with_files(what: str, value: Any) -> Any:
     if is_multi_modal_content(value):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(what, item) for item in value]
+        return [_with_files(what, item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(what, item) for key, item in value.items()}
+        return {str(key): _with_files(what, item) for key, item in value.items()}
     return whole(_json(what, value))
 
 

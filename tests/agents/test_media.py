@@ -161,6 +161,39 @@ async def test_a_result_that_is_no_data_is_refused_by_the_name_of_the_tool_and_i
     assert [one.tool_calls for one in spent] == [2]
 
 
+def holding_itself(kind: str) -> Any:
+    """A value that does, or is nested deeper than anything is read."""
+    within: Any = []
+    if kind == "list":
+        within.append({"again": within})
+    elif kind == "metadata":
+        within.append(within)
+        return ToolReturn("x", metadata=within)
+    else:
+        for _ in range(10_000):
+            within = [within]
+    return within
+
+
+@pytest.mark.parametrize("kind", ["list", "metadata", "deep"])
+async def test_a_result_that_holds_itself_is_refused_by_the_name_of_the_tool(bench: Bench, kind: str) -> None:
+    script = Script(call("look"), "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+    results: list[Any] = [holding_itself(kind), "seen"]
+
+    @thinker.tool_plain
+    async def look() -> Any:
+        return results.pop(0)
+
+    async def work() -> str | None:
+        return (await run_agent(thinker, "go", scope=allow("look"))).output
+
+    run = await bench.start(work)
+    with pytest.raises(NotStorable, match=r"The value of tool 'look' \(thinker/1\.1\.look\) cannot be stored"):
+        await run.result()
+    assert await run.again() == "done"
+
+
 async def test_data_as_the_content_of_a_message_is_refused_as_pydantic_ai_does(bench: Bench) -> None:
     script = Script(call("look"), "done")
     thinker: Agent[None, str] = Agent(script.model, name="thinker")
