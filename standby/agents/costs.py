@@ -45,9 +45,11 @@ def added(before: RunUsage, now: RunUsage) -> dict[str, Any]:
     }
 
 
-def billed_in(answer: ModelResponse) -> list[RequestUsage]:
-    """Of an answer, and of those before it that were rejected."""
-    return [answer.usage, *(one.usage for one in answer.failed_attempts or () if one.usage is not None)]
+def billed_in(answer: ModelResponse, *, was_sent: bool) -> list[RequestUsage]:
+    """Of an answer, and of those before it that were rejected. Where no request was sent, as a hook has answered, what
+    says nothing was not paid for."""
+    usages = [answer.usage, *(one.usage for one in answer.failed_attempts or () if one.usage is not None)]
+    return [one for one in usages if was_sent or one.has_values() or one.unmeasured_requests]
 
 
 def unmeasured_in(usage: RequestUsage) -> int:

@@ -3,6 +3,7 @@ has each call of a tool come to its outcome."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.capabilities.abstract import CapabilityOrdering, WrapModelRequestHandler, WrapToolExecuteHandler
-from pydantic_ai.exceptions import CallDeferred, ModelRetry, SkipToolExecution, ToolFailed
+from pydantic_ai.exceptions import CallDeferred, ModelRetry, SkipModelRequest, SkipToolExecution, ToolFailed
 from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import RunContext, ToolDefinition
@@ -57,7 +58,7 @@ class Recorder(AbstractCapability[Any]):
                 started, before = monotonic(), copy(ctx.usage)
                 self.thinking.was_sent = False
                 try:
-                    answer = tidy(await handler(request_context), thread.turn + 1)
+                    answer = tidy(await _answered(handler(request_context)), thread.turn + 1)
                 except Exception:
                     # Every answer was rejected: they are paid for, and it is asked again.
                     billed = added(before, ctx.usage)
@@ -73,7 +74,8 @@ class Recorder(AbstractCapability[Any]):
                 # Hooks of the agent may have rewritten the history meanwhile.
                 new, whole = self.thinking.new_of(ctx.messages)
                 # A hook that has answered itself is not in the usage yet.
-                billed, usages = added(before, ctx.usage), billed_in(answer)
+                billed = added(before, ctx.usage)
+                usages = billed_in(answer, was_sent=self.thinking.was_sent)
                 turn = Turn(
                     messages=[*new, answer],
                     whole=whole,
@@ -126,6 +128,14 @@ class Recorder(AbstractCapability[Any]):
             raise
         await thread.came_back(ordinal, is_told=True)
         return result
+
+
+async def _answered(request: Awaitable[ModelResponse]) -> ModelResponse:
+    """The answer, whether the request was made or a hook has skipped it."""
+    try:
+        return await request
+    except SkipModelRequest as skipped:
+        return skipped.response
 
 
 def _tool_retries(ctx: RunContext[Any]) -> dict[str, int]:
