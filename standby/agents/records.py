@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import gc
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -227,6 +229,34 @@ class Ending(BaseModel):
     stopped: str | None = None
     why: str = ""
     output: int | None = None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is made in the block, in which nothing is awaited, stays: the collector of garbage would go through it again
+    and again while there is more and more of it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+_turns: TypeAdapter[list[Turn]] = TypeAdapter(list[Turn])
+_counted: TypeAdapter[list[Counted]] = TypeAdapter(list[Counted])
+
+
+def turns_of(texts: Sequence[str]) -> list[Turn]:
+    """Turns from what the journal has of them, all with one look."""
+    with _uncollected():
+        return _turns.validate_json(f"[{','.join(texts)}]")
+
+
+def counted_of(texts: Sequence[str]) -> list[Counted]:
+    """What tool calls have cost, from what the journal has of them."""
+    return _counted.validate_json(f"[{','.join(texts)}]")
 
 
 @step(visible=False)

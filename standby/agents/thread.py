@@ -12,17 +12,13 @@ wake; of the ones before it the messages are all that counts.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolCallPart
 
 from standby import clock
@@ -30,7 +26,7 @@ from standby.agents.budgets import Budget, Spent, sum_of
 from standby.agents.costs import Meter
 from standby.agents.forms import more_of
 from standby.agents.purse import Opened, Purse
-from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn
+from standby.agents.records import Beginning, Counted, Ending, Outcome, Result, Turn, counted_of, turns_of
 from standby.errors import LedgerUnavailable
 from standby.journal import CUT_OFF
 from standby.ledger.checkpoints import Entry
@@ -43,8 +39,6 @@ from standby.values import Codec
 
 log = logging.getLogger("standby.agents")
 
-_turns: TypeAdapter[list[Turn]] = TypeAdapter(list[Turn])
-_calls: TypeAdapter[list[Counted]] = TypeAdapter(list[Counted])
 _ANYTHING: Codec[Any] = Codec(lambda: Any)
 
 
@@ -66,6 +60,7 @@ class Thread:
         self.beginning: Beginning | None = None
         self.ending: Ending | None = None
         self.calls = 0  # that were found to have room, and are not counted yet
+        self.outcomes: dict[str, Outcome] = {}  # what calls of the last answer came to in this attempt, by their keys
         self.acted: dict[str, Counted] = {}  # by this attempt, by their keys: what is to be counted if it is cut off
         self.cut: dict[int, str] = {}  # calls that have acted, were cut off and have not come back yet: their keys
         self.purse: Purse | None = None  # where what it spends counts together with others
@@ -100,6 +95,8 @@ class Thread:
 
     async def outcome(self, rest: str) -> Outcome | None:
         """What a call came to, if that is recorded."""
+        if (known := self.outcomes.get(rest)) is not None:
+            return known
         entry = self._entries.get(rest)
         if entry is None or entry.state != CheckpointState.RECORDED:
             return None
@@ -115,8 +112,7 @@ class Thread:
         texts: list[str] = []
         while (entry := self._entries.get(f"{len(texts) + 1}.model")) and entry.state == CheckpointState.RECORDED:
             texts.append(await self.run.text_of(entry))
-        with _uncollected():
-            turns = _turns.validate_json(f"[{','.join(texts)}]")
+        turns = turns_of(texts)
         self.recorded = len(turns)
         for number, turn in enumerate(turns, start=1):
             if turn.whole:
@@ -130,8 +126,7 @@ class Thread:
         calls: list[str] = []
         for rest, entry in self._entries.items():
             await self._sort(rest, entry, calls)
-        counted = _calls.validate_json(f"[{','.join(calls)}]")
-        self.spent += Turn.spent_on(turns) + Counted.spent_on(counted)
+        self.spent += Turn.spent_on(turns) + Counted.spent_on(counted_of(calls))
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
         if (entry := self._entries.get("purse")) is not None and entry.state == CheckpointState.RECORDED:
@@ -204,7 +199,7 @@ class Thread:
     async def _was_counted(self, ordinal: int) -> bool:
         """Whether a call of the last answer was one that ended by an error, or that was cut off."""
         tries = [entry for rest, entry in self._entries.items() if rest.startswith(f"{self.turn}.tried.{ordinal}.")]
-        return any([Counted.model_validate_json(await self.run.text_of(one)).counts for one in tries])
+        return any(one.counts for one in counted_of([await self.run.text_of(entry) for entry in tries]))
 
     async def spend(self, rest: str, spent: Spent) -> None:
         """Before the journal has it: what a request or call has cost, for those with whom it counts together."""
@@ -215,11 +210,14 @@ class Thread:
         """One more model request."""
         self.spent += turn.spent
         self._counted(rest, turn.seconds)
+        self.outcomes.clear()
 
     def count(self, rest: str, outcome: Counted) -> None:
         """One more tool call, if it is one. The calls in it were counted when they were made."""
         self.spent += outcome.alone
         self._counted(rest, outcome.seconds)
+        if isinstance(outcome, Outcome):
+            self.outcomes[rest] = outcome
         if isinstance(outcome, Outcome) or outcome.counts:
             self.calls = max(self.calls - 1, 0)
 
@@ -378,19 +376,6 @@ class Thread:
         last = self.messages[-1]
         assert isinstance(last, ModelResponse)
         return last
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """What is made in the block, in which nothing is awaited, stays: the collector of garbage would go through it again
-    and again while there is more and more of it."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _is_results(rest: str, turn: int) -> bool:

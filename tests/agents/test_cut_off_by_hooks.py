@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ToolRetryError
 from pydantic_ai.usage import RequestUsage
 
 from standby import agent
-from standby.agents import AgentScope, AtStop, Budget, current_scope, run_agent
+from standby.agents import AgentScope, AtStop, Budget, current_scope, run_agent, waits
 from standby.agents.transcript import threads_of
 from standby.errors import ScopeStopped
 from standby.places import Place
@@ -242,3 +243,40 @@ async def test_an_approved_call_that_is_cut_off_is_over_after_a_crash(desk: Desk
     assert dreamer.acted == 1
     assert dreamer.script.told() == [("dream", "too late", "success")]
     assert dreamer.result.spent.tool_calls == 1
+
+
+@pytest.mark.parametrize("kind", [waits, lambda tool: tool], ids=["in the own task", "beside it"])
+@pytest.mark.parametrize("retry", [False, True])
+async def test_a_call_that_has_come_to_something_is_not_made_again(
+    bench: Bench, interruption: Interruption, kind: Any, retry: bool
+) -> None:
+    """Now as after a crash: the hook is given what it came to."""
+    seen: list[Any] = []
+    acted: list[int] = []
+
+    class Twice(AbstractCapability[Any]):
+        async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Handler) -> Any:
+            for _ in range(2):
+                try:
+                    seen.append(await handler(args))
+                except ToolRetryError:
+                    seen.append("retried")
+            return seen[-1]
+
+    script = Script(call("look"), lambda _: interruption() or "done")
+    thinker: Agent[None, str] = Agent(script.model, name="thinker", capabilities=[Twice()])
+
+    async def look() -> str:
+        acted.append(1)
+        if retry:
+            raise ModelRetry("again")
+        return f"seen {len(acted)}"
+
+    thinker.tool_plain(kind(look))
+
+    async def work() -> int:
+        return (await run_agent(thinker, "go", scope=allow("look"))).spent.tool_calls
+
+    run = await bench.interrupted(work)
+    assert await run.again() == 1
+    assert (seen, acted) == (["retried" if retry else "seen 1"] * 4, [1])
