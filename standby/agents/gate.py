@@ -122,7 +122,7 @@ class GatedToolset(WrapperToolset[Any]):
         call = _Call(name, tool_args, tool, ordinal, key, ctx.tool_call_approved)
         meter = Meter(thinking.mark, ctx.usage)
         if runs_in_own_task(tool):
-            outcome = await thinking.serving.here(lambda: self._in_own_task(call, meter, act))
+            outcome = await thinking.serving.here(lambda: self._one_of_its_own(call, meter, act))
         else:
             outcome = await self._beside(call, meter, act)
         return await self._told(outcome, ordinal, tool_args, call.approved)
@@ -238,6 +238,15 @@ class GatedToolset(WrapperToolset[Any]):
         thread.acted.pop(call.key, None)
         thread.count(call.key, outcome)
         return outcome
+
+    async def _one_of_its_own(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
+        """The call in the own task: under way until it is over, whoever asked for it still waits or not."""
+        under_way = self.thinking.thread.under_way
+        under_way.add(call.ordinal)
+        try:
+            return await self._in_own_task(call, meter, act)
+        finally:
+            under_way.discard(call.ordinal)
 
     async def _in_own_task(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """The call as a part of the agent's code, with steps and waits of its own."""

@@ -116,8 +116,16 @@ class Recorder(AbstractCapability[Any]):
         handler: WrapToolExecuteHandler,
     ) -> Any:
         ordinal = self.thinking.ordinal_of(call.tool_call_id)
-        if in_step() or ordinal is None or tool_def.name in self.thinking.serving.in_own_task:
+        if in_step() or ordinal is None:
             return await handler(args)
+        if tool_def.name in self.thinking.serving.in_own_task:
+            try:
+                result = await handler(args)
+            except Exception:
+                await self._over(ordinal)
+                raise
+            await self._over(ordinal)
+            return result
         # Around all hooks: what these cut off, as by a time limit of their own, is cut off.
         below = self.thinking.thread.place(f"{self.thinking.thread.turn}.{ordinal}.").key
         thread = self.thinking.thread
@@ -128,6 +136,15 @@ class Recorder(AbstractCapability[Any]):
             raise
         await thread.came_back(ordinal, is_told=True)
         return result
+
+    async def _over(self, ordinal: int) -> None:
+        """A call in the own task comes back from the hooks around it. If these have not waited for it, it is waited for
+        here: what comes next would act beside it."""
+
+        async def nothing() -> None: ...
+
+        if ordinal in self.thinking.thread.under_way:
+            await self.thinking.serving.here(nothing)
 
 
 async def _answered(request: Awaitable[ModelResponse]) -> ModelResponse:

@@ -63,6 +63,7 @@ class Thread:
         self.outcomes: dict[str, Outcome] = {}  # what calls of the last answer came to in this attempt, by their keys
         self.acted: dict[str, Counted] = {}  # by this attempt, by their keys: what is to be counted if it is cut off
         self.cut: dict[int, str] = {}  # calls that have acted, were cut off and have not come back yet: their keys
+        self.under_way: set[int] = set()  # calls in the own task
         self.purse: Purse | None = None  # where what it spends counts together with others
         self.within: tuple[Thread, Meter] | None = None  # the agent that has it in a tool, and the meter of that
         self._opening = asyncio.Lock()

@@ -280,3 +280,46 @@ async def test_a_call_that_has_come_to_something_is_not_made_again(
     run = await bench.interrupted(work)
     assert await run.again() == 1
     assert (seen, acted) == (["retried" if retry else "seen 1"] * 4, [1])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_call_in_the_own_task_is_over_before_the_agent_goes_on(bench: Bench, fails: bool) -> None:
+    """No hook cuts it off: what comes after the time limit does not act beside it, uncounted."""
+    script, late = Script(call("order"), call("look"), "done"), asyncio.Event()
+    looked: list[int] = []
+    ordered: list[int] = []
+
+    class Late(AbstractCapability[Any]):
+        async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Handler) -> Any:
+            try:
+                return await by_timeout(handler, args)
+            except TimeoutError:
+                late.set()
+                if fails:
+                    raise ModelRetry("too late") from None
+                return "too late"
+
+    thinker: Agent[None, str] = Agent(script.model, name="thinker", capabilities=[Late()])
+
+    @thinker.tool_plain
+    @waits
+    async def order() -> str:
+        await late.wait()
+        for _ in range(1000):  # by then the model would have been asked, and the other tool called
+            await asyncio.sleep(0)
+        ordered.append(1)
+        return "ordered"
+
+    @thinker.tool_plain
+    async def look() -> str:
+        looked.append(1)
+        return "seen"
+
+    async def work() -> Any:
+        scope = allow("order", "look", budget=Budget(tool_calls=1), at_stop=AtStop.FINISH)
+        found = await run_agent(thinker, "go", scope=scope)
+        return [found.stopped, found.spent.tool_calls]
+
+    assert await bench.run(work) == ["tool_calls", 1]
+    assert (ordered, looked) == ([1], [])
+    assert script.asked == 2
