@@ -151,8 +151,8 @@ class GatedToolset(WrapperToolset[Any]):
         """A hook makes a call again that has ended by an error, or that it has cut off: it is one more."""
         thread = self.thinking.thread
         cost = thread.acted.pop(call.key)
-        if thread.cut.pop(call.ordinal, None) is not None:
-            await thread.tried(call.ordinal, cost)
+        if thread.cut.pop(call.ordinal, None) is not None and cost is not None:
+            await thread.in_vain(call.ordinal, call.key, cost, Result.CUT_OFF)
         thread.run.failures.forget(thread.prefix + call.key)
         await self.thinking.check(tool_calls=thread.calls + 1)
 
@@ -219,6 +219,7 @@ class GatedToolset(WrapperToolset[Any]):
         except Exception as error:
             if not isinstance(error, StandbyError) or isinstance(error, NotStorable):
                 await thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
+                thread.acted[call.key] = None
             raise
 
     async def _denied(self, call: _Call, why: str) -> Outcome:
@@ -234,7 +235,13 @@ class GatedToolset(WrapperToolset[Any]):
     async def _done(self, call: _Call, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """The call as one step."""
         thread = self.thinking.thread
-        outcome = await TOOL[thread.visible].at(thread.place(call.key))(work)
+        try:
+            outcome = await TOOL[thread.visible].at(thread.place(call.key))(work)
+        except NotStorable:
+            if (cost := thread.acted.get(call.key)) is not None:
+                await thread.in_vain(call.ordinal, call.key, cost, Result.FAILED)
+                thread.acted[call.key] = None
+            raise
         thread.acted.pop(call.key, None)
         thread.count(call.key, outcome)
         return outcome

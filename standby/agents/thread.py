@@ -61,7 +61,8 @@ class Thread:
         self.ending: Ending | None = None
         self.calls = 0  # that were found to have room, and are not counted yet
         self.outcomes: dict[str, Outcome] = {}  # what calls of the last answer came to in this attempt, by their keys
-        self.acted: dict[str, Counted] = {}  # by this attempt, by their keys: what is to be counted if it is cut off
+        # Calls that have acted in this attempt, by their keys: what is to be counted if nothing is kept of one.
+        self.acted: dict[str, Counted | None] = {}
         self.cut: dict[int, str] = {}  # calls that have acted, were cut off and have not come back yet: their keys
         self.under_way: set[int] = set()  # calls in the own task
         self.purse: Purse | None = None  # where what it spends counts together with others
@@ -266,10 +267,10 @@ class Thread:
     async def came_back(self, ordinal: int, *, is_told: bool) -> None:
         """A call comes back from the hooks around it. If these cut it off while it acted, it is counted. Where the
         model is told something of it (``is_told``) that is what it comes to: a replay cuts it off there once more."""
-        key = self.cut.pop(ordinal, None)
-        if key is None:
+        key = self.cut.pop(ordinal, "")
+        cost = self.acted.pop(key, None)
+        if cost is None:
             return
-        cost = self.acted.pop(key)
         self.run.failures.forget(self.prefix + key)
         if is_told:
             outcome = Outcome(**cost.model_dump())
@@ -278,10 +279,12 @@ class Thread:
                 return
             # It was cut off from what stands there, in that very moment, or a hook has done more since.
             await self._write(key, CheckpointState.FAILED, CUT_OFF)
-        else:
-            cost = cost.model_copy(update={"result": Result.FAILED})
-        self._counted(key, 0)
-        await self.tried(ordinal, cost)
+        await self.in_vain(ordinal, key, cost, Result.CUT_OFF if is_told else Result.FAILED)
+
+    async def in_vain(self, ordinal: int, rest: str, cost: Counted, result: Result) -> None:
+        """A call has acted, and nothing is kept of what it has come to: it is counted all the same."""
+        self._counted(rest, 0)
+        await self.tried(ordinal, cost.model_copy(update={"result": result}))
 
     async def _write(self, rest: str, state: CheckpointState, text: str) -> bool:
         """Write down what stands at no place in the code. False where something does already, or the run is lost."""

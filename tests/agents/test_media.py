@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, CallDeferred
+from pydantic_ai import Agent, CallDeferred, RunContext
 from pydantic_ai.messages import (
     MULTI_MODAL_CONTENT_TYPES,
     BinaryContent,
@@ -16,13 +16,14 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UploadedFile,
 )
+from pydantic_ai.usage import RequestUsage
 
 from standby import agent
-from standby.agents import Spent, run_agent
+from standby.agents import Budget, Spent, run_agent, waits
 from standby.agents.lookalikes import KINDS
 from standby.agents.records import Outcome, Turn
 from standby.agents.transcript import threads_of
-from standby.errors import NotStorable
+from standby.errors import NotStorable, ScopeStopped
 from tests.agents.bench import Bench
 from tests.agents.conftest import Script, allow, call
 from tests.fundamentals.conftest import Desk, Interrupted, Interruption
@@ -192,6 +193,34 @@ async def test_a_result_that_holds_itself_is_refused_by_the_name_of_the_tool(ben
     with pytest.raises(NotStorable, match=r"The value of tool 'look' \(thinker/1\.1\.look\) cannot be stored"):
         await run.result()
     assert await run.again() == "done"
+
+
+@pytest.mark.parametrize("kind", [waits, lambda tool: tool], ids=["in the own task", "beside it"])
+async def test_a_result_that_cannot_be_read_back_the_same_is_refused_by_its_call_and_is_counted_once(
+    bench: Bench, kind: Any
+) -> None:
+    """Where it is about to be written down, the tool has acted, and may not more often than that."""
+    script = Script(call("look"), "done", tokens=10)
+    thinker: Agent[None, str] = Agent(script.model, name="thinker")
+    results: list[Any] = [float("nan"), "seen"]
+
+    async def look(ctx: RunContext[None]) -> Any:
+        ctx.usage.incr(RequestUsage(input_tokens=1000))
+        return results.pop(0)
+
+    thinker.tool(kind(look))
+    budgets = [Budget(tool_calls=1), Budget(tool_calls=1), Budget(tool_calls=2)]
+
+    async def work() -> list[int]:
+        spent = (await run_agent(thinker, "go", scope=allow("look", budget=budgets.pop(0)))).spent
+        return [spent.tool_calls, spent.tokens]
+
+    run = await bench.start(work)
+    with pytest.raises(NotStorable, match=r"'thinker/1\.1\.look' cannot be stored .*NaN"):
+        await run.result()
+    with pytest.raises(ScopeStopped, match="1 of 1 tool calls are spent"):
+        await run.again()
+    assert await run.again() == [2, 2020]
 
 
 async def test_data_as_the_content_of_a_message_is_refused_as_pydantic_ai_does(bench: Bench) -> None:
