@@ -132,8 +132,10 @@ class Recorder(AbstractCapability[Any]):
         try:
             result = await self.thinking.serving.to_its_outcome(lambda: handler(args), below)
         except Exception as error:
+            await thread.run.acting.none(below)  # a hook may go on without it, and what comes next act beside it
             await thread.came_back(ordinal, is_told=isinstance(error, _TOLD))
             raise
+        await thread.run.acting.none(below)
         await thread.came_back(ordinal, is_told=True)
         return result
 

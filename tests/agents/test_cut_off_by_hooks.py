@@ -36,6 +36,11 @@ async def by_wait_for(handler: Handler, args: Any) -> Any:
     return await asyncio.wait_for(handler(args), LIMIT)
 
 
+async def by_shield(handler: Handler, args: Any) -> Any:
+    """Goes on without it, and does not cut it off."""
+    return await asyncio.wait_for(asyncio.shield(handler(args)), LIMIT)
+
+
 class Limit(AbstractCapability[Any]):
     """Cuts calls of ``dream`` off by a time limit. ``then``: what becomes of it, from how to make the call again."""
 
@@ -283,8 +288,11 @@ async def test_a_call_that_has_come_to_something_is_not_made_again(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_call_in_the_own_task_is_over_before_the_agent_goes_on(bench: Bench, fails: bool) -> None:
-    """No hook cuts it off: what comes after the time limit does not act beside it, uncounted."""
+@pytest.mark.parametrize(("kind", "limited"), [(waits, by_timeout), (lambda tool: tool, by_shield)])
+async def test_a_call_that_a_hook_does_not_cut_off_is_over_before_the_agent_goes_on(
+    bench: Bench, fails: bool, kind: Any, limited: Any
+) -> None:
+    """What comes after the time limit does not act beside it, uncounted."""
     script, late = Script(call("order"), call("look"), "done"), asyncio.Event()
     looked: list[int] = []
     ordered: list[int] = []
@@ -292,7 +300,7 @@ async def test_a_call_in_the_own_task_is_over_before_the_agent_goes_on(bench: Be
     class Late(AbstractCapability[Any]):
         async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Handler) -> Any:
             try:
-                return await by_timeout(handler, args)
+                return await limited(handler, args)
             except TimeoutError:
                 late.set()
                 if fails:
@@ -302,7 +310,7 @@ async def test_a_call_in_the_own_task_is_over_before_the_agent_goes_on(bench: Be
     thinker: Agent[None, str] = Agent(script.model, name="thinker", capabilities=[Late()])
 
     @thinker.tool_plain
-    @waits
+    @kind
     async def order() -> str:
         await late.wait()
         for _ in range(1000):  # by then the model would have been asked, and the other tool called
