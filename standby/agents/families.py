@@ -5,7 +5,7 @@ Each has limits of its own, and what it spends counts to the limits of all above
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
@@ -78,10 +78,22 @@ def short_in(family: Sequence[Member], mine: Member, now: datetime, *, requests:
     return None
 
 
-def left_in(family: Sequence[Member], mine: Member, now: datetime) -> Budget:
-    """What ``mine`` may hand on. Raises ``UsageError`` when that is not known."""
-    lefts = (left_of(one.limits, together(family, one, now)) for one in _upwards(family, mine))
-    return reduce(Budget.narrowed, lefts)
+def left_in(family: Sequence[Member], mine: Member, now: datetime, then: Mapping[str, Spent] | None = None) -> Budget:
+    """What ``mine`` may hand on. Raises ``UsageError`` when that is not known.
+
+    ``then``: what was spent when it was handed on first, by who has the limit: it is handed on again as it was then.
+    """
+    spent = spent_in(family, mine, now) if then is None else then
+    return reduce(Budget.narrowed, (left_of(one.limits, spent[one.id]) for one in _upwards(family, mine)))
+
+
+def spent_in(family: Sequence[Member], mine: Member, now: datetime, *, but: Collection[str] = ()) -> dict[str, Spent]:
+    """What ``mine`` and each above it have spent, with all below them, by their ids: as if those of ``but`` had not
+    begun, nor any below them."""
+    left_out = [one for one in family if any(above.id in but for above in _upwards(family, one))]
+    rest = [one for one in family if one not in left_out]
+    moment = min((one.began_at for one in left_out), default=now)
+    return {one.id: together(rest, one, moment) for one in _upwards(family, mine)}
 
 
 def aside(family: Sequence[Member], requests: int, tool_calls: int) -> Spent:
