@@ -21,6 +21,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunCont
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from standby.agents import asking
+from standby.agents.changes import Listed
 from standby.agents.costs import Meter
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments, schema_digest
 from standby.agents.native import check_request
@@ -86,7 +87,8 @@ class GatedToolset(WrapperToolset[Any]):
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
         tools = await super().get_tools(ctx)
-        scope = self.thinking.scope
+        scope, waited = self.thinking.scope, self.thinking.thread.run.paused_seconds
+        self.thinking.listed = Listed(tools, waited, lambda: WrapperToolset.get_tools(self, ctx))
         for name, tool in tools.items():
             if acts_once(tool) and cut_off_after(tool) is not None:
                 raise UsageError(

@@ -12,15 +12,15 @@ from standby.agents.scope import AgentScope
 
 
 def of_scope(scope: AgentScope) -> str:
-    """A digest of the scope; of one that another agent handed on without its budget, which is what was left then and
-    another at each replay. Which document says it is none of it."""
-    said = scope.model_dump(mode="json", exclude={"budget"} if scope.purse is not None else None)
-    return digest(_without_blocks(said))
+    """A digest of the scope; of what another agent handed on without its budget, which is what was left then, and is
+    another where limits have changed since. Which document says it is none of it."""
+    return digest(_of_its_own(scope.model_dump(mode="json")))
 
 
-def _without_blocks(said: dict[str, Any]) -> dict[str, Any]:
-    rest = {name: value for name, value in said.items() if name != "block"}
-    return rest | {"within": [_without_blocks(wider) for wider in said["within"]]}
+def _of_its_own(said: dict[str, Any]) -> dict[str, Any]:
+    left_out = {"block"} if said["purse"] is None else {"block", "budget"}
+    rest = {name: value for name, value in said.items() if name not in left_out}
+    return rest | {"within": [_of_its_own(wider) for wider in said["within"]]}
 
 
 def parts_of(request: ModelRequestContext, scope: AgentScope) -> dict[str, str]:

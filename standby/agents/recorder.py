@@ -18,6 +18,7 @@ from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import RunContext, ToolDefinition
 
+from standby.agents.changes import look_for_changes
 from standby.agents.costs import added, billed_in, unmeasured_in
 from standby.agents.native import check_answer
 from standby.agents.records import MODEL, Counted, Result, Turn
@@ -45,13 +46,14 @@ class Recorder(AbstractCapability[Any]):
         self, ctx: RunContext[Any], *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
     ) -> ModelResponse:
         thread = self.thinking.thread
+        self.thinking.request = request_context
         if thread.turn < thread.recorded:
             thread.turn += 1
             response = thread.response()
             assert thread.last is not None
             _tool_retries(ctx).update(thread.last.tool_retries)
         else:
-            parts, changed = self.thinking.look_for_changes(request_context)
+            parts, changed = look_for_changes(self.thinking, request_context)
             rest = f"{thread.turn + 1}.model"
 
             async def ask() -> Turn:

@@ -106,8 +106,8 @@ async def run_agent(
     on (credentials that were revoked). ``until``: called before each further model request with the conversation; what
     is true ends it, as ``stopped="goal"``. These functions are async, or are done at once. ``on_change``: what happens
     when the model, the instructions, the tools or the scope are others than before: ``"continue"`` with a line in the
-    log and the transcript, or ``"stop"``. ``visible``: whether Prefect shows the steps as task runs. ``name``: in the
-    keys of its steps, by default the agent's, or ``agent``.
+    log and the transcript, or ``"stop"``, before any further call acts. ``visible``: whether Prefect shows the steps as
+    task runs. ``name``: in the keys of its steps, by default the agent's, or ``agent``.
 
     Raises ``ScopeStopped`` when a limit is reached and the scope says ``fail``, ``UsageError`` outside an agent's own
     task, and whatever the model and the tools raise.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
@@ -20,13 +19,13 @@ from standby.agents import asking
 from standby.agents.block import scope_named
 from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
+from standby.agents.changes import Listed, stop_before_calls, stop_if_changed
 from standby.agents.costs import Mark, Usage, called_within, usage_of
 from standby.agents.families import Short, short_of
 from standby.agents.forms import More, more_budget
 from standby.agents.gate import Gate
 from standby.agents.judging import judge
 from standby.agents.more import MoreApproval
-from standby.agents.parts import parts_of
 from standby.agents.permissions import may_be_called
 from standby.agents.recorder import Recorder
 from standby.agents.scope import AgentScope, AtStop, Permission
@@ -41,8 +40,6 @@ from standby.waiting import wait_at
 from standby.waits import Signal
 
 R = TypeVar("R")
-
-log = logging.getLogger("standby.agents")
 
 Scoped = AgentScope | Callable[[], Awaitable[AgentScope] | AgentScope]
 """A scope, or what reads it anew: after every wait, and in every attempt."""
@@ -81,6 +78,9 @@ class Thinking:
     deferred: set[int] = field(default_factory=set)
     answered: dict[str, Any] = field(default_factory=dict)  # what people said in this attempt, by the key of the wait
     may_have_changed: bool = True
+    request: ModelRequestContext | None = None  # the one that the last answer is to
+    listed: Listed | None = None
+    compared_at: float | None = None  # how long the attempt had waited when it was made sure that nothing changed
     was_sent: bool = False  # the model request that is under way, to a model
     stopped: ScopeStopped | None = None
     mark: Mark = field(default_factory=lambda: Mark(Usage()))
@@ -131,6 +131,7 @@ class Thinking:
             raise self.stopped
         if self.thread.run.paused_seconds != self.looked_at:
             await self._here(self._look_again)
+        await stop_if_changed(self)
 
     async def _look_again(self) -> None:
         while (waited := self.thread.run.paused_seconds) != self.looked_at:
@@ -240,30 +241,6 @@ class Thinking:
         """Whether an earlier attempt has asked about calls of this turn: what people said then counts for them."""
         return self.thread.entry(f"{self.thread.turn}.asks") is not None
 
-    def look_for_changes(self, request: ModelRequestContext) -> tuple[dict[str, str] | None, list[str]]:
-        """What the agent is made of, where that is new, and what of it is another than before the last wait or crash.
-
-        Raises ``ScopeStopped`` where the agent must not go on with it.
-        """
-        if not self.may_have_changed:
-            return None, []
-        self.may_have_changed = False
-        parts, before = parts_of(request, self.scope), self.thread.parts
-        if parts == before:
-            return None, []
-        self.thread.parts = parts
-        if before is None:
-            return parts, []
-        changed = sorted(name for name in {*parts, *before} if parts.get(name) != before.get(name))
-        log.warning("Run %s: agent %s goes on with other parts: %s", self.thread.run.id, self.thread.name, changed)
-        if self.on_change == "stop":
-            raise self._stop(
-                "change",
-                f"{', '.join(changed)} changed, and it must not go on then",
-                "Put back what changed, or take on_change='stop' off run_agent, and retry the run.",
-            )
-        return parts, changed
-
     async def tag(self, tool: str, arguments: dict[str, Any]) -> str | None:
         """The digest of what a call is about as of now; None where nobody says."""
         return digest(await _awaited(self.fresh[tool](arguments))) if tool in self.fresh else None
@@ -282,13 +259,13 @@ class Thinking:
         await self.thread.close_left(f"{self.thread.turn}.")  # all of that turn has come to something
 
     async def _before_calls(self, calls: Sequence[ToolCallPart]) -> None:
-        to_do = 0
-        for number, call in enumerate(calls, start=1):
-            if call.tool_name not in self.schemas or await self.thread.is_done(number, call.tool_name):
-                continue
-            to_do += 1
+        left = [(n, one) for n, one in enumerate(calls, 1) if not await self.thread.is_done(n, one.tool_name)]
+        await stop_before_calls(self, [call for _, call in left])
+        left = [(number, call) for number, call in left if call.tool_name in self.schemas]
+        for number, call in left:
             if not may_be_called(self.scope, call.tool_name):
                 await self.left_out(number, "")  # the model's tools do not have it any more
+        to_do = len(left)
         if to_do and self.thread.turn == self.thread.recorded:
             await self._check_stop()  # an earlier attempt has asked the model
         if to_do:
