@@ -39,7 +39,7 @@ from standby.parking import (
 )
 from standby.runs import AgentRun, current_run
 from standby.states import RunState
-from standby.stops import Away, Fenced, Left
+from standby.stops import Away, Fenced, Left, met
 from standby.values import Codec, summary
 from standby.waiting import ask_outcome
 
@@ -184,19 +184,6 @@ async def _stay_cancelled(run_id: UUID, began_in: str | None, store: CheckpointS
     raise Abort(why)
 
 
-def _met(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
-    """The error if it is of these kinds, or the first of them in a group."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error if isinstance(error, kinds) else None
-    found, _ = error.split(kinds)
-    while found is not None:
-        [first, *_] = found.exceptions
-        if not isinstance(first, BaseExceptionGroup):
-            return first
-        found = first
-    return None
-
-
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -229,7 +216,7 @@ async def _attempt(
             with branches.begun_here():
                 value = await function(*args, **kwargs)
         except BaseException as error:
-            stop = _met(error, Fenced, Left, Away, Pause)
+            stop = met(error, Fenced, Left, Away, Pause)
             if stop is not None and not isinstance(stop, Fenced):
                 with run.acting.holding_back():  # it goes on elsewhere, and there does not do again what is under way
                     await run.acting.none()
@@ -269,7 +256,7 @@ async def _attempt(
         await run.ends()
         run.error = f"{type(error).__name__}: {error}"
         await run.leave()
-        if not run.deployed and (away := _met(error, CheckpointNotWritten, LedgerUnavailable)) is not None:
+        if not run.deployed and (away := met(error, CheckpointNotWritten, LedgerUnavailable)) is not None:
             # Nobody could retry it in Prefect; the same command goes on with what has not failed.
             await release_quietly(run)
             raise Away(run.id, away) from error

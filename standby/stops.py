@@ -52,3 +52,16 @@ def stopped_without_ledger(run_id: str) -> Iterator[None]:
         yield
     except LedgerUnavailable as error:
         raise Away(run_id, error) from error
+
+
+def met(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """The error if it is of these kinds, or the first of them in a group: a TaskGroup raises what its tasks have."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, kinds) else None
+    found, _ = error.split(kinds)
+    while found is not None:
+        [first, *_] = found.exceptions
+        if not isinstance(first, BaseExceptionGroup):
+            return first
+        found = first
+    return None

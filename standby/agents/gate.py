@@ -34,7 +34,7 @@ from standby.errors import NotStorable, StandbyError, UsageError
 from standby.parts import Barred, Part, part
 from standby.states import CheckpointKind, CheckpointState
 from standby.steps import in_step
-from standby.stops import Left
+from standby.stops import Left, met
 
 if TYPE_CHECKING:
     from standby.agents.thinking import Thinking
@@ -214,12 +214,13 @@ class GatedToolset(WrapperToolset[Any]):
                 thread.acted[call.key] = Counted(result=Result.CUT_OFF, **costs)
                 await thread.spend(call.key, outcome.alone)
                 return outcome
-        except (asyncio.CancelledError, Left):
-            # The call is made again, by the next attempt.
-            await thread.cut_off(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
-            raise
-        except Exception as error:
-            if not isinstance(error, StandbyError) or isinstance(error, NotStorable):
+        except BaseException as error:
+            if met(error, asyncio.CancelledError, Left) is not None:
+                # The call is made again, by the next attempt.
+                await thread.cut_off(call.ordinal, Counted(result=Result.PARKED, **meter.costs()))
+            elif isinstance(error, Exception) and (
+                not isinstance(error, StandbyError) or isinstance(error, NotStorable)
+            ):
                 await thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
                 thread.acted[call.key] = None
             raise

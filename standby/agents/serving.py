@@ -20,7 +20,7 @@ from prefect.exceptions import Pause
 
 from standby.errors import CheckpointNotWritten, LedgerUnavailable
 from standby.runs import AgentRun, current_run
-from standby.stops import Away, Left, stopped_without_ledger
+from standby.stops import Away, Left, met, stopped_without_ledger
 
 T = TypeVar("T")
 
@@ -91,8 +91,9 @@ class Serving:
                         job = None
                     elif task.done():
                         return task.result()
-            except (Pause, Left, Away):
-                if run is not None:  # it goes on elsewhere, and there does not do again what is under way here
+            except BaseException as error:
+                if run is not None and met(error, Pause, Left, Away) is not None:
+                    # It goes on elsewhere, and there does not do again what is under way here.
                     held_back.enter_context(run.acting.holding_back())
                     await run.acting.none()
                 raise
@@ -156,8 +157,9 @@ class Serving:
         run.leaving[name] = goes_on
         try:
             await _do(job)
-        except _Over as over:
-            if over.serving is not self:
+        except BaseException as error:
+            over = met(error, _Over)
+            if not isinstance(over, _Over) or over.serving is not self:
                 raise
             assert self._thinking is not None
             if not self._thinking.cancelled() and ends_the_agent(self._thinking.exception()):
