@@ -18,6 +18,8 @@ from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.toolsets import ToolsetTool
 
 from standby.agents.parts import parts_of
+from standby.agents.permissions import may_be_called
+from standby.agents.scope import AgentScope
 from standby.errors import ScopeStopped
 
 if TYPE_CHECKING:
@@ -76,16 +78,20 @@ async def stop_if_changed(thinking: Thinking) -> None:
         return
     changed = _differing(parts_of(request, thinking.scope), thread.parts)
     if thinking.listed is not None and thinking.listed.waited != waited:
-        now, then = await thinking.listed.again(), thinking.listed.tools
-        changed += [f"tool {name}" for name in _differing(_said(now), _said(then))]
+        now, then = (_said(one, thinking.scope) for one in (await thinking.listed.again(), thinking.listed.tools))
+        changed += [f"tool {name}" for name in _differing(now, then)]
     if changed:
         raise _stopped(thinking, sorted(set(changed)))
     thinking.compared_at = waited
 
 
-def _said(tools: Tools) -> dict[str, Any]:
-    """What a model is told of each."""
-    return {name: (one.tool_def.description, one.tool_def.parameters_json_schema) for name, one in tools.items()}
+def _said(tools: Tools, scope: AgentScope) -> dict[str, Any]:
+    """What a model is told of each that the scope does not deny."""
+    return {
+        name: (one.tool_def.description, one.tool_def.parameters_json_schema)
+        for name, one in tools.items()
+        if may_be_called(scope, name)
+    }
 
 
 def _differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:

@@ -184,19 +184,19 @@ async def test_what_has_ended_is_not_stopped(bench: Bench, interruption: Interru
 
 
 class Served(WrapperToolset[Any]):
-    """Tools of another server, which says by now something else of one of them."""
+    """Tools of another server, which says by now something else of one of them, or has one more."""
 
-    description = "Act."
+    description, more = "Act.", ""
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
-        tools = await super().get_tools(ctx)
-        return {
-            name: replace(one, tool_def=replace(one.tool_def, description=self.description))
-            for name, one in tools.items()
-        }
+        [act] = (await super().get_tools(ctx)).values()
+        definitions = [replace(act.tool_def, name=name, description=self.description) for name in ("act", self.more)]
+        return {one.name: replace(act, tool_def=one) for one in definitions if one.name}
 
 
-async def test_what_was_approved_does_not_act_where_a_toolset_lists_another_by_then(desk: Desk) -> None:
+@pytest.mark.parametrize("changes", [True, False])
+async def test_what_was_approved_does_not_act_where_a_toolset_lists_another_by_then(desk: Desk, changes: bool) -> None:
+    """One that the scope denies, so that the model is told nothing of it, is none of the agent's."""
     acted: list[str] = []
 
     async def act() -> str:
@@ -212,6 +212,11 @@ async def test_what_was_approved_does_not_act_where_a_toolset_lists_another_by_t
 
     run = await desk.start(working)
     await run.open_waits()
+    if not changes:
+        served.more = "denied"
+        await run.answer({"approved": True})
+        assert await run.result() == "done"
+        return
     served.description = "Act otherwise."
     await run.answer({"approved": True})
     with pytest.raises(ScopeStopped, match="tool act changed"):
