@@ -28,6 +28,7 @@ from standby.agents.edits import as_called, call_for, still_meant, validated
 from standby.agents.evidence import MOST_IN_ONE, ToShow, evidence_about
 from standby.agents.forms import Said, arguments_field, form_of, said_of
 from standby.agents.judging import arguments_digest, given_digest, judge, plain_arguments
+from standby.agents.names import for_people
 from standby.agents.records import Outcome
 from standby.agents.results import results_of
 from standby.agents.scope import Permission
@@ -295,7 +296,7 @@ async def _answer(thinking: Thinking, ctx: RunContext[Any], place: Place, asked:
     timed: dict[str, Any] = {"within": max(min(limits), timedelta(0)), "otherwise": nobody} if limits else {}
     question: Approval[Any] = ScopedApproval(
         thinking,
-        f"May {thread.name} {what}?",
+        f"May {for_people(thread.name)} {what}?",
         form=form,
         show=evidence_about(scope.goal, [ToShow(one.call.tool_name, one.arguments, one.why) for one in asked]),
         check=check,

@@ -11,6 +11,7 @@ from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests
 
 from standby.agents.budgets import Spent
+from standby.agents.names import for_people
 from standby.agents.tools import Reply
 from standby.states import CheckpointState
 from standby.waiting import wait_at
@@ -35,7 +36,7 @@ async def results_of(
         metadata = requests.metadata.get(call.tool_call_id, {})
         ids[str(ordinal)] = call.tool_call_id
         if requests.kind(call.tool_call_id) == "question":
-            question = str(metadata.get("question") or f"{thread.name} asks by {call.tool_name}")
+            question = str(metadata.get("question") or f"{for_people(thread.name)} asks by {call.tool_name}")
             shown = quoted(json.dumps(call.args_as_dict(), indent=2, ensure_ascii=False))
             waits[str(ordinal)] = Approval(question, form=Reply, show=shown, party=thinking.scope.asking.party)
             continue
@@ -45,7 +46,7 @@ async def results_of(
         waits[str(ordinal)] = Signal(
             str(metadata.get("topic") or f"tool.{call.tool_name}"),
             key=str(metadata.get("key") or key),
-            reason=f"the result of {call.tool_name} for {thread.name}",
+            reason=f"the result of {call.tool_name} for {for_people(thread.name)}",
             within=within,
             otherwise=NOTHING if within is None else NO_RESULT,
         )

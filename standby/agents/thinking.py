@@ -26,6 +26,7 @@ from standby.agents.forms import More, more_budget
 from standby.agents.gate import Gate
 from standby.agents.judging import judge
 from standby.agents.more import MoreApproval
+from standby.agents.names import for_people
 from standby.agents.permissions import may_be_called
 from standby.agents.recorder import Recorder
 from standby.agents.scope import AgentScope, AtStop, Permission
@@ -283,7 +284,7 @@ class Thinking:
         if why is None:
             return
         for outer in around[1:]:
-            outer.stopped = outer.stopped or ScopeStopped(outer.thread.name, "person", why)
+            outer.stopped = outer.stopped or ScopeStopped(for_people(outer.thread.name), "person", why)
         raise self._stop("person", why)
 
     async def _word(self, around: Sequence[Thinking]) -> str | None:
@@ -304,7 +305,7 @@ class Thinking:
         return [self, *(self.outer._around() if self.outer is not None else ())]
 
     def _stop(self, what: str, why: str, remedy: str = "") -> ScopeStopped:
-        self.stopped = ScopeStopped(self.thread.name, what, why, remedy)
+        self.stopped = ScopeStopped(for_people(self.thread.name), what, why, remedy)
         return self.stopped
 
     def must_fail(self, stopped: ScopeStopped) -> bool:
@@ -363,7 +364,7 @@ class Thinking:
         asking_ = self.scope.asking
         nobody = More(approved=False, comment="Nobody answered in time.")
         timed: dict[str, Any] = {} if asking_.within is None else {"within": asking_.within, "otherwise": nobody}
-        question = MoreApproval(self, f"May {thread.name} spend more {MORE_IN[what]}?", short, **timed)
+        question = MoreApproval(self, f"May {for_people(thread.name)} spend more {MORE_IN[what]}?", short, **timed)
         thread.set_aside()
         answer = (await self._waited(lambda: wait_at(place, {"": question})))[""]
         self.answered[place.key] = answer

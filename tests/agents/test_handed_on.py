@@ -6,10 +6,11 @@ import pytest
 from pydantic_ai import Agent
 
 from standby import agent
-from standby.agents import AgentScope, Asking, current_scope, run_agent, scope_named, waits
+from standby.agents import AgentScope, Asking, AtStop, Budget, current_scope, run_agent, scope_named, waits
 from standby.agents.block import AgentScope as Block
+from standby.agents.names import for_people
 from standby.agents.parts import of_scope
-from standby.errors import UsageError
+from standby.errors import ScopeStopped, UsageError
 from standby.policy import Policy
 from tests.agents.conftest import Script, allow, ask, call
 from tests.agents.test_scope_changes import Orders
@@ -120,3 +121,54 @@ def test_which_document_a_scope_was_read_from_is_no_change_of_it() -> None:
     before, named = (allow("order", block=one).narrowed(allow("order", block=one)) for one in (None, "team"))
     assert of_scope(named) == of_scope(before)
     assert of_scope(before) != of_scope(allow("order").narrowed(ask("order")))
+
+
+async def test_people_are_asked_about_a_child_by_its_name_and_whom_it_works_for(desk: Desk) -> None:
+    """Not by the key that it has in the journal; and so a stop names it."""
+    boss: Agent[None, str] = Agent(Script(call("delegate"), "over").model, name="boss")
+    child: Agent[None, str] = Agent(Script(call("act"), call("act"), "done").model, name="child")
+    at_stop, stops = AtStop.ASK, list[str]()
+
+    @child.tool_plain
+    async def act() -> str:
+        return "acted"
+
+    @boss.tool_plain
+    @waits
+    async def delegate() -> str:
+        handed_on = (await current_scope()).narrowed(ask("act", budget=Budget(steps=1), at_stop=AtStop.ASK))
+        scope = lambda: handed_on.model_copy(update={"at_stop": at_stop})  # noqa: E731
+        with pytest.raises(ScopeStopped) as stopped:
+            await run_agent(child, "act", scope=scope)
+        stops.append(str(stopped.value))
+        return "stopped"
+
+    @agent
+    async def working() -> str | None:
+        return (await run_agent(boss, "delegate", scope=allow("delegate", "act", at_stop=AtStop.ASK))).output
+
+    run = await desk.start(working)
+    [wait] = await run.open_waits()
+    assert (wait.key, wait.reason) == (
+        "boss/1.1.delegate/child/1.more.steps.1", "May child (for boss) spend more steps?"
+    )  # fmt: skip
+    await run.answer({"approved": True, "amount": 1})
+    [wait] = await run.open_waits()
+    assert (wait.key, wait.reason) == ("boss/1.1.delegate/child/1.asks", "May child (for boss) call act?")
+    at_stop = AtStop.FAIL
+    await run.answer({"approved": True})
+    assert await run.result() == "over"
+    [said] = stops
+    assert said.startswith("Agent 'child (for boss)' was stopped by its scope: 2 of 2 steps are spent")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("mailer", "mailer"),
+        ("mailer#2", "mailer#2"),
+        ("top/1.1.delegate.approved/mid#2/12.3.hand:on/low", "low (for mid#2, for top)"),
+    ],
+)
+def test_what_an_agent_is_called(key: str, name: str) -> None:
+    assert for_people(key) == name
