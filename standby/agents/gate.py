@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -221,8 +221,8 @@ class GatedToolset(WrapperToolset[Any]):
             elif isinstance(error, Exception) and (
                 not isinstance(error, StandbyError) or isinstance(error, NotStorable)
             ):
-                await thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs()))
                 thread.acted[call.key] = None
+                await _whole(thread.tried(call.ordinal, Counted(result=Result.FAILED, **meter.costs())))
             raise
 
     async def _denied(self, call: _Call, why: str) -> Outcome:
@@ -242,8 +242,8 @@ class GatedToolset(WrapperToolset[Any]):
             outcome = await TOOL[thread.visible].at(thread.place(call.key))(work)
         except NotStorable:
             if (cost := thread.acted.get(call.key)) is not None:
-                await thread.in_vain(call.ordinal, call.key, cost, Result.FAILED)
                 thread.acted[call.key] = None
+                await _whole(thread.in_vain(call.ordinal, call.key, cost, Result.FAILED))
             raise
         thread.acted.pop(call.key, None)
         thread.count(call.key, outcome)
@@ -361,6 +361,16 @@ class GatedToolset(WrapperToolset[Any]):
             run.again(f"{inside.key}/", await run.ledger.checkpoints.journal(run.id))
             self.thinking.thread.set_aside(call.ordinal)
         raise inside.barred
+
+
+async def _whole(writing: Coroutine[Any, Any, None]) -> None:
+    """Write something down, and not half of it where a hook cuts that off: it would count here, or in the journal."""
+    task = asyncio.create_task(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 class _Refused(Exception):

@@ -267,19 +267,20 @@ class Thread:
     async def came_back(self, ordinal: int, *, is_told: bool) -> None:
         """A call comes back from the hooks around it. If these cut it off while it acted, it is counted. Where the
         model is told something of it (``is_told``) that is what it comes to: a replay cuts it off there once more."""
-        key = self.cut.pop(ordinal, "")
-        cost = self.acted.pop(key, None)
-        if cost is None:
+        key = self.cut.pop(ordinal, None)
+        if key is None:
             return
+        cost = self.acted.pop(key, None)
         self.run.failures.forget(self.prefix + key)
         if is_told:
-            outcome = Outcome(**cost.model_dump())
-            if await self._write(key, CheckpointState.RECORDED, outcome.model_dump_json()):
+            outcome = Outcome(**cost.model_dump()) if cost is not None else None
+            if outcome is not None and await self._write(key, CheckpointState.RECORDED, outcome.model_dump_json()):
                 self.count(key, outcome)
                 return
-            # It was cut off from what stands there, in that very moment, or a hook has done more since.
+            # It was cut off from what stands there, or from its error, or a hook has done more since.
             await self._write(key, CheckpointState.FAILED, CUT_OFF)
-        await self.in_vain(ordinal, key, cost, Result.CUT_OFF if is_told else Result.FAILED)
+        if cost is not None:
+            await self.in_vain(ordinal, key, cost, Result.CUT_OFF if is_told else Result.FAILED)
 
     async def in_vain(self, ordinal: int, rest: str, cost: Counted, result: Result) -> None:
         """A call has acted, and nothing is kept of what it has come to: it is counted all the same."""

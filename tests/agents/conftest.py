@@ -74,6 +74,18 @@ class Script:
         ]
 
 
+def raising(error: BaseException, *, then: Said) -> Callable[[list[ModelMessage]], Said]:
+    """A line of a model that raises this, and says something when it is asked again."""
+    errors = [error]
+
+    def line(_: list[ModelMessage]) -> Said:
+        if errors:
+            raise errors.pop()
+        return then
+
+    return line
+
+
 def allow(*tools: str, **more: Any) -> AgentScope:
     return AgentScope(tools=tuple(Rule(tool=tool, permission=Permission.ALLOW) for tool in tools), **more)
 

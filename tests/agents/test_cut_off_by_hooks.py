@@ -12,6 +12,7 @@ from pydantic_ai.usage import RequestUsage
 
 from standby import agent
 from standby.agents import AgentScope, AtStop, Budget, current_scope, run_agent, waits
+from standby.agents.thread import Thread
 from standby.agents.transcript import threads_of
 from standby.errors import ScopeStopped
 from standby.places import Place
@@ -205,6 +206,25 @@ async def test_a_call_that_is_cut_off_while_it_is_written_down_is_counted_once(
     monkeypatch.setattr(AgentRun, "record", and_hangs)
     dreamer = Dreamer(call("dream"), lambda _: interruption() or "done", budget=Budget(tool_calls=1))
     dreamer.wakes = 1
+    run = await bench.interrupted(dreamer.work)
+    assert await run.again() is None
+    assert dreamer.acted == 1
+    assert dreamer.script.told() == [("dream", "too late", "success")]
+    assert await dreamer.counted(run) == (1, 1020)
+
+
+async def test_a_call_that_is_cut_off_while_its_error_is_written_down_is_counted_once(
+    bench: Bench, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = Thread.tried
+
+    async def slowly(self: Thread, *said: Any) -> None:
+        await tried(self, *said)
+        await asyncio.sleep(2 * LIMIT)
+
+    monkeypatch.setattr(Thread, "tried", slowly)
+    dreamer = Dreamer(call("dream"), lambda _: interruption() or "done", budget=Budget(tool_calls=1))
+    dreamer.fails = True
     run = await bench.interrupted(dreamer.work)
     assert await run.again() is None
     assert dreamer.acted == 1

@@ -19,8 +19,9 @@ from standby.agents.thread import Thread
 from standby.errors import UsageError
 from standby.ledger import Ledger
 from standby.runs import current_run
+from standby.stops import Left
 from tests.agents.bench import Bench, BenchRun
-from tests.agents.conftest import Script, allow, call
+from tests.agents.conftest import Script, allow, call, raising
 from tests.agents.test_stops import Looker
 from tests.fundamentals.conftest import Interrupted, Interruption
 
@@ -130,19 +131,16 @@ async def test_nobody_is_asked_for_more_where_more_would_not_help(bench: Bench) 
     assert not any("more" in key for key in await run.journal())
 
 
-async def test_what_a_child_was_spending_when_it_died_is_not_there_for_others(
-    bench: Bench, interruption: Interruption
-) -> None:
+async def test_what_a_child_was_spending_when_it_died_is_not_there_for_others(bench: Bench) -> None:
     """The request that it died in counts as what others took, until its run is retried and the journal says."""
     starter = Starter(budget=Budget(tokens=100))
     await bench.interrupted(starter.work)
 
-    def dies(_: Any) -> Any:
-        interruption()
-        return "done"
-
+    dies = raising(Left("run"), then="done")  # no error: after one nothing stays set aside
     child = Looker(starter.handed[0].narrowed(allow("look")), call("look"), dies)
-    run = await bench.interrupted(child.work)
+    run = await bench.start(child.work)
+    with pytest.raises(Left):
+        await run.result()
     assert (await all_spent(bench, run)).tokens == 20
     assert await run.again() is None
     spent = await all_spent(bench, run)
