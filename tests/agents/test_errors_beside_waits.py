@@ -178,32 +178,29 @@ async def test_it_stays_open_when_the_run_goes_on_elsewhere(bench: Bench) -> Non
     assert await states(run) == {QUESTION: WaitState.OPEN}
 
 
-async def test_a_crash_before_the_error_is_written_down_has_it_asked_again(bench: Bench) -> None:
-    failed: list[int] = []
+async def test_a_crash_before_the_end_is_written_down_leaves_no_question_open(bench: Bench) -> None:
+    done: list[str] = []
 
     async def fail() -> str:
-        if not failed:
-            failed.append(1)
-            raise ValueError("boom")
-        return "fine"
+        done.append("check")
+        raise ValueError("boom")
 
     _, thinker = asking_beside(bench, fail)
 
     async def work() -> Any:
         try:
             return (await run_agent(thinker, "go", scope=allow("ask_human", "check"))).output
-        except ValueError:
-            raise Killed from None
+        except ValueError as error:
+            if len(done) == 1:
+                done.append("killed")
+                raise Killed from None
+            return [str(error), await states(run)]
 
     run = await bench.start(work, hold=Hold.SUSPEND)
     with pytest.raises(Killed):
         await run.result()
     assert await states(run) == {QUESTION: WaitState.CLOSED}
-    with pytest.raises(Pause):
-        await run.again()
-    [wait] = await bench.ledger.waits.open_ones([run.id])
-    assert await answer(bench.ledger, wait)
-    assert await run.again() == "done"
+    assert await run.again() == ["boom", {QUESTION: WaitState.CLOSED}]
 
 
 async def test_an_earlier_attempts_question_about_calls_is_closed_when_an_error_ends_the_agent(bench: Bench) -> None:
@@ -384,15 +381,18 @@ async def is_about_to_park(run: BenchRun, tried: str = "thinker/1.tried.1.1") ->
     return tried in await run.journal()
 
 
-async def test_a_hook_that_lets_nothing_through_does_not_keep_the_run_from_parking(
+async def test_an_error_that_a_hook_holds_for_long_comes_out_when_the_run_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "ERROR_SECONDS", 0.05)
+    done: list[str] = []
+    slow = Slow()
 
     async def fail() -> str:
+        done.append("check")
         raise ValueError("boom")
 
-    _, thinker = asking_beside(bench, fail, Slow())
+    _, thinker = asking_beside(bench, fail, slow)
 
     async def work() -> Any:
         await run_agent(thinker, "go", scope=allow("ask_human", "check"))
@@ -400,6 +400,12 @@ async def test_a_hook_that_lets_nothing_through_does_not_keep_the_run_from_parki
     run = await bench.start(work, hold=Hold.SUSPEND)
     with pytest.raises(Pause):
         await run.result()
+    [wait] = await bench.ledger.waits.open_ones([run.id])
+    assert await answer(bench.ledger, wait)
+    slow.may.set()
+    with pytest.raises(ValueError, match="boom"):
+        await run.again()
+    assert done == ["check"]
 
 
 async def test_a_hook_of_a_call_that_has_not_acted_is_not_waited_for(
