@@ -63,7 +63,7 @@ def usage_of(usages: Iterable[RequestUsage]) -> RequestUsage:
     details: defaultdict[str, Any] = defaultdict(int)
     for usage in usages:
         for name, one in vars(usage).items():
-            if one and isinstance(one, int | float | Decimal):
+            if isinstance(one, int | float | Decimal):
                 counted[name] += one
         for name, one in usage.details.items():
             if isinstance(one, int | float):

@@ -20,7 +20,7 @@ from standby.agents.block import scope_named
 from standby.agents.budgets import Budget, Spent
 from standby.agents.canonical import digest
 from standby.agents.changes import Listed, stop_before_calls, stop_if_changed
-from standby.agents.costs import Mark, Usage, called_within, usage_of
+from standby.agents.costs import Mark, Usage, called_within
 from standby.agents.families import Short, short_of
 from standby.agents.forms import More, more_budget
 from standby.agents.gate import Gate
@@ -29,6 +29,7 @@ from standby.agents.more import MoreApproval
 from standby.agents.names import for_people
 from standby.agents.permissions import may_be_called
 from standby.agents.recorder import Recorder
+from standby.agents.resuming import count_told, taken_up, usage_before
 from standby.agents.scope import AgentScope, AtStop, Permission
 from standby.agents.serving import Serving
 from standby.agents.thread import Thread
@@ -176,32 +177,29 @@ class Thinking:
     async def think(self, task: Any) -> Any:
         """Go on from the journal to the output. Raises ``ScopeStopped``, and whatever the model and the tools raise."""
         thread = self.thread
-        history = thread.history()
+        # Where nothing is recorded yet, a conversation to go on with, if there is one.
+        history = thread.history() if thread.last is not None else thread.messages
         self.known = list(history)
-        options: dict[str, Any] = {"message_history": history} if thread.last is not None else {"user_prompt": task}
-        if thread.last is None and thread.messages:  # a conversation to go on with
-            options["message_history"] = thread.messages
-            self.known = list(thread.messages)
         trace = thread.beginning.trace if thread.beginning is not None else {}
         with joined(trace), stopped_without_ledger(thread.run.id):
             async with self.agent.iter(
-                **options,
+                user_prompt=task,
+                message_history=history or None,
                 deps=self.deps,
                 model=self.model,
-                usage=self._usage(),
+                usage=usage_before(thread),
                 usage_limits=UsageLimits(request_limit=None),
                 conversation_id=thread.run.id,
                 capabilities=[Recorder(thinking=self), Gate(thinking=self)],
                 infer_name=False,
             ) as run:
-                if thread.last is not None:
-                    run.ctx.state.output_retries_used = thread.last.output_retries
-                node = run.next_node
+                node = await taken_up(run, thread, task)
                 while not isinstance(node, End):
                     if Agent.is_model_request_node(node):
                         await self._before_request([*run.all_messages(), node.request])
                     elif Agent.is_call_tools_node(node):
                         self.deferred.clear()
+                        count_told(thread, run.usage)
                         self.mark = Mark.at(run.usage)
                         await self._before_calls(node.model_response.tool_calls)
                     node = await run.next(node)
@@ -213,14 +211,6 @@ class Thinking:
             )
         thread.messages = run.all_messages()
         return run.result.output
-
-    def _usage(self) -> Usage:
-        """What was spent before the last turn, for tools to see; that one is counted when it is gone through."""
-        before = self.thread.answers[:-1]
-        usage = Usage(requests=len(before))
-        rejected = [one for answer in before if answer.failed_attempts for one in answer.failed_attempts]
-        usage.incr(usage_of([*(one.usage for one in before), *(one.usage for one in rejected if one.usage)]))
-        return usage
 
     def new_of(self, messages: Sequence[ModelMessage]) -> tuple[list[ModelMessage], bool]:
         """What came to the history since the last turn; or all of it (True), where its beginning was rewritten."""
