@@ -155,7 +155,9 @@ class GatedToolset(WrapperToolset[Any]):
         cost = thread.acted.pop(call.key)
         if thread.cut.pop(call.ordinal, None) is not None and cost is not None:
             await thread.in_vain(call.ordinal, call.key, cost, Result.CUT_OFF)
-        thread.run.failures.forget(thread.prefix + call.key)
+        run, key = thread.run, thread.prefix + call.key
+        run.failures.forget(key)
+        await run.ledger.checkpoints.take_back_failure(run.id, run.attempt, key, intended=False)
         await self.thinking.check(tool_calls=thread.calls + 1)
 
     async def _refusal(self, call: _Call) -> str | None:

@@ -10,7 +10,7 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ToolRetryError
 from pydantic_ai.usage import RequestUsage
 
-from standby import agent
+from standby import agent, step
 from standby.agents import AgentScope, AtStop, Budget, current_scope, run_agent, waits
 from standby.agents.thread import Thread
 from standby.agents.transcript import threads_of
@@ -24,7 +24,7 @@ from tests.fundamentals.conftest import Desk, Interrupted, Interruption
 from tests.support.waiting import wait_until
 
 Handler = Callable[[Any], Awaitable[Any]]
-LIMIT = 0.05
+LIMIT = 1.0  # within which a busy machine begins with a call
 
 
 async def by_timeout(handler: Handler, args: Any) -> Any:
@@ -42,12 +42,16 @@ async def by_shield(handler: Handler, args: Any) -> Any:
     return await asyncio.wait_for(asyncio.shield(handler(args)), LIMIT)
 
 
+async def nothing() -> None: ...
+
+
 class Limit(AbstractCapability[Any]):
     """Cuts calls of ``dream`` off by a time limit. ``then``: what becomes of it, from how to make the call again."""
 
     def __init__(self, limited: Callable[[Handler, Any], Awaitable[Any]] = by_timeout) -> None:
         self.limited = limited
         self.catches = True
+        self.between: Callable[[], Awaitable[None]] = nothing
         self.tries = 1
 
     async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Handler) -> Any:
@@ -59,6 +63,7 @@ class Limit(AbstractCapability[Any]):
             except (TimeoutError, ValueError):
                 if not self.catches:
                     raise
+                await self.between()
         return "too late"
 
 
@@ -169,6 +174,23 @@ async def test_a_hook_that_makes_a_call_again_makes_one_more(bench: Bench, fails
     assert dreamer.acted == 2
     assert dreamer.script.told() == [("dream", "a good dream", "success")]
     assert await dreamer.counted(run) == (2, 2020)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_hook_may_do_more_before_it_makes_a_call_again(bench: Bench, fails: bool) -> None:
+    """By which the error that it has caught would be a part of the path."""
+    dreamer = Dreamer(call("dream"), "done")
+    dreamer.limit.tries, dreamer.wakes, dreamer.fails = 2, 2, fails
+
+    @step(visible=False)
+    async def take_a_breath() -> None: ...
+
+    dreamer.limit.between = take_a_breath.with_options(key="breath")
+    run = await bench.start(dreamer.work)
+    assert await run.result() is None
+    assert dreamer.script.told() == [("dream", "a good dream", "success")]
+    assert await dreamer.counted(run) == (2, 2020)
+    assert "failed" not in (await run.journal()).values()
 
 
 @pytest.mark.parametrize("fails", [False, True])
