@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -20,6 +22,7 @@ from standby.ledger import tables
 from standby.ledger.hosted import LEASES, NO_LIMIT
 from standby.ledger.tables import table_of
 from standby.states import RunState
+from standby.wakeups import Ear
 from tests.host.conftest import Inn, Run
 from tests.support.waiting import wait_until
 
@@ -45,6 +48,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(HostWorker, "_submit_run", submitted)
     monkeypatch.setattr(settings, "RENEW_EVERY", timedelta(seconds=0.2))
     return seen
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as entered:
+        yield entered
 
 
 async def cold(inn: Inn) -> Run:
@@ -149,13 +158,15 @@ async def test_a_host_says_in_its_lease_whether_it_has_a_limit(inn: Inn, limit: 
 
 @pytest.mark.parametrize("limit", [1], indirect=True)
 async def test_what_waits_for_a_slot_elsewhere_is_left_there_while_prefect_cannot_be_asked(
-    inn: Inn, monkeypatch: pytest.MonkeyPatch
+    inn: Inn, monkeypatch: pytest.MonkeyPatch, stack: AsyncExitStack
 ) -> None:
     """Its host goes on with it without Prefect."""
     monkeypatch.setattr(settings, "ELSEWHERE", timedelta(seconds=0.2))
     run = await cold(inn)
     assert await inn.ledger.leases.take(f"{LEASES}127.0.0.1:1/x", ELSEWHERE, timedelta(minutes=1))
-    await is_held(inn, run, hold="warm", holder=ELSEWHERE, wake_address="127.0.0.1:1#x")
+    # It hears of its answer, so that nobody wakes it through Prefect.
+    ear = await stack.enter_async_context(Ear.open(lambda _: None))
+    await is_held(inn, run, hold="warm", holder=ELSEWHERE, wake_address=f"{ear.address}#x")
     asked: list[list[str]] = []
 
     async def away(_client: Any, run_ids: list[str]) -> Any:
