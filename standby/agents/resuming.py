@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import TypeAdapter
 from pydantic_ai import Agent
 from pydantic_ai.run import AgentRun
 from pydantic_ai.usage import RunUsage
@@ -17,12 +16,6 @@ from pydantic_ai.usage import RunUsage
 from standby.agents.costs import Usage, usage_of
 from standby.agents.records import Counted, Result
 from standby.agents.thread import Thread
-from standby.states import CheckpointState
-
-_calls: TypeAdapter[list[Counted]] = TypeAdapter(list[Counted])
-
-_LARGE = '{"result": "returned"}'
-"""What stands for an outcome that the ledger does not hold itself: it is not fetched once more for this."""
 
 
 def usage_before(thread: Thread) -> Usage:
@@ -42,6 +35,7 @@ def count_told(thread: Thread, usage: RunUsage) -> None:
     by calling others and asking models is not added again."""
     if thread.turn == thread.recorded:
         _add(usage, _calls_of(thread, range(thread.turn, thread.turn + 1)))
+        thread.made.clear()
 
 
 def _add(usage: RunUsage, calls: list[tuple[str, Counted]]) -> None:
@@ -52,17 +46,13 @@ def _add(usage: RunUsage, calls: list[tuple[str, Counted]]) -> None:
 
 
 def _calls_of(thread: Thread, turns: range) -> list[tuple[str, Counted]]:
-    """What the calls of these turns have come to, by their keys below the thread's. The thread has looked whether they
-    are undamaged."""
-    found = {}
-    for key, entry in thread.run.journal.items():
-        rest = key.removeprefix(thread.prefix)
-        turn, _, what = rest.partition(".")
-        if rest == key or "/" in rest or not (turn.isdigit() and what.partition(".")[0].isdigit()):
-            continue
-        if int(turn) in turns and entry.state == CheckpointState.RECORDED:
-            found[rest] = entry.value or _LARGE
-    return list(zip(found, _calls.validate_json(f"[{','.join(found.values())}]"), strict=True))
+    """What the calls of these turns have come to, by their keys below the thread's."""
+    found = []
+    for rest, call in thread.made.items():
+        turn, ordinal, *_ = rest.split(".")
+        if ordinal.isdigit() and int(turn) in turns:
+            found.append((rest, call))
+    return found
 
 
 def _has_returned(rest: str, call: Counted) -> bool:

@@ -53,6 +53,9 @@ class Thread:
         self.messages: list[ModelMessage] = []
         self.last: Turn | None = None  # the one that is gone through again
         self.answers: list[ModelResponse] = []  # of the turns that the journal held
+        self.made: dict[
+            str, Counted
+        ] = {}  # calls and tries that the journal held, by their keys, until they are counted
         self.spent = Spent()
         self.budget = Budget()  # of the scope as it is now
         self.granted = Budget()
@@ -125,10 +128,12 @@ class Thread:
             self.parts = turn.parts or self.parts
             if number < len(turns):
                 self.turn = number
-        calls: list[str] = []
+        calls: dict[str, str] = {}
         for rest, entry in self._entries.items():
             await self._sort(rest, entry, calls)
-        self.spent += Turn.spent_on(turns) + Counted.spent_on(counted_of(calls))
+        counted = counted_of(list(calls.values()))
+        self.made = dict(zip(calls, counted, strict=True))
+        self.spent += Turn.spent_on(turns) + Counted.spent_on(counted)
         if (entry := self._entries.get("end")) is not None and entry.state == CheckpointState.RECORDED:
             self.ending = Ending.model_validate_json(await self.run.text_of(entry))
         if (entry := self._entries.get("purse")) is not None and entry.state == CheckpointState.RECORDED:
@@ -144,8 +149,8 @@ class Thread:
                 self.purse = Purse(self, opened)
         return self.purse
 
-    async def _sort(self, rest: str, entry: Entry, calls: list[str]) -> None:
-        """Count what was granted, and gather the texts of tool calls."""
+    async def _sort(self, rest: str, entry: Entry, calls: dict[str, str]) -> None:
+        """Count what was granted, and gather the texts of tool calls by their keys."""
         turn, _, what = rest.partition(".")
         if "/" in rest:
             call = self._entries.get(rest.partition("/")[0])
@@ -162,7 +167,7 @@ class Thread:
         elif what.partition(".")[0] == "results":
             self.spent += Spent(tool_calls=len(await self._delivered(turn, entry)))
         elif what.startswith("tried.") or what.partition(".")[0].isdigit():
-            calls.append(await self.run.text_of(entry))
+            calls[rest] = await self.run.text_of(entry)
 
     async def _delivered(self, turn: str, entry: Entry) -> list[str]:
         """The numbers of the calls that others have delivered the results of, and that no tool here has begun."""
