@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.exceptions import Pause
+from prefect.states import Suspended
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
+from standby import waiting
 from standby.agents import AgentScope, Permission, Rule
 from standby.ledger import Ledger
+from standby.runs import AgentRun
+from standby.states import Hold
 from tests.agents.bench import Bench
 from tests.fundamentals.conftest import (  # noqa: F401
     SOCKETS,
@@ -101,3 +106,18 @@ async def bench(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ledger = await Ledger.connect(sqlite_url)
     yield Bench(ledger, sqlite_url)
     await ledger.close()
+
+
+@pytest.fixture
+def suspending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that are suspended, without Prefect."""
+
+    async def suspend(run: AgentRun, key: str, group: Any) -> None:
+        assert await run.ledger.runs.park(run.id, run.attempt, key, Hold.SUSPEND, None) is not None
+        raise run.must_stop(Pause(state=Suspended()))
+
+    async def take_response(*_: Any) -> None:
+        """Nothing comes through Prefect."""
+
+    monkeypatch.setattr(waiting, "suspend", suspend)
+    monkeypatch.setattr(waiting, "take_response", take_response)

@@ -111,7 +111,7 @@ async def test_so_it_does_when_an_agent_in_a_tool_waits(desk: Desk) -> None:
     assert await states(run) == {"thinker/1.1.delegate/child/1.1.ask_human/approval": WaitState.CLOSED}
 
 
-async def test_a_question_that_a_hook_has_given_up_is_over_when_the_agent_has_its_output(desk: Desk) -> None:
+async def test_a_question_that_a_hook_has_given_up_is_waited_for_before_the_agent_goes_on(desk: Desk) -> None:
     class Limit(AbstractCapability[None]):
         async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
             asked = asyncio.create_task(handler(args))
@@ -127,7 +127,9 @@ async def test_a_question_that_a_hook_has_given_up_is_over_when_the_agent_has_it
         return (await run_agent(thinker, "go", scope=allow("ask_human"))).output
 
     run = await desk.start(research)
+    key = "thinker/1.1.ask_human/approval"
+    await run.answer({"answer": "blue"}, key=key)
     assert await run.result() == "done"
     assert script.told() == [("ask_human", "too late", "success")]
-    assert await states(run) == {"thinker/1.1.ask_human/approval": WaitState.CLOSED}
+    assert await states(run) == {key: WaitState.SETTLED}
     assert (await desk.client.read_flow_run(UUID(run.id))).state.is_completed()  # type: ignore[union-attr]
