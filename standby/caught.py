@@ -118,6 +118,8 @@ class Failures:
         self._recorded = [failure for failure in self._recorded if not failure.stays]
 
     def were_recorded(self, failure: Failure) -> None:
+        if failure not in self.unrecorded:
+            return  # forgotten meanwhile: the step is called again
         failure.recorded = True
         self.unrecorded.remove(failure)
         if not failure.stays and not failure.of_wait:

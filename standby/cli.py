@@ -6,7 +6,9 @@ import getpass
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.table import Table
@@ -140,7 +142,7 @@ def signal(
             if name is not None:
                 name_of(name, what)
         async with open_ledger() as (ledger, place):
-            meant = key if topic != topics.STOP else await _to_stop(ledger, key)
+            meant = key if topic != topics.STOP else await _to_stop(ledger, key, (source, delivery))
             with own_words():
                 made = await doors.signal(
                     ledger, topic=topic, key=meant, payload=payload, source=source, delivery_id=delivery,
@@ -305,15 +307,21 @@ async def _one_run(ledger: Ledger, target: str) -> Any:
     return found.popitem()[1]
 
 
-async def _to_stop(ledger: Ledger, target: str | None) -> str:
-    """The id of the run whose agents are to stop. Nobody takes a stop for a run that is over, or for none."""
+async def _to_stop(ledger: Ledger, target: str | None, delivery: tuple[str, str | None]) -> str:
+    """The id of the run whose agents are to stop. Nobody takes a stop for a run that is over, or for none; but one that
+    was sent before (``delivery``, its source and id) is known to have been. A run may have yet to begin."""
     if target is None:
         raise UsageError(
             "A stop needs the run that it stops: --key with its id (the beginning will do) or its name. `standby ps` "
             "lists them."
         )
-    run = await _one_run(ledger, target)
-    if RunState(run.state) in ENDED:
+    try:
+        run = await _one_run(ledger, target)
+    except UnknownRun:
+        with suppress(ValueError):
+            return str(UUID(target))
+        raise
+    if RunState(run.state) in ENDED and not await ledger.signals.is_taken(*delivery):
         raise UsageError(
             f"Run {run.name} has ended: it is {run.state}, and nothing is left to stop. `standby ps` lists the runs "
             "that have not."

@@ -189,9 +189,9 @@ async def _about_ends(client: PrefectClient, runs: dict[str, Any], since: dateti
 async def _is_retried(client: PrefectClient, run: Any, state: State[Any]) -> bool:
     """Whether somebody has had the run started again since it ended, and it is on its way: not the keeper, which has a
     completed one run again only to be shown so."""
-    if state.type in ENDED_IN_PREFECT or state.message == TO_BE_SHOWN:
+    if state.type in ENDED_IN_PREFECT:
         return False
-    return await retried_since(client, UUID(run.id), run.ended_after, run.ended_at)
+    return await retried_since(client, UUID(run.id), run.ended_after, run.ended_at, but=TO_BE_SHOWN)
 
 
 async def _about_starting(client: PrefectClient, runs: dict[str, Any]) -> list[Finding]:

@@ -219,7 +219,7 @@ async def _attempt(
             stop = met(error, Fenced, Left, Away, Pause)
             if stop is not None and not isinstance(stop, Fenced):
                 with run.acting.holding_back():  # it goes on elsewhere, and there does not do again what is under way
-                    await run.acting.none()
+                    await run.lets_end()
             if isinstance(error, BaseExceptionGroup) and stop is not None:
                 raise stop from None  # of a branch: a TaskGroup raises it among what the others raised
             if branches.exits(error):

@@ -128,7 +128,7 @@ class AgentRun(Journal):
             raise Fenced(self.id, self.attempt)
         if self.leaves:
             if not self.acting.acts(key):
-                await self.acting.none()  # a TaskGroup would cut off what is under way beside this
+                await self.lets_end()  # a TaskGroup would cut off what is under way beside this
             raise Left(self.id)
         if self.over:
             raise Over(self.id)
@@ -157,6 +157,11 @@ class AgentRun(Journal):
         if self.acting.held_back and not self.in_own_task and not self.acting.acts(key):
             await self.acting.let_on()
             await self.before_new_work(key)
+
+    async def lets_end(self) -> None:
+        """What acts beside comes to its end, before the end of this attempt cuts it off: in a host, which cuts all off
+        after its grace, else within ``STOPPED_WITHIN``."""
+        await self.acting.none(within=None if self.hosting else settings.STOPPED_WITHIN.total_seconds())
 
     async def be_sure(self) -> None:
         """An attempt that may have lost its lease meanwhile, because its process or its machine was frozen, asks before
@@ -224,6 +229,15 @@ class AgentRun(Journal):
                     failed = CheckpointState.FAILED
                     await self._write(failure.place, failed, value=value, spill=spill, digest=digest)
                 self.failures.were_recorded(failure)
+
+    async def take_back(self, key: str) -> None:
+        """A step that has failed is called again, by what has caught that before the agent has: that it failed is no
+        part of the path."""
+        async with self._recording:
+            self.failures.forget(key)
+            await self.ledger.checkpoints.take_back_failure(self.id, self.attempt, key, intended=False)
+            if (entry := self.journal.get(key)) is not None and entry.state == CheckpointState.FAILED:
+                del self.journal[key]
 
     async def take_back_failures(self, error: BaseException) -> None:
         """The run ends by ``error``: the failures of steps that have come to this are recorded no more, and a retry

@@ -19,12 +19,12 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.utilities.schema_tools import validate
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from standby import clock, settings
-from standby.believing import careful
+from standby.believing import NotPrefects, careful
 from standby.faults import reach
 from standby.ledger import Ledger
 from standby.ledger.starts import NewStart
@@ -226,7 +226,8 @@ async def _made(ledger: Ledger, start: Any, client: PrefectClient) -> str:
     except PrefectHTTPStatusError as error:
         if not _says_no(error):
             raise
-        return await make_run(ledger, start, careful(client))  # one refusal may be a proxy's
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # the others would wait for it
+            return await make_run(ledger, start, careful(client))  # one refusal may be a proxy's
 
 
 async def _not_made(ledger: Ledger, start: Any, error: Exception, failing: dict[str, datetime]) -> None:
@@ -254,4 +255,4 @@ def _fails(error: Exception) -> bool:
     """Whether it went wrong for what nobody can put right by waiting: Prefect is not away or busy, and has answered."""
     if isinstance(error, PrefectHTTPStatusError):
         return error.response.status_code == 500
-    return not isinstance(error, ObjectNotFound | httpx.HTTPError | OSError)
+    return isinstance(error, NotPrefects) or not isinstance(error, ObjectNotFound | httpx.HTTPError | OSError)

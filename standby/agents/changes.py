@@ -83,6 +83,8 @@ async def stop_if_changed(thinking: Thinking) -> None:
     if changed:
         raise _stopped(thinking, sorted(set(changed)))
     thinking.compared_at = waited
+    if not waited:
+        thinking.may_have_changed = False  # what this attempt shows in its turns is as the code of the agent has it
 
 
 def _said(tools: Tools, scope: AgentScope) -> dict[str, Any]:

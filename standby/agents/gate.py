@@ -135,10 +135,15 @@ class GatedToolset(WrapperToolset[Any]):
         acting = thread.run.acting
         if call.key in thread.acted:
             await self._made_again(call)
+        elif (entry := thread.entry(call.key)) is not None and entry.state == CheckpointState.FAILED:
+            # It is over: by its error, or it is cut off there once more. A hook may make it again after that.
+            thread.acted[call.key] = None
+            return await self._done(call, lambda: self._metered(call, meter, act))
         refused = await self._refusal(call)
         while acting.held_back:
             await thread.run.before_new_work(call.key)
             refused = await self._refusal(call)  # the run has waited since
+        self._look_who_waits(call)
         if refused is not None:
             return await self._denied(call, refused)
         with acting.one(thread.place(call.key).key):
@@ -155,10 +160,16 @@ class GatedToolset(WrapperToolset[Any]):
         cost = thread.acted.pop(call.key)
         if thread.cut.pop(call.ordinal, None) is not None and cost is not None:
             await thread.in_vain(call.ordinal, call.key, cost, Result.CUT_OFF)
-        run, key = thread.run, thread.prefix + call.key
-        run.failures.forget(key)
-        await run.ledger.checkpoints.take_back_failure(run.id, run.attempt, key, intended=False)
+        await thread.run.take_back(thread.prefix + call.key)
+        thread.drop(call.key)
         await self.thinking.check(tool_calls=thread.calls + 1)
+
+    def _look_who_waits(self, call: _Call) -> None:
+        """Directly before a call acts. Raises ``ToolFailed``, to nobody, where a hook has gone on without it, and the
+        agent, too: it would act beside what comes next."""
+        thread = self.thinking.thread
+        if call.ordinal in thread.gone or not call.key.startswith(f"{thread.turn}."):
+            raise ToolFailed("The agent has gone on without it.")
 
     async def _refusal(self, call: _Call) -> str | None:
         """Why a call may not act; None if it may. Nothing stands between this and the act.
@@ -253,6 +264,7 @@ class GatedToolset(WrapperToolset[Any]):
 
     async def _one_of_its_own(self, call: _Call, meter: Meter, act: Callable[[], Awaitable[Any]]) -> Outcome:
         """The call in the own task: under way until it is over, whoever asked for it still waits or not."""
+        self._look_who_waits(call)
         under_way = self.thinking.thread.under_way
         under_way.add(call.ordinal)
         try:

@@ -120,6 +120,16 @@ class Recorder(AbstractCapability[Any]):
         ordinal = self.thinking.ordinal_of(call.tool_call_id)
         if in_step() or ordinal is None:
             return await handler(args)
+        thread = self.thinking.thread
+        thread.gone.discard(ordinal)  # one that was asked about is made again when it is approved
+        try:
+            return await self._to_its_end(tool_def, args, handler, ordinal)
+        finally:
+            thread.gone.add(ordinal)
+
+    async def _to_its_end(
+        self, tool_def: ToolDefinition, args: dict[str, Any], handler: WrapToolExecuteHandler, ordinal: int
+    ) -> Any:
         if tool_def.name in self.thinking.serving.in_own_task:
             try:
                 result = await handler(args)

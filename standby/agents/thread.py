@@ -68,6 +68,7 @@ class Thread:
         self.acted: dict[str, Counted | None] = {}
         self.cut: dict[int, str] = {}  # calls that have acted, were cut off and have not come back yet: their keys
         self.under_way: set[int] = set()  # calls in the own task
+        self.gone: set[int] = set()  # calls of the last answer that the agent has gone on from
         self.purse: Purse | None = None  # where what it spends counts together with others
         self.within: tuple[Thread, Meter] | None = None  # the agent that has it in a tool, and the meter of that
         self._opening = asyncio.Lock()
@@ -189,6 +190,10 @@ class Thread:
             for n, call in enumerate(self.response().tool_calls, start=1)
         ]
 
+    def drop(self, rest: str) -> None:
+        """What a call has failed by in an earlier attempt counts no more: it is made again."""
+        self._entries.pop(rest, None)
+
     async def is_done(self, ordinal: int, tool: str) -> bool:
         """Whether a call of the last answer has come to what it comes to, and is counted."""
         if await self.outcome(self.call_key(ordinal, tool, approved=True)) is not None:
@@ -218,6 +223,7 @@ class Thread:
         self.spent += turn.spent
         self._counted(rest, turn.seconds)
         self.outcomes.clear()
+        self.gone.clear()
 
     def count(self, rest: str, outcome: Counted) -> None:
         """One more tool call, if it is one. The calls in it were counted when they were made."""

@@ -30,6 +30,7 @@ class CallingOver:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._task: asyncio.Task[None] | None = None
+        self._said = ""  # of which run and error the log has said last that it is not called over
 
     @property
     def under_way(self) -> bool:
@@ -78,6 +79,9 @@ class CallingOver:
             log.debug("Run %s waits for a slot elsewhere, and cannot begin here: %s", flow_run.id, error)
         except (httpx.HTTPError, PrefectHTTPStatusError, JSONDecodeError):
             raise
-        except Exception:  # of this run alone
-            log.exception("Run %s waits on for a slot elsewhere: whether it can begin here is unknown.", flow_run.id)
+        except Exception as error:  # of this run alone
+            if (said := f"{flow_run.id} {error!r}") != self._said:
+                self._said = said
+                why = "Run %s waits on for a slot elsewhere: whether it can begin here is unknown."
+                log.exception(why, flow_run.id)
         return False

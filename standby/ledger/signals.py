@@ -149,6 +149,11 @@ class Signals:
         found = select(signals.c.id).where(*kept, signals.c.disposition == Disposition.BUFFERED).limit(1)
         return bool(await self._db.read(found))
 
+    async def is_taken(self, source: str, delivery_id: str | None) -> bool:
+        """Whether a signal of this delivery has come before."""
+        same = (signals.c.source == source, signals.c.delivery_id == delivery_id)
+        return bool(await self._db.read(select(signals.c.id).where(*same).limit(1)))
+
     async def all(self) -> list[Row[Any]]:
         return await self._db.read(select(signals).order_by(signals.c.received_at))
 

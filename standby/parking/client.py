@@ -80,12 +80,16 @@ async def has_run(run_id: UUID) -> bool:
     return StateType.PAUSED in seen or seen.count(StateType.RUNNING) > 1
 
 
-async def retried_since(client: PrefectClient, run_id: UUID, ended_after: str | None, ended_at: datetime) -> bool:
-    """The same, of a Prefect that is at hand. A wake schedules a run, too, and is no retry.
+async def retried_since(
+    client: PrefectClient, run_id: UUID, ended_after: str | None, ended_at: datetime, *, but: str | None = None
+) -> bool:
+    """The same, of a Prefect that is at hand. A wake schedules a run, too, and is no retry; nor is what has the message
+    ``but``.
 
     Prefect's clock and the ledger's need not agree: the time counts only where Prefect does not know the state.
     """
     history = await careful(client).read_flow_run_states(run_id)
+    history = [state for state in history if but is None or state.message != but]
     ids = [str(state.id) for state in history]
     if ended_after in ids:
         return any(map(_is_retry, history[ids.index(ended_after) + 1 :]))

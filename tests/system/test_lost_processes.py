@@ -227,8 +227,9 @@ async def test_the_doctor_names_a_run_that_prefect_shows_with_another_end(
         (RunState.FAILED, [Failed(), Scheduled(name="Resuming"), Pending()], True),
         (RunState.COMPLETED, [Scheduled(name="AwaitingRetry"), Running(), Failed()], True),
         (RunState.COMPLETED, [Failed(), Scheduled(message=confirming.TO_BE_SHOWN)], True),
+        (RunState.COMPLETED, [Failed(), Scheduled(message=confirming.TO_BE_SHOWN), Scheduled(name="Late")], True),
     ],
-    ids=["in its queue", "pending", "late", "woken", "failed since", "to be shown"],
+    ids=["in its queue", "pending", "late", "woken", "failed since", "to be shown", "to be shown, late"],
 )
 async def test_the_doctor_leaves_a_retry_to_who_has_asked_for_it(
     scene: Scene, ended: RunState, then: list[State], found: bool, monkeypatch: pytest.MonkeyPatch

@@ -211,3 +211,20 @@ async def test_a_stop_that_would_reach_no_agent_is_refused_with_the_reason(ledge
          "`standby ps` lists them."},
     )  # fmt: skip
     assert await ledger.signals.all() == []
+
+
+async def test_a_stop_that_was_sent_before_is_known_to_have_been_when_its_run_is_over(ledger: Ledger) -> None:
+    await acts.claim(ledger, RUN)
+    arguments = ("signal", "agent.stop", '"enough"', "--key", RUN, "--id", "1")
+    assert (await standby(*arguments)).code == 0
+    assert await ledger.runs.end(RUN, 1, RunState.COMPLETED, result="null")
+    said = await standby(*arguments)
+    assert said.code == 0
+    assert said.out.startswith("This delivery was taken before")
+    assert "has ended" in (await standby(*arguments[:-1], "2")).sentence
+
+
+async def test_a_stop_waits_for_a_run_that_has_yet_to_begin(ledger: Ledger) -> None:
+    """Prefect has made it, and the ledger does not know it yet: by its whole id only."""
+    assert (await standby("signal", "agent.stop", '"enough"', "--key", RUN)).code == 0
+    assert await ledger.signals.is_kept("agent.stop", RUN)
