@@ -238,14 +238,21 @@ async def test_a_call_that_is_cut_off_while_it_is_written_down_is_counted_once(
 async def test_a_call_that_is_cut_off_while_its_error_is_written_down_is_counted_once(
     bench: Bench, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = Thread.tried
+    tried, cut_off = Thread.tried, asyncio.Event()
 
-    async def slowly(self: Thread, *said: Any) -> None:
+    async def until_cut_off(self: Thread, *said: Any) -> None:
         await tried(self, *said)
-        await asyncio.sleep(2 * LIMIT)
+        await cut_off.wait()
 
-    monkeypatch.setattr(Thread, "tried", slowly)
-    dreamer = Dreamer(call("dream"), lambda _: interruption() or "done", budget=Budget(tool_calls=1))
+    async def limited(handler: Handler, args: Any) -> Any:
+        async with asyncio.timeout(LIMIT):
+            asyncio.get_running_loop().call_later(LIMIT, cut_off.set)  # directly after the limit's own timer
+            return await handler(args)
+
+    monkeypatch.setattr(Thread, "tried", until_cut_off)
+    dreamer = Dreamer(
+        call("dream"), lambda _: interruption() or "done", limit=Limit(limited), budget=Budget(tool_calls=1)
+    )
     dreamer.fails = True
     run = await bench.interrupted(dreamer.work)
     assert await run.again() is None
